@@ -1,0 +1,87 @@
+"""What the harness costs over the bare training loop, and how long the light verbs take.
+
+    python benchmarks/overhead.py
+
+A run of one small recipe: the whole child process, its framework's start and the artefacts
+included, against the seconds inside its training and evaluation. Then ``--help``, and
+``leaderboard`` over 1,000 records.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from harness.nouns import Finished
+from harness.store import Store
+
+WBC = [sys.executable, "-m", "harness.cli"]
+
+
+def seconds(*command: str, times: int = 5) -> float:
+    """Median wall seconds of a command, after one that does not count."""
+    taken = []
+    for _ in range(times + 1):
+        begin = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        taken.append(time.perf_counter() - begin)
+    return statistics.median(taken[1:])
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "results"
+        begin = time.perf_counter()
+        subprocess.run(
+            [*WBC, "run", "mobilenet", "--profile", "full", "--data", "smear@2000"]
+            + ["--results", str(results), "--config", str(settings(Path(folder)))],
+            check=True,
+            capture_output=True,
+        )
+        whole = time.perf_counter() - begin
+        (record,) = Store(results).records()
+        assert isinstance(record.result, Finished)
+        timings = record.result.timings
+        inside = timings.training + timings.evaluation
+        epochs = sum(line.seconds for line in record.result.history)
+        print(f"whole command          {whole:7.1f} s")
+        print(f"  worker process       {timings.total:7.1f} s")
+        print(f"  framework's start    {timings.start:7.1f} s")
+        print(f"  building the network {timings.build:7.1f} s")
+        print(f"  training             {timings.training:7.1f} s, of it in epochs {epochs:.1f} s")
+        print(f"  evaluation           {timings.evaluation:7.1f} s")
+        around = timings.total - timings.start - timings.build - inside
+        print(f"harness around training {around:6.1f} s, {around / inside:.1%} of it")
+
+        many = Path(folder) / "many"
+        copies(
+            record_path=Store(results).record_path(record.run), into=many / "records", count=1000
+        )
+        print(f"--help                 {seconds(*WBC, '--help'):7.2f} s")
+        took = seconds(*WBC, "leaderboard", "--results", str(many))
+        print(f"leaderboard, 1,000     {took:7.2f} s")
+
+
+def settings(folder: Path) -> Path:
+    path = folder / "settings.toml"
+    path.write_text(
+        '[weights]\nsource = "random"\n[profile.full.protocol.from_scratch]\nepochs = 4\n'
+    )
+    return path
+
+
+def copies(record_path: Path, into: Path, count: int) -> None:
+    from harness.nouns import RunRecord
+
+    record = RunRecord.model_validate_json(record_path.read_bytes())
+    store = Store(into.parent)
+    for seed in range(count):
+        store.save(record.model_copy(update={"run": record.run.model_copy(update={"seed": seed})}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The verbs. Each imports what it needs when it runs, so that ``--help`` costs nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness import __version__
+from harness.errors import UserError, did_you_mean
+
+CONFIG = "benchmark.toml"
+SHELLS = ("bash", "zsh", "fish")
+EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+
+class Verbs(click.Group):
+    """Click's group, with the nearest verb named when one is mistyped."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], self.list_commands(ctx))
+            raise click.UsageError(f"unknown command {args[0]!r}{hint}")
+        return super().resolve_command(ctx, args)
+
+
+def main() -> None:
+    """Entry point: user errors are one line and exit code 2; anything else is a bug."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = cli.main(prog_name="wbc-bench", standalone_mode=False)
+    except UserError as error:
+        code = _complain(str(error))
+    except click.ClickException as error:
+        code = _complain(error.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; the same command goes on from here", err=True)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> int:
+    click.echo(f"wbc-bench: {' '.join(message.split())}", err=True)
+    return EXIT_INPUT
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _options(*options: Any) -> Any:
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _recipe_names(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
+    from zoo.table import RECIPES
+
+    names = [name for recipe in RECIPES for name in (recipe.name, *recipe.aliases)]
+    return [name for name in names if name.startswith(typed)]
+
+
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path), help=f"Settings file [{CONFIG} here, if any]."
+)
+data_option = click.option("--data", metavar="SOURCE", help="Overrides data.source.")
+results_option = click.option(
+    "--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
+    help="Folder for records, tables and artefacts.",
+)  # fmt: skip
+experiment_options = _options(
+    click.argument("recipes", nargs=-1, shell_complete=_recipe_names),
+    click.option("--all", "everything", is_flag=True, help="Every recipe of the zoo."),
+    click.option(
+        "--profile", type=click.Choice(["quick", "full"]),
+        help="[full where a GPU is visible, else quick]",
+    ),
+    click.option("--seeds", type=click.IntRange(1, 100), help="Overrides sweep.seeds."),
+    click.option("--retry-failed", is_flag=True, help="Run failed runs again."),
+    config_option,
+    data_option,
+    results_option,
+)  # fmt: skip
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="wbc-bench")
+def cli() -> None:
+    """Which backbone should classify my cell images, and what does it cost?"""
+
+
+@cli.command()
+@experiment_options
+def run(**options: Any) -> int:
+    """Train recipes under the one protocol and write the leaderboard."""
+    from harness import experiment
+
+    return experiment.run(experiment.Request(**options))
+
+
+@cli.command()
+@experiment_options
+def plan(**options: Any) -> int:
+    """What would run, and about how long it would take."""
+    from harness import experiment
+
+    return experiment.show_plan(experiment.Request(**options))
+
+
+@cli.command()
+@results_option
+def leaderboard(results: Path) -> int:
+    """Write the tables again from the records."""
+    from harness.tables import write_tables
+
+    for path in write_tables(results):
+        click.echo(path)
+    return 0
+
+
+@cli.command()
+def zoo() -> int:
+    """List the recipes: names, aliases, parameters, contract."""
+    from tabulate import tabulate
+
+    from zoo.table import RECIPES
+
+    heads = ["recipe", "aliases", "parameters", "features", "input", "smallest", "preprocessing"]
+    rows = [
+        [
+            recipe.name, " ".join(recipe.aliases), f"{recipe.parameters:,}", recipe.feature_width,
+            recipe.native_size, recipe.minimum_size, recipe.preprocessing,
+        ]
+        for recipe in RECIPES
+    ]  # fmt: skip
+    align = ("left", "left", "right", "right", "right", "right", "left")
+    click.echo(tabulate(rows, heads, disable_numparse=True, colalign=align))
+    return 0
+
+
+@cli.group(cls=Verbs)
+def data() -> None:
+    """Look at a data set, or fetch one."""
+
+
+@data.command()
+@click.argument("source")
+def fetch(source: str) -> int:
+    """Download a public data set: bloodmnist[@28|64|128|224]."""
+    from harness.data.medmnist import fetch as download
+
+    click.echo(download(source))
+    return 0
+
+
+@data.command()
+@click.argument("source", required=False)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("preview.png"))
+@click.option("--per-class", type=click.IntRange(1, 50), default=10, show_default=True)
+@config_option
+def preview(source: str | None, out: Path, per_class: int, config: Path | None) -> int:
+    """Write a labelled sheet of a data set as PNG."""
+    from harness import experiment
+    from harness.data.preview import sheet
+
+    dataset, _ = experiment.open_source(source, config)
+    sheet(dataset, out, per_class=per_class)
+    click.echo(out)
+    return 0
+
+
+@cli.command()
+@click.option("--force", is_flag=True, help="Replace the file that is there.")
+def init(force: bool) -> int:
+    """Write a commented benchmark.toml with every default."""
+    from harness.config import default_text
+
+    path = Path(CONFIG)
+    if path.exists() and not force:
+        raise UserError(f"{path} exists already; --force replaces it")
+    path.write_text(default_text(), encoding="utf-8")
+    click.echo(path)
+    return 0
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> int:
+    """Print the script for shell completion: eval "$(wbc-bench completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None, "all the shells above are click's own"
+    click.echo(kind(cli, {}, "wbc-bench", "_WBC_BENCH_COMPLETE").source())
+    return 0
+
+
+if __name__ == "__main__":
+    main()

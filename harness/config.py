@@ -1,0 +1,172 @@
+"""``benchmark.toml`` -> Benchmark, strictly: an unknown key is an error that names its neighbour.
+
+The file holds the tables ``data``, ``split``, ``protocol``, ``weights`` and ``sweep``. A profile
+(``[profile.quick]``, ``[profile.full]``) is an overlay of the same tables; so is the user's file
+over the defaults, which are the commented ``benchmark.toml`` beside this module.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from harness.errors import ConfigError, did_you_mean
+from harness.nouns import Noun, Protocol, Split
+
+Profile = Literal["quick", "full"]
+FILENAME = "benchmark.toml"
+
+
+class DataSettings(Noun):
+    source: str = "smear"
+
+
+class WeightSettings(Noun):
+    source: Literal["imagenet", "random"] = "imagenet"
+    when_offline: Literal["fail", "random"] = "fail"
+    """Of ImageNet weights that cannot be had: an error, or random weights, said loudly."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """Recipe -> a weights file of the user's own; relative to benchmark.toml."""
+
+
+class SweepSettings(Noun):
+    recipes: tuple[str, ...] = ()
+    """What ``run --all`` runs; empty means the whole zoo."""
+    seeds: int = Field(1, ge=1, le=100)
+    timeout_minutes: float = Field(0, ge=0)
+    """After which a run is ended and recorded as failed; 0: never."""
+    cpu_slots: int = Field(2, ge=1)
+    """Runs side by side on the CPU: one builds its network while another computes."""
+
+
+class Benchmark(Noun):
+    """What to run, under which protocol: one profile, resolved."""
+
+    data: DataSettings = DataSettings()
+    split: Split = Split()
+    protocol: Protocol = Protocol()
+    weights: WeightSettings = WeightSettings()
+    sweep: SweepSettings = SweepSettings()
+
+
+def default_text() -> str:
+    """The commented defaults; what ``wbc-bench init`` writes."""
+    return (files("harness") / FILENAME).read_text(encoding="utf-8")
+
+
+def load(path: Path | None, profile: Profile) -> Benchmark:
+    """The Benchmark of one profile: defaults, then the file, each with its profile on top.
+
+    Raises ConfigError naming the file, the key and the nearest valid key.
+    """
+    tables = overlay({}, tomllib.loads(default_text()), profile)
+    if path is not None:
+        user = _read(path)
+        _check(user, path)
+        tables = overlay(tables, user, profile)
+    where = str(path or "built-in defaults")
+    try:
+        benchmark = Benchmark.model_validate(tables)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_error(error)}") from None
+    return _rooted(benchmark, path)
+
+
+def overlay(base: Mapping[str, Any], top: Mapping[str, Any], profile: str) -> dict[str, Any]:
+    """``top`` over ``base``, then ``top``'s own profile over both; ``false`` removes a table."""
+    merged = _merge(base, {k: v for k, v in top.items() if k != "profile"})
+    return _merge(merged, top.get("profile", {}).get(profile, {}))
+
+
+def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        if isinstance(value, dict):
+            below = merged.get(key)
+            merged[key] = _merge(below if isinstance(below, dict) else {}, value)
+        elif value is False and _is_optional_table(key):
+            merged[key] = None
+        else:
+            merged[key] = value
+    return merged
+
+
+def _is_optional_table(key: str) -> bool:
+    return key in {"fine_tuning", "from_scratch", "subset"}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; 'wbc-bench init' writes one") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _check(user: Mapping[str, Any], path: Path) -> None:
+    """Every key of the user's file exists, in the tables and in each profile's overlay."""
+    profiles = user.get("profile", {})
+    if not isinstance(profiles, dict):
+        raise ConfigError(f"{path}: profile must be a table: [profile.quick]")
+    for name, tables in profiles.items():
+        if name not in ("quick", "full"):
+            hint = did_you_mean(name, ["quick", "full"])
+            raise ConfigError(f"{path}: unknown profile {name!r}{hint}")
+        _check_keys(tables, Benchmark, path, f"profile.{name}.")
+    rest = {key: value for key, value in user.items() if key != "profile"}
+    _check_keys(rest, Benchmark, path, "", extra=("profile",))
+
+
+def _check_keys(
+    table: Mapping[str, Any],
+    model: type[BaseModel],
+    path: Path,
+    prefix: str,
+    extra: tuple[str, ...] = (),
+) -> None:
+    for key, value in table.items():
+        if key not in model.model_fields:
+            hint = did_you_mean(key, [*model.model_fields, *extra])
+            raise ConfigError(f"{path}: unknown key {prefix + key!r}{hint}")
+        inner = _inner_model(model.model_fields[key].annotation)
+        if inner is None:
+            continue
+        if isinstance(value, dict):
+            _check_keys(value, inner, path, f"{prefix}{key}.")
+        elif not (value is False and _is_optional_table(key)):
+            raise ConfigError(f"{path}: {prefix + key} must be a table, not {value!r}")
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    return next(_models_of(annotation), None)
+
+
+def _models_of(annotation: Any) -> Iterator[type[BaseModel]]:
+    candidates = getattr(annotation, "__args__", (annotation,))
+    for candidate in candidates:
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            yield candidate
+
+
+def _first_error(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    value = first.get("input")
+    shown = "" if isinstance(value, dict) else f", not {value!r}"
+    return f"{key}: {message}{shown}"
+
+
+def _rooted(benchmark: Benchmark, path: Path | None) -> Benchmark:
+    """Relative weights files are meant relative to the file that names them."""
+    if path is None or not benchmark.weights.files:
+        return benchmark
+    rooted = {recipe: str(path.parent / file) for recipe, file in benchmark.weights.files.items()}
+    weights = benchmark.weights.model_copy(update={"files": rooted})
+    return benchmark.model_copy(update={"weights": weights})

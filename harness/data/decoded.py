@@ -1,0 +1,254 @@
+"""The decoded form of a data set: one folder of plain arrays, made once, mapped by every worker.
+
+A folder holds ``images.npy`` (uint8, N x S x S x 3), ``labels.npy``, ``groups.npy``, ``given.npy``
+where the source came with its own split, and ``meta.json``. Its name is the hash of what went in:
+the source's bytes, the size, the resizer and the schema. It is made under another name and
+renamed when it is whole, so a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+
+from harness.errors import DataError
+from harness.nouns import Dataset
+
+SCHEMA = 1
+"""Of the folder. Raised when the same source would be decoded into something else."""
+
+ABANDONED = 24 * 3600
+"""Seconds after which the unfinished folder of a process that died is swept away."""
+
+
+Batch = np.ndarray | Sequence[np.ndarray]
+"""Images uint8 RGB: (n, H, W, 3), or n of (h, w, 3) where sizes differ."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a reader found. ``batches`` gives the images in the order of the labels."""
+
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    batches: Callable[[], Iterator[Batch]]
+    given: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where images come from. ``identity`` is the hash of its bytes; ``read`` opens it."""
+
+    name: str
+    description: str
+    identity: str
+    read: Callable[[], Content]
+
+
+def made_once(source: Source, image_size: int, cache: Path) -> Path:
+    """The folder of ``source`` decoded at ``image_size`` pixels, made now unless it lies there.
+
+    A damaged folder is made again. When two processes make the same one, the first to finish
+    wins and the other takes it. Raises DataError for content that must not be trained on, and
+    when ``cache`` cannot be written.
+    """
+    resizer = resizer_version()
+    key = json.dumps([source.identity, source.name, image_size, resizer, SCHEMA])
+    folder = cache / hashlib.sha256(key.encode()).hexdigest()[:24]
+    if is_whole(folder):
+        return folder
+    making = cache / f".making-{folder.name}-{uuid4().hex}"
+    try:
+        making.mkdir(parents=True)
+        _sweep(cache)
+        meta = {"name": source.name, "source": source.description, "resizer": resizer}
+        _write(making, source.read(), image_size, meta)
+        _publish(making, folder)
+    except OSError as error:
+        raise DataError(f"{cache}: cannot keep the decoded images there: {error}") from error
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return folder
+
+
+def open_dataset(folder: Path) -> Dataset:
+    """The Dataset in ``folder``, its images mapped and not loaded; DataError if it is damaged."""
+    meta = _meta(folder)
+    if meta is None:
+        raise DataError(f"{folder}: not a whole folder of decoded images; prepare the data again")
+    try:
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        small = {
+            name: np.load(folder / f"{name}.npy", allow_pickle=False)
+            for name in ("labels", "groups", "given")
+            if f"{name}.npy" in meta["files"]
+        }
+        return Dataset(
+            name=meta["name"],
+            images=images,
+            labels=small["labels"],
+            class_names=tuple(meta["class_names"]),
+            fingerprint=meta["fingerprint"],
+            groups=small["groups"],
+            given=small.get("given"),
+        )
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise DataError(f"{folder}: damaged decoded images; delete it: {error}") from error
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every file that ``meta.json`` lists lies in ``folder`` with its full size."""
+    return _meta(folder) is not None
+
+
+def resizer_version() -> str:
+    """What turns an image into S x S pixels. Two resizers flip some predictions."""
+    import cv2
+
+    return f"central square, opencv {cv2.__version__} area or cubic"
+
+
+def square(image: np.ndarray, size: int) -> np.ndarray:
+    """The central square of one uint8 (h, w, 3) image, resized to (size, size, 3).
+
+    That is the shorter side resized to ``size``, then the centre cut out. Cells lie in the
+    centre; padding would add edges that no microscope made, squeezing would change their shape.
+    """
+    import cv2
+
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    image = image[top : top + side, left : left + side]
+    if side == size:
+        return image
+    how = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (size, size), interpolation=how))
+
+
+def _meta(folder: Path) -> dict[str, Any] | None:
+    try:
+        meta = json.loads((folder / "meta.json").read_text("utf-8"))
+        sizes = {name: (folder / name).stat().st_size for name in meta["files"]}
+        whole = meta["schema"] == SCHEMA and sizes == meta["files"]
+        return (
+            meta if whole and {"images.npy", "labels.npy", "groups.npy"} <= sizes.keys() else None
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(folder: Path, content: Content, size: int, meta: dict[str, str]) -> None:
+    _check_classes(content)
+    labels = content.labels.astype("<i8")
+    _check_room(folder, len(labels), size)
+    digests = _write_images(folder / "images.npy", content, size)
+    first: dict[bytes, int] = {}
+    groups = np.array([first.setdefault(d, i) for i, d in enumerate(digests)], "<i8")
+    arrays = {"labels": labels, "groups": groups}
+    if content.given is not None:
+        arrays["given"] = content.given.astype("<i8")
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    whole = meta | {
+        "schema": SCHEMA,
+        "image_size": size,
+        "class_names": content.class_names,
+        "fingerprint": _fingerprint(digests, arrays, size, content.class_names),
+        "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+    }
+    (folder / "meta.json").write_text(json.dumps(whole, indent=1), "utf-8")
+
+
+def _write_images(path: Path, content: Content, size: int) -> list[bytes]:
+    """Write image after image; give the SHA-256 of each image's final pixels."""
+    count, brightest = len(content.labels), 0
+    digests: list[bytes] = []
+    # Written, not mapped: dirty pages of a mapping would count as memory of this process.
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for images in content.batches():
+            for image in images:
+                pixels = np.ascontiguousarray(square(image, size))
+                digests.append(hashlib.sha256(pixels).digest())
+                brightest = brightest if brightest > 1 else int(pixels.max())
+                file.write(pixels.data)
+        file.flush()
+        os.fsync(file.fileno())
+    if brightest < 2:
+        raise DataError("no pixel is above 1: pixels already scaled to 0-1? give raw 0-255 pixels")
+    if len(digests) != count:
+        raise DataError(f"{len(digests)} images but {count} labels")
+    return digests
+
+
+def _fingerprint(
+    digests: list[bytes], arrays: dict[str, np.ndarray], size: int, class_names: tuple[str, ...]
+) -> str:
+    """SHA-256 of shape, names, pixels (as their own SHA-256 each), labels and given split."""
+    given = arrays.get("given")
+    shape = [len(digests), size, size, 3]
+    total = hashlib.sha256(json.dumps([shape, class_names, given is not None]).encode())
+    total.update(b"".join(digests))
+    total.update(arrays["labels"].tobytes())
+    if given is not None:
+        total.update(given.tobytes())
+    return total.hexdigest()[:24]
+
+
+def _check_classes(content: Content) -> None:
+    names, present = content.class_names, np.unique(content.labels)
+    if len(content.labels) == 0:
+        raise DataError("the source holds no images")
+    if len(present) < 2:
+        raise DataError(f"fewer than two classes: every image has label {present[0]}")
+    if len(set(names)) < len(names):
+        raise DataError(f"two classes have the same name: {', '.join(names)}")
+    absent = sorted(set(range(len(names))) - set(present.tolist()))
+    if absent:
+        raise DataError(f"class {names[absent[0]]!r} (label {absent[0]}) has no images")
+
+
+def _check_room(folder: Path, count: int, size: int) -> None:
+    need, free = count * size * size * 3, shutil.disk_usage(folder).free
+    if need > free:
+        what = f"{count:,} images of {size} px take {need / 1e9:.1f} GB"
+        raise DataError(f"{folder.parent}: {what}, but {free / 1e9:.1f} GB are free there")
+
+
+def _publish(making: Path, folder: Path) -> None:
+    for attempt in range(10):
+        try:
+            making.rename(folder)
+            return
+        except OSError:
+            if is_whole(folder):
+                return  # another process was faster
+            if attempt == 9:
+                raise
+        damaged = making.with_name(f"{making.name}-replaced")
+        with suppress(OSError):  # another process may be moving it away as well
+            folder.rename(damaged)
+        shutil.rmtree(damaged, ignore_errors=True)
+
+
+def _sweep(cache: Path) -> None:
+    """Remove what processes left behind that died while they decoded."""
+    for path in cache.glob(".making-*"):
+        try:
+            old = time.time() - path.stat().st_mtime > ABANDONED
+        except OSError:
+            continue  # its owner has just renamed it
+        if old:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,110 @@
+"""The data's door: from the word or path that a user typed to decoded images.
+
+====================  ==========================================================================
+``smear[@COUNT]``     the embedded set, drawn from a seed; 3,000 images unless COUNT says otherwise
+``bloodmnist[@SIZE]`` BloodMNIST at 28, 64, 128 or 224 pixels, downloaded once; unless SIZE says
+                      otherwise, the smallest that needs no enlarging
+a file                npz: the challenge's layout, or MedMNIST's
+a folder              one sub-folder of images a class
+====================  ==========================================================================
+
+A word wins over a file of the same name; write ``./smear`` for the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from harness.data import folder as image_folder
+from harness.data import medmnist, npz
+from harness.data.decoded import Content, Source, made_once
+from harness.errors import DataError, did_you_mean
+
+WORDS = ("smear", "bloodmnist")
+SMEAR_COUNT = 3000
+SMEAR_SEED = 0
+
+
+def prepare(source: str, image_size: int, cache: Path) -> Path:
+    """The folder under ``cache`` with ``source`` decoded at ``image_size`` pixels, square.
+
+    Made once; afterwards only the source's bytes are hashed. Raises DataError for a source that
+    does not exist, cannot be read or must not be trained on, Offline where it must be downloaded.
+    """
+    return made_once(find(source, image_size), image_size, cache)
+
+
+def find(source: str, image_size: int) -> Source:
+    """The reader for a source string, without decoding anything yet."""
+    word, at, number = source.partition("@")
+    if word == "smear":
+        return _smear(_number(source, number) if at else SMEAR_COUNT)
+    if word == "bloodmnist":
+        return _bloodmnist(_number(source, number) if at else None, image_size)
+    path = Path(source).expanduser()
+    if source and path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        return _npz(path, path.stem)
+    raise DataError(f"no such data: {source!r}{_nearest(path)}")
+
+
+def _smear(count: int) -> Source:
+    from harness.data import smear
+
+    def read() -> Content:
+        drawn = smear.draw(count, seed=SMEAR_SEED)
+        return Content(drawn.labels, tuple(smear.CLASS_NAMES), lambda: iter([drawn.images]))
+
+    recipe = f"smear {count} {SMEAR_SEED} {smear.DRAWING}"
+    text = f"{count:,} drawn cells, seed {SMEAR_SEED}, drawing {smear.DRAWING}"
+    return Source(f"smear@{count}", text, hashlib.sha256(recipe.encode()).hexdigest(), read)
+
+
+def _bloodmnist(size: int | None, image_size: int) -> Source:
+    sizes = sorted(medmnist.BLOODMNIST)
+    if size is None:
+        size = next((s for s in sizes if s >= image_size), sizes[-1])
+    if size not in sizes:
+        raise DataError(f"bloodmnist@{size}: it comes in {', '.join(map(str, sizes))} pixels")
+    return _npz(medmnist.bloodmnist(size), f"bloodmnist@{size}")
+
+
+def _npz(path: Path, name: str) -> Source:
+    def read() -> Content:
+        held = npz.keys(path)
+        if medmnist.has_layout(held):
+            return medmnist.read_medmnist(path)
+        return npz.read_challenge(path)
+
+    identity = npz.identity(path)
+    return Source(name, f"{path.name}, SHA-256 {identity[:16]}", identity, read)
+
+
+def _folder(path: Path) -> Source:
+    classes = image_folder.scan(path)
+    identity = image_folder.identity(path, classes)
+    count = sum(len(files) for files in classes.values())
+    text = f"{count:,} image files in {len(classes)} class folders"
+    name = path.resolve().name
+    return Source(name, text, identity, lambda: image_folder.read_folder(classes))
+
+
+def _number(source: str, digits: str) -> int:
+    if not (digits.isascii() and digits.isdecimal() and 0 < int(digits) <= 10**7):
+        word = source.partition("@")[0]
+        example = SMEAR_COUNT if word == "smear" else 64
+        raise DataError(f"{source!r}: not a number after @; write for example {word}@{example}")
+    return int(digits)
+
+
+def _nearest(path: Path) -> str:
+    """What the user may have meant: a neighbour of the path with a similar name, or a word."""
+    if path.parent.is_dir():
+        near = did_you_mean(path.name, (p.name for p in path.parent.iterdir() if p.name[0] != "."))
+        if near.startswith("; did you mean"):
+            return near.replace(" '", f" '{path.parent}/", 1) if path.parent != Path() else near
+    else:
+        return f"; there is no folder {str(path.parent)!r}"
+    return did_you_mean(path.name, WORDS)

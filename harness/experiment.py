@@ -1,0 +1,232 @@
+"""What ``run`` and ``plan`` do: from the user's request to pending runs, and on to the tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from rich.console import Console
+
+from harness import devices, plan
+from harness.config import FILENAME, Benchmark, Profile, load
+from harness.data.decoded import open_dataset
+from harness.data.sources import prepare
+from harness.data.split import carry_out
+from harness.errors import UserError
+from harness.nouns import Dataset, DataSummary
+from harness.plan import Planned
+from harness.store import Store
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line of ``run`` and ``plan``, as typed."""
+
+    recipes: tuple[str, ...]
+    everything: bool
+    profile: Profile | None
+    seeds: int | None
+    retry_failed: bool
+    config: Path | None
+    data: str | None
+    results: Path
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A request, resolved: what is wanted, what of it is left, and on what it will run."""
+
+    benchmark: Benchmark
+    profile: Profile
+    why: str
+    devices: tuple[devices.Device, ...]
+    data_folder: Path
+    data: DataSummary
+    planned: tuple[Planned, ...]
+    pending: tuple[Planned, ...]
+    store: Store
+
+
+def run(request: Request) -> int:
+    """Run what is pending, write the tables; 1 if a run failed, 2 if some input was wrong."""
+    from harness.launch import WorkerProcess
+    from harness.progress import watcher
+    from harness.sweep import Setting, sweep
+    from harness.tables import write_tables
+
+    console = Console()
+    wanted = _resolve(request, console, fetch=True)
+    _announce(wanted, console)
+    setting = Setting(
+        store=wanted.store,
+        data_folder=wanted.data_folder,
+        data=wanted.data,
+        profile=wanted.profile,
+        slots=_slots(wanted),
+    )
+    launcher = WorkerProcess(timeout=60 * wanted.benchmark.sweep.timeout_minutes)
+    try:
+        with watcher(console, wanted.pending, _estimates(wanted)) as watch:
+            summary = sweep(wanted.pending, setting, launcher, watch)
+    finally:  # Interrupted or not, the tables tell what has finished.
+        table, _ = write_tables(request.results)
+        _draw_figures(wanted)
+    for line in dict.fromkeys(summary.wrong_input):
+        Console(stderr=True).print(f"wbc-bench: {line}", soft_wrap=True, markup=False)
+    failed = sum(not _is_finished(wanted.store, one) for one in wanted.planned)
+    console.print(f"\nThe leaderboard: [bold]{table}[/bold]", soft_wrap=True)
+    if summary.wrong_input:
+        return 2
+    if failed:
+        console.print(f"{failed} failed; the table says why, --retry-failed tries again")
+    return 1 if failed else 0
+
+
+def show_plan(request: Request) -> int:
+    """Print what is pending and a first estimate of its time."""
+    from tabulate import tabulate
+
+    from harness.progress import clock
+
+    console = Console()
+    wanted = _resolve(request, console, fetch=False)
+    seconds = _estimates(wanted)
+    rows = [
+        [p.recipe.name, p.run.seed, p.run.weights.source, clock(seconds[p.run.id]), p.note]
+        for p in wanted.pending
+    ]
+    done = len(wanted.planned) - len(wanted.pending)
+    console.print(f"{wanted.profile} profile: {wanted.why}")
+    console.print(f"{done} done, {len(wanted.pending)} pending, on {wanted.devices[0].name}")
+    if rows:
+        heads = ["recipe", "seed", "weights", "about", "note"]
+        console.print(tabulate(rows, heads, disable_numparse=True), soft_wrap=True, markup=False)
+        total = sum(seconds.values()) / len(wanted.devices)
+        console.print(f"about {clock(total)} in all, if no phase stops early")
+    return 0
+
+
+def open_source(source: str | None, config: Path | None) -> tuple[Dataset, Path]:
+    """The data set of a source, or of the settings file, decoded at the default profile's size."""
+    profile, _ = _profile(None, devices.visible())
+    benchmark = load(_config_file(config), profile)
+    folder = prepare(source or benchmark.data.source, benchmark.protocol.image_size, cache_folder())
+    return open_dataset(folder), folder
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept between commands; ``WBC_BENCH_CACHE`` moves it."""
+    import pooch
+
+    return Path(os.environ.get("WBC_BENCH_CACHE") or pooch.os_cache("wbc-bench"))
+
+
+# --- from the request to what is wanted ----------------------------------------------------------
+
+
+def _resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
+    at_hand = devices.visible()
+    profile, why = _profile(request.profile, at_hand)
+    benchmark = _settings(request, profile)
+    if not (request.recipes or request.everything or benchmark.sweep.recipes):
+        raise UserError("name recipes to run, or say --all; 'wbc-bench zoo' lists them")
+    names = () if request.everything else request.recipes
+    wanted = plan.recipes(benchmark, names)
+    with console.status("reading the images"):
+        folder = prepare(benchmark.data.source, benchmark.protocol.image_size, cache_folder())
+    dataset = open_dataset(folder)
+    summary = plan.summarise(dataset, carry_out(benchmark.split, dataset))
+    with console.status("looking for weights"):
+        supply = plan.supplies(benchmark.weights, wanted, fetch=fetch)
+    planned = plan.runs(benchmark, wanted, dataset, supply)
+    store = Store(request.results)
+    return Experiment(
+        benchmark=benchmark,
+        profile=profile,
+        why=why,
+        devices=at_hand,
+        data_folder=folder,
+        data=summary,
+        planned=planned,
+        pending=plan.pending(planned, store, retry_failed=request.retry_failed),
+        store=store,
+    )
+
+
+def _profile(asked: Profile | None, at_hand: Sequence[devices.Device]) -> tuple[Profile, str]:
+    if asked is not None:
+        assert asked in get_args(Profile)
+        return asked, "asked for"
+    if at_hand[0].id == "cpu":
+        return "quick", "no accelerator is visible"
+    return "full", f"{at_hand[0].name} is visible"
+
+
+def _config_file(asked: Path | None) -> Path | None:
+    here = Path(FILENAME)
+    return asked or (here if here.exists() else None)
+
+
+def _settings(request: Request, profile: Profile) -> Benchmark:
+    benchmark = load(_config_file(request.config), profile)
+    if request.data is not None:
+        data = benchmark.data.model_copy(update={"source": request.data})
+        benchmark = benchmark.model_copy(update={"data": data})
+    if request.seeds is not None:
+        sweep = benchmark.sweep.model_copy(update={"seeds": request.seeds})
+        benchmark = benchmark.model_copy(update={"sweep": sweep})
+    return benchmark
+
+
+# --- on the way ----------------------------------------------------------------------------------
+
+
+def _slots(wanted: Experiment) -> tuple[devices.Device, ...]:
+    first = wanted.devices[0]
+    if first.id == "cpu":
+        return (first,) * wanted.benchmark.sweep.cpu_slots
+    return wanted.devices
+
+
+def _estimates(wanted: Experiment) -> dict[str, float]:
+    records = wanted.store.records()
+    name, cores = wanted.devices[0].name, devices.cores()
+    return {
+        one.run.id: plan.estimate(one, wanted.data, records, name, cores) for one in wanted.pending
+    }
+
+
+def _announce(wanted: Experiment, console: Console) -> None:
+    data, done = wanted.data, len(wanted.planned) - len(wanted.pending)
+    console.print(f"[bold]{wanted.profile} profile[/bold]: {wanted.why}")
+    console.print(
+        f"{data.name}: {data.train:,} training, {data.validation:,} validation, "
+        f"{data.test:,} test images at {data.image_size} px",
+        highlight=False,
+    )
+    for note in sorted({one.note for one in wanted.planned if one.note}):
+        names = ", ".join(one.recipe.name for one in wanted.planned if one.note == note)
+        console.print(f"[bold yellow]{note}[/bold yellow]: {names}", soft_wrap=True)
+    console.print(f"{len(wanted.pending)} runs pending, {done} done", highlight=False)
+
+
+def _is_finished(store: Store, one: Planned) -> bool:
+    record = store.find(one.run)
+    return record is not None and record.finished
+
+
+def _draw_figures(wanted: Experiment) -> None:
+    """Of the finished runs among those that were pending."""
+    finished = [
+        record
+        for one in wanted.pending
+        if (record := wanted.store.find(one.run)) is not None and record.finished
+    ]
+    if finished:
+        from harness.figures import draw
+
+        for record in finished:
+            draw(record, wanted.store.root / "figures")

@@ -1,0 +1,339 @@
+"""The nouns of an experiment. Frozen: they travel, they are never mutated.
+
+A Run is identified by the hash of its canonical JSON. No path, host or date is part of it, so
+the same run has the same id on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA = 1
+"""Of the record files. Raised when their meaning changes."""
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Noun(BaseModel):
+    """Immutable, strict about unknown fields, with one canonical JSON form."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def canonical(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+# --- the protocol: what every recipe gets, alike ---------------------------------------------
+
+
+class Optimizer(Noun):
+    name: Literal["adam", "adamw", "nadam", "lion", "sgd"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0, le=10)
+    weight_decay: float = Field(0.0, ge=0)
+    momentum: Fraction = 0.9
+    """Of SGD (Nesterov); the others ignore it."""
+
+
+class Schedule(Noun):
+    """How the learning rate moves. Steps are epochs; ``period`` doubles after each restart."""
+
+    name: Literal["constant", "plateau", "cosine_restarts"] = "constant"
+    factor: float = Field(0.3, gt=0, lt=1)
+    patience: int = Field(3, ge=1)
+    period: int = Field(10, ge=1)
+    minimum: Fraction = 1e-6
+
+
+class Phase(Noun):
+    """One stretch of training: at most ``epochs``, ended early by the validation loss."""
+
+    epochs: int = Field(50, ge=1)
+    batch_size: int = Field(32, ge=1)
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    patience: int = Field(8, ge=1)
+    """Epochs without a better validation loss before stopping; the best weights come back."""
+    unfreeze: Annotated[float, Field(gt=0, le=1)] | Annotated[int, Field(ge=1)] = 0.4
+    """Of fine-tuning: the last part of the backbone, as a fraction or a number of its layers."""
+
+
+class Head(Noun):
+    """The classifier on the pooled features: dense layers, then softmax."""
+
+    units: tuple[Annotated[int, Field(ge=1)], ...] = (128,)
+    dropout: Fraction = 0.3
+    batch_norm: bool = False
+    l1: float = Field(0.0, ge=0)
+    l2: float = Field(1e-4, ge=0)
+    standardise: bool = True
+    """Standardise each feature by its training mean and deviation before the first layer."""
+
+
+class Loss(Noun):
+    label_smoothing: Fraction = 0.0
+    class_weight: Literal["none", "balanced"] | tuple[Annotated[float, Field(ge=0)], ...] = "none"
+
+
+class Protocol(Noun):
+    """The fixed hyperparameters. ``version`` is raised by hand when training changes meaning."""
+
+    version: int = 1
+    image_size: int = Field(96, ge=16, le=1024)
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    inference_batch: int = Field(32, ge=1, le=4096)
+    """Images at once when features are computed and throughput is measured."""
+    head: Head = Head()
+    loss: Loss = Loss()
+    frozen: Phase = Phase()
+    fine_tuning: Phase | None = None
+    from_scratch: Phase | None = None
+    """Replaces both phases where the weights are random; without it they stay frozen."""
+
+
+# --- the data ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """``images`` uint8 (N, H, W, 3) raw RGB; ``labels`` int64 (N,), 0..K-1; K class names.
+
+    ``fingerprint`` is the hash of exactly this content. ``given`` is the split that the source
+    came with, (N,) of 0 train, 1 validation, 2 test, or None.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    fingerprint: str
+    groups: np.ndarray
+    """(N,) int64: the index of the first image with the same pixels; its own where it is unique."""
+    given: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Subset(Noun):
+    """At most so many images of each part, stratified. Sizes the work to a small machine."""
+
+    train: int = Field(ge=1)
+    validation: int = Field(ge=1)
+    test: int = Field(ge=1)
+
+
+class Split(Noun):
+    """Which image is train, validation and test: a rule, reproducible from the data alone."""
+
+    ratios: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    seed: int = Field(0, ge=0)
+    use_given: bool = True
+    """Keep the split that the source came with, if it came with one."""
+    subset: Subset | None = None
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Split:
+        if min(self.ratios) <= 0 or abs(sum(self.ratios) - 1) > 1e-6:
+            raise ValueError("ratios must be three positive numbers that sum to 1")
+        return self
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The split, carried out: sorted image ids (int64) of each part; no image is in two."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+# --- the run -------------------------------------------------------------------------------------
+
+
+class Weights(Noun):
+    """What the backbone starts from, identified by the hash of its file."""
+
+    source: Literal["imagenet", "file", "random"]
+    digest: str | None = None
+    """``md5:...`` where Keras pins its file so, else ``sha256:...``; None for random weights."""
+
+
+class Run(Noun):
+    """One network trained once. Everything that can change its predictions is in here."""
+
+    recipe: str
+    weights: Weights
+    protocol: Protocol
+    data: str
+    """Fingerprint of the Dataset."""
+    split: Split
+    seed: int = Field(0, ge=0)
+
+    @cached_property
+    def id(self) -> str:
+        return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a run said of one part: ids (n,), labels (n,), probabilities float32 (n, K)."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray
+    features: np.ndarray | None = None
+    """Pooled features of the backbone, float32 (n, width)."""
+
+
+# --- the record ----------------------------------------------------------------------------------
+
+
+class ClassMetrics(Noun):
+    name: str
+    support: int
+    precision: float
+    recall: float
+    f1: float
+
+
+class Metrics(Noun):
+    """Of one part. Fractions 0-1; macro: the plain mean over the classes."""
+
+    images: int
+    macro_f1: float
+    accuracy: float
+    balanced_accuracy: float
+    macro_precision: float
+    macro_recall: float
+    auc: float | None
+    """One class against the rest, macro; None where a class is absent from the part."""
+    log_loss: float
+    per_class: tuple[ClassMetrics, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    """Rows: the true class; columns: the predicted one."""
+
+
+class Throughput(Noun):
+    """Images a second from raw pixels to pooled features, warm, one fixed batch after another."""
+
+    median: float
+    p5: float
+    p95: float
+    batches: int
+    batch_size: int
+    precision: str
+    device: str
+    exclusive: bool
+    """Whether nothing else of this sweep ran on the device meanwhile."""
+
+
+class Cost(Noun):
+    parameters: int
+    trainable_parameters: int
+    multiply_adds: int
+    """For one image at the protocol's size, backbone and head."""
+    throughput: Throughput
+    peak_memory_mb: float
+    """Largest resident size of the run's process, MiB."""
+    peak_device_memory_mb: float | None = None
+
+
+class Timings(Noun):
+    """Seconds. ``training`` is what the phases took, the computing of features included."""
+
+    start: float
+    build: float
+    training: float
+    evaluation: float
+    total: float
+
+
+class Environment(Noun):
+    wbc_bench: str
+    python: str
+    keras: str
+    backend: str
+    numpy: str
+    platform: str
+    cores: int
+
+
+class Epoch(Noun):
+    """One line of the learning curve. Losses are mean cross-entropies, without penalties."""
+
+    phase: Literal["frozen", "fine-tuning", "from scratch"]
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    validation_loss: float
+    validation_f1: float
+    seconds: float
+
+
+class DataSummary(Noun):
+    name: str
+    images: int
+    image_size: int
+    class_names: tuple[str, ...]
+    train: int
+    validation: int
+    test: int
+
+
+class Outcome(Noun):
+    """What the worker hands back beside the predictions."""
+
+    cost: Cost
+    timings: Timings
+    environment: Environment
+    history: tuple[Epoch, ...]
+
+
+class Finished(Outcome):
+    status: Literal["finished"] = "finished"
+    validation: Metrics
+    test: Metrics
+    predictions_sha256: str
+
+
+class Failed(Noun):
+    status: Literal["failed"] = "failed"
+    reason: str
+    log_tail: tuple[str, ...] = ()
+
+
+class RunRecord(Noun):
+    """The one durable trace of a run. A run is done when its record exists."""
+
+    schema_number: int = SCHEMA
+    run: Run
+    profile: str
+    data: DataSummary
+    note: str = ""
+    """What the reader of the row must know: a fall-back to random weights, say."""
+    result: Annotated[Finished | Failed, Field(discriminator="status")]
+
+    @property
+    def finished(self) -> bool:
+        return isinstance(self.result, Finished)
+
+
+class Job(Noun):
+    """A run with its whereabouts on this machine: what a worker is told."""
+
+    run: Run
+    data: str
+    """Folder of the decoded data."""
+    weights: str | None
+    """File that the run's pretrained weights lie in."""
+    output: str
+    """Folder for predictions, features and trained weights."""
+    device: str
+    device_name: str

@@ -1,0 +1,194 @@
+"""A Benchmark minus what is done: the runs that are wanted, and those still pending."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.config import Benchmark, WeightSettings
+from harness.errors import ConfigError, Offline
+from harness.nouns import Dataset, DataSummary, Parts, Run, RunRecord, Weights
+from harness.store import Store
+from zoo import weights as shelf
+from zoo.recipe import KerasFile, Recipe
+from zoo.table import RECIPES, find
+
+START_SECONDS = 12.0
+"""To load a framework and build an average network; what a first estimate adds to each run."""
+CORE_MULTIPLY_ADDS = 2.0e10
+"""Multiply-adds a second of one processor core in convolutions: a first guess, until a record on
+the same device says better."""
+HEAD_SECONDS = 6.0
+
+
+@dataclass(frozen=True)
+class Supply:
+    """What a recipe starts from: the identity, the file, and what the reader must know of it."""
+
+    weights: Weights
+    file: Path | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that is wanted, with what it needs on this machine."""
+
+    run: Run
+    recipe: Recipe
+    weights_file: Path | None
+    note: str
+
+
+def recipes(benchmark: Benchmark, names: Sequence[str]) -> tuple[Recipe, ...]:
+    """The recipes asked for, else those of ``sweep.recipes``, else the zoo; each once."""
+    chosen = [find(name) for name in (names or benchmark.sweep.recipes)]
+    return tuple(dict.fromkeys(chosen)) or RECIPES
+
+
+def supplies(
+    settings: WeightSettings, wanted: Sequence[Recipe], *, fetch: bool = True
+) -> dict[str, Supply]:
+    """Recipe name -> its weights, downloaded here, once, before any worker starts.
+
+    With ``fetch`` false nothing is downloaded: what is not at hand is planned as if it were.
+    Raises WeightsError or Offline, unless the settings let an offline recipe start at random.
+    """
+    files = {find(name).name: Path(path) for name, path in settings.files.items()}
+    found, offline = {}, ""
+    for recipe in wanted:
+        if recipe.name in files:
+            file = shelf.user_file(recipe, files[recipe.name])
+            weights = Weights(source="file", digest=f"sha256:{shelf.sha256(file)}")
+            found[recipe.name] = Supply(weights, file)
+        elif settings.source == "random":
+            found[recipe.name] = Supply(Weights(source="random"))
+        else:
+            found[recipe.name], offline = _imagenet(recipe, settings, fetch, offline)
+    return found
+
+
+def _imagenet(
+    recipe: Recipe, settings: WeightSettings, fetch: bool, offline: str
+) -> tuple[Supply, str]:
+    """The ImageNet weights of one recipe, and why the network is known to be down, if it is."""
+    try:
+        file = shelf.at_hand(recipe)
+        if file is None and not fetch:
+            note = "ImageNet weights to be downloaded"
+            return Supply(Weights(source="imagenet", digest=_pinned(recipe)), None, note), offline
+        if file is None:
+            if offline:
+                raise Offline(offline)
+            file = shelf.imagenet_file(recipe)
+    except Offline as error:
+        if settings.when_offline == "fail":
+            raise Offline(f"{recipe.name}: {error}") from None
+        note = "random weights: the ImageNet weights could not be downloaded"
+        return Supply(Weights(source="random"), None, note), str(error)
+    return Supply(Weights(source="imagenet", digest=_pinned(recipe)), file), offline
+
+
+def _pinned(recipe: Recipe) -> str:
+    source = recipe.imagenet
+    return f"md5:{source.md5}" if isinstance(source, KerasFile) else f"sha256:{source.sha256}"
+
+
+def runs(
+    benchmark: Benchmark, wanted: Sequence[Recipe], data: Dataset, supply: Mapping[str, Supply]
+) -> tuple[Planned, ...]:
+    """Every run that the benchmark wants: recipes times seeds. Raises ConfigError."""
+    _check(benchmark, wanted, data)
+    planned = []
+    for seed in range(benchmark.sweep.seeds):
+        for recipe in wanted:
+            have = supply[recipe.name]
+            run = Run(
+                recipe=recipe.name,
+                weights=have.weights,
+                protocol=benchmark.protocol,
+                data=data.fingerprint,
+                split=benchmark.split,
+                seed=seed,
+            )
+            planned.append(Planned(run, recipe, have.file, have.note))
+    return tuple(planned)
+
+
+def _check(benchmark: Benchmark, wanted: Sequence[Recipe], data: Dataset) -> None:
+    size = benchmark.protocol.image_size
+    for recipe in wanted:
+        if size < recipe.minimum_size:
+            raise ConfigError(
+                f"protocol.image_size = {size} is too small for {recipe.name}: "
+                f"its smallest input is {recipe.minimum_size} pixels"
+            )
+    weights = benchmark.protocol.loss.class_weight
+    if isinstance(weights, tuple) and len(weights) != len(data.class_names):
+        raise ConfigError(
+            f"protocol.loss.class_weight has {len(weights)} numbers, "
+            f"but {data.name} has {len(data.class_names)} classes"
+        )
+
+
+def pending(
+    planned: Sequence[Planned], store: Store, *, retry_failed: bool = False
+) -> tuple[Planned, ...]:
+    """Those without a record, longest first; failed ones too if they are to be tried again."""
+    left = []
+    for one in planned:
+        record = store.find(one.run)
+        if record is None or (retry_failed and not record.finished):
+            left.append(one)
+    return tuple(sorted(left, key=lambda one: -work(one.recipe, one.run.protocol.image_size)))
+
+
+def work(recipe: Recipe, image_size: int) -> float:
+    """Multiply-adds of one image at this size, scaled from the published figure by area."""
+    return recipe.multiply_adds * (image_size / 224) ** 2
+
+
+def summarise(data: Dataset, parts: Parts) -> DataSummary:
+    return DataSummary(
+        name=data.name,
+        images=len(data),
+        image_size=data.images.shape[1],
+        class_names=data.class_names,
+        train=len(parts.train),
+        validation=len(parts.validation),
+        test=len(parts.test),
+    )
+
+
+def estimate(
+    one: Planned, data: DataSummary, records: Sequence[RunRecord], device: str, cores: int
+) -> float:
+    """Seconds that a run will take on its own: from the rate of past records, else a first guess.
+
+    Counts the passes over images that the protocol asks for at most; early stopping makes it less.
+    """
+    rate = _known_rate(one, records, device)
+    if rate is None:
+        rate = cores * CORE_MULTIPLY_ADDS / work(one.recipe, one.run.protocol.image_size)
+    protocol, images = one.run.protocol, data.train + data.validation + data.test
+    forward, backward = images / rate, 3 * data.train / rate
+    if one.run.weights.source == "random" and protocol.from_scratch:
+        training = protocol.from_scratch.epochs * (backward + data.validation / rate) + forward
+    elif protocol.fine_tuning:
+        per_epoch = backward + data.validation / rate
+        training = 2 * forward + protocol.fine_tuning.epochs * per_epoch + HEAD_SECONDS
+    else:
+        training = forward + HEAD_SECONDS
+    return START_SECONDS + training
+
+
+def _known_rate(one: Planned, records: Sequence[RunRecord], device: str) -> float | None:
+    for record in records:
+        if record.run.recipe != one.recipe.name or record.result.status != "finished":
+            continue
+        throughput = record.result.cost.throughput
+        if throughput.device == device and throughput.precision == one.run.protocol.precision:
+            scale = (record.data.image_size / one.run.protocol.image_size) ** 2
+            return throughput.median * scale
+    return None

@@ -1,0 +1,179 @@
+"""What a person sees while a sweep runs: a live table in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from harness.launch import Event
+from harness.nouns import Finished, RunRecord
+from harness.plan import Planned
+
+
+@dataclass
+class _State:
+    """Where one running run is."""
+
+    began: float
+    phase: str = "start"
+    steps: int = 1
+    done: int = 0
+    epoch: int = 0
+    loss: float | None = None
+    f1: float | None = None
+
+    def hear(self, event: Event) -> None:
+        match event["event"]:
+            case "phase":
+                self.phase, self.steps, self.done = event["name"], event["steps"], 0
+                self.epoch = 0
+            case "step" if self.phase == "features":
+                self.done = event["done"]
+            case "epoch":
+                line = event["line"]
+                self.epoch = self.done = line["epoch"]
+                self.loss, self.f1 = line["validation_loss"], line["validation_f1"]
+
+    @property
+    def what(self) -> str:
+        return f"{self.phase}, epoch {self.epoch}" if self.epoch else self.phase
+
+
+@dataclass
+class Watch:
+    """Common to both views: who runs, what has ended, and how long the rest will take."""
+
+    console: Console
+    pending: Sequence[Planned]
+    seconds: dict[str, float]
+    """Estimated seconds of each run, by its id."""
+    began: float = field(default_factory=time.monotonic)
+    running: dict[str, tuple[Planned, _State]] = field(default_factory=dict)
+    ended_ids: set[str] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def event(self, planned: Planned, event: Event) -> None:
+        with self.lock:
+            fresh = (planned, _State(time.monotonic()))
+            _, state = self.running.setdefault(planned.run.id, fresh)
+            before = state.phase
+            state.hear(event)
+        if state.phase != before or event["event"] == "epoch":
+            self.moved(planned, state, event)
+
+    def ended(self, planned: Planned, record: RunRecord | None, message: str) -> None:
+        with self.lock:
+            self.running.pop(planned.run.id, None)
+            self.ended_ids.add(planned.run.id)
+        self.console.print(self.headline(planned, record, message), soft_wrap=True)
+
+    def moved(self, planned: Planned, state: _State, event: Event) -> None:
+        """A run entered a phase or ended an epoch."""
+
+    def headline(self, planned: Planned, record: RunRecord | None, message: str) -> Text:
+        place = f"[{len(self.ended_ids)}/{len(self.pending)}]"
+        name = _name(planned)
+        if record is not None and isinstance(record.result, Finished):
+            result = record.result
+            text = (
+                f"macro F1 {100 * result.test.macro_f1:.2f} %, "
+                f"{result.cost.throughput.median:,.0f} images/s, "
+                f"{result.timings.total:.0f} s"
+            )
+            return Text.assemble(f"{place} ", (name, "bold green"), f": {text}")
+        return Text.assemble(f"{place} ", (name, "bold red"), f": {message}")
+
+    def eta(self) -> float | None:
+        """Seconds left, from the estimates of what is pending and how they fared so far."""
+        total = sum(self.seconds.values())
+        done = sum(self.seconds[i] for i in self.ended_ids if i in self.seconds)
+        elapsed = time.monotonic() - self.began
+        if not done or elapsed < 5:
+            return None
+        return elapsed * (total - done) / done
+
+
+class PlainLog(Watch):
+    """A line when a run enters a phase and when it ends: for logs and pipes."""
+
+    def moved(self, planned: Planned, state: _State, event: Event) -> None:
+        if event["event"] == "phase" and state.phase in ("frozen", "fine-tuning", "from scratch"):
+            self.console.print(f"{_name(planned)}: {state.phase}", soft_wrap=True)
+        if event["event"] == "epoch" and state.phase != "frozen":
+            line = event["line"]
+            self.console.print(
+                f"{_name(planned)}: {state.phase}, epoch {line['epoch']}, "
+                f"loss {line['train_loss']:.3f}, validation loss {line['validation_loss']:.3f}, "
+                f"validation F1 {100 * line['validation_f1']:.2f} %, {line['seconds']:.1f} s",
+                soft_wrap=True,
+            )
+
+    def __enter__(self) -> PlainLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class LiveView(Watch):
+    """One row for each run that is under way, and a line for the whole."""
+
+    def __enter__(self) -> LiveView:
+        self._live = Live(
+            console=self.console, get_renderable=self._render, refresh_per_second=4, transient=True
+        )
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def _render(self) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for head in ("network", "phase", "", "val loss", "val F1", "elapsed"):
+            table.add_column(head, no_wrap=True)
+        with self.lock:
+            running = list(self.running.values())
+        for planned, state in running:
+            table.add_row(
+                _name(planned),
+                state.what,
+                ProgressBar(total=max(state.steps, 1), completed=state.done, width=24),
+                "" if state.loss is None else f"{state.loss:.3f}",
+                "" if state.f1 is None else f"{100 * state.f1:.2f} %",
+                clock(time.monotonic() - state.began),
+            )
+        left = len(self.pending) - len(self.ended_ids) - len(running)
+        eta = self.eta()
+        whole = (
+            f"{len(self.ended_ids)} ended, {len(running)} running, {left} waiting; "
+            f"{clock(time.monotonic() - self.began)} so far"
+            + (f", about {clock(eta)} to go" if eta is not None else "")
+        )
+        return Group(table, Text(whole, style="dim"))
+
+
+def watcher(console: Console, pending: Sequence[Planned], seconds: dict[str, float]) -> Any:
+    """The live view in a terminal, plain lines where the output is none."""
+    view = LiveView if console.is_terminal else PlainLog
+    return view(console, pending, seconds)
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _name(planned: Planned) -> str:
+    seed = f" (seed {planned.run.seed})" if planned.run.seed else ""
+    return f"{planned.recipe.name}{seed}"

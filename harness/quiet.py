@@ -1,0 +1,61 @@
+"""Turns at a device, so that a throughput is measured with nothing else of ours running on it.
+
+Runs that share a device hold a shared lock while they work and let go between batches; the one
+that measures waits for them and holds it alone. The kernel drops the locks of a dead process.
+"""
+
+from __future__ import annotations
+
+import getpass
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; throughputs there are marked as not exclusive.
+    fcntl = None  # type: ignore[assignment]
+
+
+class Quiet:
+    """The lock of one device on this machine, shared by every sweep of this user."""
+
+    def __init__(self, device: str, folder: Path | None = None) -> None:
+        folder = folder or Path(tempfile.gettempdir())
+        stem = f"wbc-bench-{getpass.getuser()}-{device.replace(':', '')}"
+        self._device = (folder / f"{stem}.lock").open("a")
+        # Whoever waits to be alone holds the door, so that newcomers cannot starve it.
+        self._door = (folder / f"{stem}.door").open("a")
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """A stretch of work beside others. Keep it short: a measurement may be waiting."""
+        if fcntl is None:
+            yield
+            return
+        with _held(self._door, fcntl.LOCK_EX):
+            fcntl.flock(self._device, fcntl.LOCK_SH)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._device, fcntl.LOCK_UN)
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """A stretch with nobody beside; yields whether that could be arranged."""
+        if fcntl is None:
+            yield False
+            return
+        with _held(self._door, fcntl.LOCK_EX), _held(self._device, fcntl.LOCK_EX):
+            yield True
+
+
+@contextmanager
+def _held(file: IO[str], how: int) -> Iterator[None]:
+    fcntl.flock(file, how)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)

@@ -1,0 +1,175 @@
+"""The child process that executes one Run: ``python -m harness.worker``.
+
+The job comes as one line of JSON on stdin; events go out as lines of JSON on stdout. Everything
+that a library prints goes to the log. When stdin closes, the parent is gone, and so are we.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import IO, Any
+
+BEGAN = time.perf_counter()
+STEP_SECONDS = 0.2
+"""Between two reports of steps: enough for a progress bar, too few to cost anything."""
+
+
+def main() -> int:
+    events = _take_stdout()
+    job_text = sys.stdin.readline()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+    def emit(event: str, **content: Any) -> None:
+        events.write(json.dumps({"event": event, **content}) + "\n")
+        events.flush()
+
+    from harness.errors import UserError
+
+    try:
+        emit("done", outcome=_execute(job_text, emit))
+    except UserError as error:
+        emit("failed", reason=str(error), user=True)
+        return 2
+    except Exception as error:
+        traceback.print_exc()
+        emit("failed", reason=_reason(error), user=False)
+        return 1
+    return 0
+
+
+def _take_stdout() -> IO[str]:
+    """Keep stdout for events; send whatever else is printed to stderr, which is the log."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return events
+
+
+def _die_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+def _reason(error: Exception) -> str:
+    """The exception's name and its first line that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def _execute(job_text: str, emit: Any) -> dict[str, Any]:
+    from harness.nouns import Job
+    from harness.quiet import Quiet
+
+    job = Job.model_validate_json(job_text)
+    quiet = Quiet(job.device)
+    emit("phase", name="start", steps=1)
+    with quiet.working():  # Loading a framework keeps a core busy for seconds.
+        import keras
+
+        from harness import train
+
+    _make_deterministic(keras.backend.backend())
+    from harness.data.decoded import open_dataset
+
+    events = train.Events(
+        phase=lambda name, steps: emit("phase", name=name, steps=steps),
+        step=_seldom(lambda done, of: emit("step", done=done, of=of)),
+        epoch=lambda epoch: emit("epoch", line=epoch.model_dump(mode="json")),
+        quiet=quiet,
+        device=job.device_name,
+    )
+    start = time.perf_counter() - BEGAN
+    weights = Path(job.weights) if job.weights else None
+    trained = train.train(job.run, open_dataset(Path(job.data)), weights, events)
+    emit("phase", name="writing", steps=1)
+    _write(Path(job.output), trained)
+    return _outcome(trained, start).model_dump(mode="json")
+
+
+def _make_deterministic(backend: str) -> None:
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+
+
+def _seldom(report: Any) -> Any:
+    last = 0.0
+
+    def step(done: int, of: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done == of or now - last >= STEP_SECONDS:
+            last = now
+            report(done, of)
+
+    return step
+
+
+def _write(output: Path, trained: Any) -> None:
+    """Artefacts first to last; the parent reads them, then writes the record."""
+    from harness import store
+
+    output.mkdir(parents=True, exist_ok=True)
+    store.write_arrays(
+        output / store.FEATURES,
+        {name: part.features for name, part in trained.predictions.items()},
+    )
+    store.write_predictions(output / store.PREDICTIONS, trained.predictions)
+    _save_weights(trained.head, output / "head.weights.h5")
+    if any(line.phase != "frozen" for line in trained.history):
+        _save_weights(trained.network, output / "backbone.weights.h5")
+
+
+def _save_weights(model: Any, path: Path) -> None:
+    """Beside, then rename: a killed HDF5 write leaves a torn file."""
+    temporary = path.with_name(f"tmp-{path.name}")
+    model.save_weights(temporary)
+    temporary.replace(path)
+
+
+def _outcome(trained: Any, start: float) -> Any:
+    import platform
+
+    import keras
+    import numpy as np
+
+    from harness import __version__, devices
+    from harness.nouns import Environment, Outcome, Timings
+
+    return Outcome(
+        cost=trained.cost,
+        history=trained.history,
+        timings=Timings(
+            start=start,
+            build=trained.seconds["build"],
+            training=trained.seconds["training"],
+            evaluation=trained.seconds["evaluation"],
+            total=time.perf_counter() - BEGAN,
+        ),
+        environment=Environment(
+            wbc_bench=__version__,
+            python=platform.python_version(),
+            keras=keras.__version__,
+            backend=f"{keras.backend.backend()} {_backend_version()}",
+            numpy=np.__version__,
+            platform=f"{platform.system()} {platform.machine()}",
+            cores=devices.cores(),
+        ),
+    )
+
+
+def _backend_version() -> str:
+    import keras
+
+    name = keras.backend.backend()
+    return str(sys.modules[name].__version__) if name in sys.modules else "?"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REAL = "WBC_BENCH_REAL_DATA"
+
+
+@pytest.fixture(scope="session")
+def real_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real blood cells as training_set.npz, bloodmnist_64.npz and folder/.
+
+    The variable WBC_BENCH_REAL_DATA names a folder with ``make_real_data.py``, which unpacks
+    them; without it the tests that ask for real cells are skipped.
+    """
+    held = os.environ.get(REAL)
+    if not held:
+        pytest.skip(f"{REAL} is not set")
+    folder = tmp_path_factory.mktemp("real")
+    script = Path(held) / "make_real_data.py"
+    subprocess.run([sys.executable, str(script), str(folder)], check=True)
+    return folder

@@ -1,0 +1,162 @@
+"""Made-up runs and records, and a stand-in for the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness import metrics
+from harness.launch import Ended, Event
+from harness.nouns import (
+    Cost,
+    DataSummary,
+    Environment,
+    Epoch,
+    Failed,
+    Finished,
+    Job,
+    Outcome,
+    Predictions,
+    Protocol,
+    Run,
+    RunRecord,
+    Split,
+    Throughput,
+    Timings,
+    Weights,
+)
+from harness.plan import Planned
+from harness.store import PREDICTIONS, write_predictions
+from zoo.table import find
+
+CLASSES = ("basophil", "eosinophil", "platelet")
+SUMMARY = DataSummary(
+    name="made-up", images=100, image_size=96, class_names=CLASSES, train=70, validation=10, test=20
+)
+
+
+def made_run(recipe: str = "vgg16", seed: int = 0) -> Run:
+    return Run(
+        recipe=recipe,
+        weights=Weights(source="random"),
+        protocol=Protocol(),
+        data="0123456789abcdef",
+        split=Split(),
+        seed=seed,
+    )
+
+
+def made_planned(recipe: str = "vgg16", seed: int = 0) -> Planned:
+    return Planned(made_run(recipe, seed), find(recipe), None, "")
+
+
+def made_predictions(run: Run) -> dict[str, Predictions]:
+    """Predictions that depend on the run alone, and are right most of the time."""
+    rng = np.random.default_rng(list(run.id.encode()))
+    parts, begin = {}, 0
+    for name, count in (("train", 70), ("validation", 10), ("test", 20)):
+        ids = np.arange(begin, begin + count)
+        begin += count
+        labels = ids % len(CLASSES)
+        raw = rng.random((count, len(CLASSES))) + np.eye(len(CLASSES))[labels]
+        probabilities = (raw / raw.sum(axis=1, keepdims=True)).astype(np.float32)
+        parts[name] = Predictions(ids, labels, probabilities)
+    return parts
+
+
+def made_outcome() -> Outcome:
+    return Outcome(
+        cost=Cost(
+            parameters=14_780_000,
+            trainable_parameters=66_000,
+            multiply_adds=2_800_000_000,
+            throughput=Throughput(
+                median=25.0,
+                p5=24.0,
+                p95=26.0,
+                batches=7,
+                batch_size=32,
+                precision="float32",
+                device="Test CPU, 2 cores",
+                exclusive=True,
+            ),
+            peak_memory_mb=900.0,
+        ),
+        timings=Timings(start=4, build=1, training=20, evaluation=1, total=26),
+        environment=Environment(
+            wbc_bench="0.1.0",
+            python="3.11.7",
+            keras="3.15.1",
+            backend="tensorflow 2.21.0",
+            numpy="2.4.6",
+            platform="Linux x86_64",
+            cores=2,
+        ),
+        history=(
+            Epoch(
+                phase="frozen",
+                epoch=1,
+                learning_rate=1e-3,
+                train_loss=1.0,
+                validation_loss=0.9,
+                validation_f1=0.5,
+                seconds=0.1,
+            ),
+        ),
+    )
+
+
+def made_record(recipe: str = "vgg16", seed: int = 0, note: str = "") -> RunRecord:
+    run = made_run(recipe, seed)
+    parts = made_predictions(run)
+    return RunRecord(
+        run=run,
+        profile="quick",
+        data=SUMMARY,
+        note=note,
+        result=Finished(
+            **dict(made_outcome()),
+            validation=metrics.score(parts["validation"], CLASSES),
+            test=metrics.score(parts["test"], CLASSES),
+            predictions_sha256=metrics.digest(parts),
+        ),
+    )
+
+
+def failed_record(recipe: str = "vgg19", reason: str = "killed (signal 9)") -> RunRecord:
+    failed = Failed(reason=reason, log_tail=("last words",))
+    return RunRecord(run=made_run(recipe), profile="quick", data=SUMMARY, result=failed)
+
+
+@dataclass
+class StandIn:
+    """A launcher without a process: writes predictions as a worker would, or fails as told."""
+
+    fails: Mapping[str, Ended | BaseException] = field(default_factory=dict)
+    launched: list[str] = field(default_factory=list)
+    stopped: bool = False
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def __call__(
+        self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
+    ) -> Ended:
+        self.launched.append(job.run.recipe)
+        report({"event": "phase", "name": "features", "steps": 100})
+        fate = self.fails.get(job.run.recipe)
+        if isinstance(fate, BaseException):
+            raise fate
+        if fate is not None:
+            return fate
+        write_predictions(Path(job.output) / PREDICTIONS, made_predictions(job.run))
+        return Ended("finished", outcome=made_outcome())
+
+
+@pytest.fixture
+def stand_in() -> StandIn:
+    return StandIn()

@@ -1,0 +1,106 @@
+"""benchmark.toml is obeyed to the letter, or refused in one line."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from harness.config import Benchmark, default_text, load, overlay
+from harness.errors import ConfigError
+from harness.nouns import Phase, Protocol, Subset
+
+
+def settings(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "benchmark.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_commented_defaults_are_the_models_defaults() -> None:
+    tables = tomllib.loads(default_text())
+    profiles = tables.pop("profile")
+    assert set(profiles) == {"quick", "full"}
+    assert Benchmark.model_validate(tables) == Benchmark(
+        protocol=Protocol(
+            frozen=Phase.model_validate(
+                {"epochs": 60, "schedule": {"name": "plateau", "factor": 0.3, "patience": 3}}
+            )
+        )
+    )
+
+
+def test_profiles_lie_over_the_tables() -> None:
+    quick, full = load(None, "quick"), load(None, "full")
+    assert quick.split.subset == Subset(train=320, validation=80, test=240)
+    assert quick.weights.when_offline == "random"
+    assert quick.protocol.fine_tuning is None
+    assert full.split.subset is None
+    assert full.weights.when_offline == "fail"
+    assert full.protocol.fine_tuning is not None
+    assert quick.protocol.frozen == full.protocol.frozen
+
+
+def test_the_users_file_wins_and_its_profile_wins_over_it(tmp_path: Path) -> None:
+    text = """
+    [protocol]
+    image_size = 64
+    head = { units = [256, 128] }
+    [profile.full.protocol]
+    image_size = 224
+    fine_tuning = false
+    """
+    path = settings(tmp_path, text)
+    full = load(path, "full")
+    assert full.protocol.image_size == 224
+    assert full.protocol.head.units == (256, 128)
+    assert full.protocol.head.dropout == 0.3
+    assert full.protocol.fine_tuning is None
+
+
+def test_the_users_profile_wins_over_the_defaults_profile() -> None:
+    base = {"protocol": {"image_size": 1}, "profile": {"quick": {"protocol": {"image_size": 2}}}}
+    assert overlay({}, base, "quick") == {"protocol": {"image_size": 2}}
+    top = {"profile": {"quick": {"protocol": {"image_size": 3}}}}
+    assert overlay(overlay({}, base, "quick"), top, "quick") == {"protocol": {"image_size": 3}}
+
+
+def test_weights_files_are_meant_beside_the_settings(tmp_path: Path) -> None:
+    path = settings(tmp_path, '[weights.files]\nvgg16 = "my.h5"\n')
+    assert load(path, "quick").weights.files == {"vgg16": str(tmp_path / "my.h5")}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[protcol]\n", "unknown key 'protcol'; did you mean 'protocol'?"),
+        ("[protocol]\nbatchsize = 1\n", "unknown key 'protocol.batchsize'"),
+        ("[protocol.head]\nunit = [1]\n", "'protocol.head.unit'; did you mean 'units'?"),
+        ("[profile.fast]\n", "unknown profile 'fast'"),
+        ("[profile.full.protocol.fine_tuning]\nepoch = 3\n", "did you mean 'epochs'?"),
+        ("[protocol]\nimage_size = 'big'\n", "protocol.image_size"),
+        ("[protocol]\nprecision = 'float16'\n", "protocol.precision"),
+        ("[split]\nratios = [0.5, 0.1, 0.1]\n", "sum to 1"),
+        ("[split]\nratios = [0.5, 0.5]\n", "split.ratios"),
+        ("[protocol.head]\ndropout = 1.5\n", "protocol.head.dropout"),
+        ("[protocol.head]\ndropout = nan\n", "protocol.head.dropout"),
+        ("[protocol.frozen]\noptimizer = { name = 'adamm' }\n", "protocol.frozen.optimizer.name"),
+        ("protocol = 3\n", "protocol must be a table"),
+        ("[protocol\n", "Expected"),
+        ("[sweep]\nseeds = 0\n", "sweep.seeds"),
+    ],
+)
+def test_what_cannot_be_obeyed_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+    path = settings(tmp_path, text)
+    with pytest.raises(ConfigError) as refused:
+        load(path, "quick")
+    message = str(refused.value)
+    assert message.startswith(str(path))
+    assert says in message
+    assert "\n" not in message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load(tmp_path / "nowhere.toml", "quick")

@@ -1,0 +1,290 @@
+"""The trainer on small real networks: right, and the same twice."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.data.decoded import open_dataset
+from harness.data.sources import prepare
+from harness.devices import Device
+from harness.launch import WorkerProcess
+from harness.nouns import (
+    Dataset,
+    Epoch,
+    Head,
+    Job,
+    Loss,
+    Optimizer,
+    Phase,
+    Protocol,
+    Run,
+    Split,
+    Subset,
+    Weights,
+)
+from harness.store import FEATURES, PREDICTIONS, read_arrays, read_predictions
+from zoo.table import RECIPES, find
+from zoo.weights import imagenet_file
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+IMAGENET = Weights(source="imagenet", digest="sha256:test")
+SMALL = Split(subset=Subset(train=64, validation=16, test=40))
+
+
+@pytest.fixture(scope="session")
+def smear(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded set at 32 pixels, decoded."""
+    return prepare("smear@400", 32, tmp_path_factory.mktemp("cache"))
+
+
+def protocol(**changes: Any) -> Protocol:
+    short = Phase(epochs=3, batch_size=16)
+    return Protocol(image_size=32, inference_batch=16, frozen=short).model_copy(update=changes)
+
+
+def made_run(data: Dataset, recipe: str, weights: Weights, chosen: Protocol) -> Run:
+    return Run(
+        recipe=recipe, weights=weights, protocol=chosen, data=data.fingerprint, split=SMALL, seed=3
+    )
+
+
+def train(folder: Path, recipe: str, weights: Weights, chosen: Protocol, tmp_path: Path) -> Any:
+    from harness import train as trainer
+    from harness.quiet import Quiet
+
+    data = open_dataset(folder)
+    heard: list[Epoch] = []
+    events = trainer.Events(
+        phase=lambda *_: None,
+        step=lambda *_: None,
+        epoch=heard.append,
+        quiet=Quiet("cpu", tmp_path),
+        device="Test CPU",
+    )
+    file = imagenet_file(find(recipe)) if weights.source == "imagenet" else None
+    trained = trainer.train(made_run(data, recipe, weights, chosen), data, file, events)
+    assert tuple(heard) == trained.history
+    return trained
+
+
+# --- the pieces ----------------------------------------------------------------------------------
+
+
+def test_the_head_of_report_000_has_its_published_parameters() -> None:
+    from harness.train import build_head
+
+    head = build_head(Head(units=(128,)), 1280, 8, None)
+    assert find("v2m").parameters + head.count_params() == 53_150_388 + 163_968 + 1_032
+
+
+def test_standardising_costs_no_parameters_and_survives_a_constant_feature() -> None:
+    from harness.train import build_head
+
+    rng = np.random.default_rng(0)
+    features = rng.normal(5, 1e-4, (50, 4)).astype(np.float32)
+    features[:, 2] = 0.7
+    head = build_head(Head(units=()), 4, 3, features)
+    assert head.count_params() == 4 * 3 + 3
+    standard = head.get_layer("standardise")(features)
+    assert np.abs(np.asarray(standard)[:, 2]).max() == 0
+    np.testing.assert_allclose(np.asarray(standard)[:, [0, 1, 3]].std(axis=0), 1, rtol=0.05)
+    probabilities = np.asarray(head(features))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "nadam", "lion", "sgd"])
+def test_every_optimizer_is_built_as_told(name: Any) -> None:
+    from harness.train import build_optimizer
+
+    optimizer = build_optimizer(Optimizer(name=name, learning_rate=0.02, weight_decay=0.1))
+    assert type(optimizer).__name__.lower() == name
+    assert float(optimizer.learning_rate) == pytest.approx(0.02)
+    assert optimizer.weight_decay == pytest.approx(0.1)
+
+
+def test_class_weights_balance_and_mix_with_soft_labels() -> None:
+    from harness.train import class_weights, sample_weights
+
+    labels = np.array([0, 0, 0, 1])
+    balanced = class_weights(Loss(class_weight="balanced"), labels, 2)
+    np.testing.assert_allclose(balanced, [4 / 6, 2.0])
+    np.testing.assert_allclose(class_weights(Loss(), labels, 2), 1)
+    given = class_weights(Loss(class_weight=(1.0, 3.0)), labels, 2)
+    soft = np.array([[1.0, 0.0], [0.25, 0.75]])
+    np.testing.assert_allclose(sample_weights(soft, given), [1.0, 2.5])
+
+
+@pytest.mark.parametrize("part", [0.4, 20, 1.0, 10_000])
+def test_unfreezing_takes_the_last_layers_and_no_pretrained_batch_norm(part: float | int) -> None:
+    import keras
+
+    from harness.train import unfreeze
+    from zoo.build import backbone_layers, build
+
+    network = build(find("mobilenetv2"), 32)
+    layers = backbone_layers(network)
+    last = round(part * len(layers)) if isinstance(part, float) else min(part, len(layers))
+    for pretrained in (True, False):
+        unfreeze(network, part, pretrained)
+        for i, layer in enumerate(layers):
+            frozen_norm = pretrained and isinstance(layer, keras.layers.BatchNormalization)
+            assert layer.trainable == (i >= len(layers) - last and not frozen_norm)
+
+
+def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
+    from harness.train import _Bench
+
+    bench = _Bench.__new__(_Bench)
+    bench.run = Run(
+        recipe="vgg16", weights=IMAGENET, protocol=Protocol(), data="x", split=Split(), seed=1
+    )
+    first = [batch.tolist() for batch in bench.order("frozen", 0, 4, 10)]
+    assert [len(batch) for batch in first] == [4, 4]
+    assert first == [batch.tolist() for batch in bench.order("frozen", 0, 4, 10)]
+    assert first != [batch.tolist() for batch in bench.order("frozen", 1, 4, 10)]
+    assert first != [batch.tolist() for batch in bench.order("fine-tuning", 0, 4, 10)]
+    assert [len(batch) for batch in bench.order("frozen", 0, 32, 10)] == [10]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(r, id=r.name, marks=[] if r.parameters < 5e6 else [pytest.mark.slow])
+        for r in RECIPES
+    ],
+)
+def test_multiply_adds_are_the_tables(recipe: Any) -> None:
+    from harness.throughput import multiply_adds
+    from zoo.build import build
+
+    assert multiply_adds(build(recipe, 224)) == recipe.multiply_adds
+
+
+# --- the story -----------------------------------------------------------------------------------
+
+
+def test_a_frozen_run_trains_the_head_alone(smear: Path, tmp_path: Path) -> None:
+    from zoo.build import build
+
+    trained = train(smear, "lite0", IMAGENET, protocol(), tmp_path)
+    fresh = build(find("lite0"), 32, imagenet_file(find("lite0")))
+    for before, after in zip(fresh.get_weights(), trained.network.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert {line.phase for line in trained.history} == {"frozen"}
+    assert trained.cost.trainable_parameters == trained.head.count_params()
+    assert trained.cost.parameters == find("lite0").parameters + trained.head.count_params()
+    for name, count in (("train", 64), ("validation", 16), ("test", 40)):
+        part = trained.predictions[name]
+        assert part.probabilities.shape == (count, 8)
+        assert part.features.shape == (count, 1280)
+        np.testing.assert_allclose(part.probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_the_features_are_those_of_the_network(smear: Path, tmp_path: Path) -> None:
+    """Also of the last images of a part, whose batch was filled up."""
+    trained = train(smear, "lite0", IMAGENET, protocol(), tmp_path)
+    part, data = trained.predictions["test"], open_dataset(smear)
+    direct = np.asarray(trained.network(np.asarray(data.images[part.ids[-3:]], dtype=np.float32)))
+    np.testing.assert_allclose(part.features[-3:], direct, rtol=1e-3, atol=1e-4)
+
+
+def test_fine_tuning_moves_the_last_part_and_no_batch_norm(smear: Path, tmp_path: Path) -> None:
+    import keras
+
+    from zoo.build import backbone_layers, build
+
+    tuned = protocol(fine_tuning=Phase(epochs=2, batch_size=16, unfreeze=0.5))
+    trained = train(smear, "lite0", IMAGENET, tuned, tmp_path)
+    assert [line.phase for line in trained.history][-2:] == ["fine-tuning"] * 2
+    before = backbone_layers(build(find("lite0"), 32, imagenet_file(find("lite0"))))
+    after = backbone_layers(trained.network)
+    half = len(after) - round(0.5 * len(after))
+    moved = 0
+    for i, (old, new) in enumerate(zip(before, after, strict=True)):
+        same = all(map(np.array_equal, old.get_weights(), new.get_weights()))
+        if i < half or isinstance(new, keras.layers.BatchNormalization):
+            assert same, new.name
+        elif new.get_weights():
+            moved += not same
+    assert moved > 5
+
+
+def test_random_weights_are_trained_from_scratch_and_learn(smear: Path, tmp_path: Path) -> None:
+    scratch = Phase(epochs=8, batch_size=16, optimizer=Optimizer(learning_rate=2e-3))
+    chosen = protocol(from_scratch=scratch, fine_tuning=Phase())
+    trained = train(smear, "mobilenet", Weights(source="random"), chosen, tmp_path)
+    assert {line.phase for line in trained.history} == {"from scratch"}
+    losses = [line.train_loss for line in trained.history]
+    assert losses[-1] < 0.8 * losses[0]
+    assert trained.cost.trainable_parameters > 3_000_000
+
+
+def test_the_best_epochs_weights_come_back(smear: Path, tmp_path: Path) -> None:
+    from harness.metrics import cross_entropy
+
+    wild = Phase(epochs=12, batch_size=16, patience=99, optimizer=Optimizer(learning_rate=0.1))
+    trained = train(smear, "lite0", IMAGENET, protocol(frozen=wild), tmp_path)
+    losses = [line.validation_loss for line in trained.history]
+    assert losses.index(min(losses)) < len(losses) - 1, "the test needs a last epoch that is worse"
+    part = trained.predictions["validation"]
+    final = cross_entropy(np.eye(8)[part.labels], part.probabilities)
+    assert final == pytest.approx(min(losses), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_executions_agree_bit_for_bit(smear: Path, tmp_path: Path) -> None:
+    """Two processes, both phases: identical predictions, features and learning curves."""
+    data = open_dataset(smear)
+    chosen = protocol(fine_tuning=Phase(epochs=2, batch_size=16, unfreeze=0.6))
+    device = Device("cpu", "Test CPU")
+    ends = []
+    for name in ("one", "two"):
+        job = Job(
+            run=made_run(data, "lite0", IMAGENET, chosen),
+            data=str(smear),
+            weights=str(imagenet_file(find("lite0"))),
+            output=str(tmp_path / name),
+            device=device.id,
+            device_name=device.name,
+        )
+        ends.append(WorkerProcess()(job, device.environment, lambda _: None))
+    one, two = (read_predictions(tmp_path / name / PREDICTIONS) for name in ("one", "two"))
+    for part in ("train", "validation", "test"):
+        np.testing.assert_array_equal(one[part].probabilities, two[part].probabilities)
+    features = [read_arrays(tmp_path / name / FEATURES) for name in ("one", "two")]
+    for part in features[0]:
+        np.testing.assert_array_equal(features[0][part], features[1][part])
+    curves = [
+        [line.model_copy(update={"seconds": 0.0}) for line in end.outcome.history]
+        for end in ends
+        if end.outcome is not None
+    ]
+    assert len(curves) == 2
+    assert curves[0] == curves[1]
+    assert (tmp_path / "one" / "backbone.weights.h5").exists()
+
+
+def test_weights_that_do_not_fit_are_the_users_fault(smear: Path, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "wrong.weights.h5"
+    with h5py.File(path, "w") as file:
+        file["layer/kernel"] = np.zeros((3, 3))
+    data = open_dataset(smear)
+    job = Job(
+        run=made_run(data, "mobilenetv2", Weights(source="file", digest="sha256:0"), protocol()),
+        data=str(smear),
+        weights=str(path),
+        output=str(tmp_path / "out"),
+        device="cpu",
+        device_name="Test CPU",
+    )
+    ended = WorkerProcess()(job, Device("cpu", "Test CPU").environment, lambda _: None)
+    assert ended.how == "wrong input"
+    assert ended.failed is not None
+    assert "do not fit: the file holds 9 numbers" in ended.failed.reason
