@@ -64,10 +64,8 @@ def main() -> None:
             meter.measure(network, pixels)
         images = meter.result(asked.batch, "float32", device.name, True).median
         share = images * multiply_adds(network) / rate
-        print(
-            f"{recipe.name:18s} {built - begin:8.1f} {first - built:8.1f} {images:9.1f} {share:9.0%}",
-            flush=True,
-        )
+        seconds = f"{built - begin:8.1f} {first - built:8.1f}"
+        print(f"{recipe.name:18s} {seconds} {images:9.1f} {share:9.0%}", flush=True)
         del network
         keras.backend.clear_session()
 

@@ -35,10 +35,10 @@ def seconds(*command: str, times: int = 5) -> float:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results"
+        options = ["--results", str(results), "--config", str(settings(Path(folder)))]
         begin = time.perf_counter()
         subprocess.run(
-            [*WBC, "run", "mobilenet", "--profile", "full", "--data", "smear@2000"]
-            + ["--results", str(results), "--config", str(settings(Path(folder)))],
+            [*WBC, "run", "mobilenet", "--profile", "full", "--data", "smear@2000", *options],
             check=True,
             capture_output=True,
         )

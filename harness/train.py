@@ -10,25 +10,24 @@ that an earlier step could have moved.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
 
-from harness import pace as pacing
 from harness import throughput
 from harness.data.split import carry_out
-from harness.metrics import cross_entropy, macro_f1
-from harness.nouns import Cost, Dataset, Epoch, Head, Loss, Parts, Phase, Predictions, Run
+from harness.head import HeadLearner, Standard
+from harness.learn import PhaseName, learn, sample_weights
+from harness.nouns import Cost, Dataset, Epoch, Head, Parts, Phase, Predictions, Run
 from harness.nouns import Optimizer as OptimizerSettings
 from harness.quiet import Quiet
 from zoo.build import backbone_layers, build
 from zoo.table import find
 
-PhaseName = Literal["frozen", "fine-tuning", "from scratch"]
 PART_NAMES = ("train", "validation", "test")
 
 
@@ -115,23 +114,16 @@ def _jit() -> bool | str:
 # --- the pieces of a network ---------------------------------------------------------------------
 
 
-def build_head(
-    head: Head, features: int, classes: int, statistics: np.ndarray | None
-) -> keras.Model:
-    """The classifier: (B, features) pooled features to (B, classes) probabilities in float32.
+def build_head(head: Head, features: int, classes: int, standard: Standard | None) -> keras.Model:
+    """The classifier as a Keras model: (B, features) to (B, classes) probabilities in float32.
 
-    ``statistics``: train features (n, features) to standardise by, or None to leave them alone.
+    The same layers, weight for weight, as harness.head's, so that fine-tuning goes on from there.
     """
     layers = keras.layers
     inputs = keras.Input((features,), dtype="float32")
     x = inputs
-    if head.standardise and statistics is not None:
-        mean = statistics.mean(axis=0, dtype=np.float64)
-        deviation = statistics.std(axis=0, dtype=np.float64)
-        # A feature that never moves says nothing; it must not become a division by zero.
-        still = deviation < 1e-6 * np.maximum(np.abs(mean), 1e-30)
-        variance = np.where(still, np.inf, np.square(deviation))
-        x = _Standardise(mean.tolist(), (1 / np.sqrt(variance)).tolist(), name="standardise")(x)
+    if standard is not None:
+        x = _Standardise(standard, name="standardise")(x)
     penalty = {"kernel_regularizer": keras.regularizers.L1L2(head.l1, head.l2)}
     for i, units in enumerate(head.units, start=1):
         x = layers.Dense(units, name=f"dense_{i}", **penalty)(x)
@@ -148,13 +140,12 @@ def build_head(
 class _Standardise(keras.layers.Layer):  # type: ignore[misc]
     """(x - mean) * scale, fixed and in float32 whatever the policy; carries no weights."""
 
-    def __init__(self, mean: list[float], scale: list[float], **kwargs: Any) -> None:
+    def __init__(self, standard: Standard, **kwargs: Any) -> None:
         super().__init__(dtype="float32", **kwargs)
-        self._mean = np.asarray(mean, dtype=np.float32)
-        self._scale = np.asarray(scale, dtype=np.float32)
+        self._standard = standard
 
     def call(self, inputs: Any) -> Any:
-        return (inputs - self._mean) * self._scale
+        return self._standard(inputs)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
@@ -178,21 +169,6 @@ def build_optimizer(settings: OptimizerSettings) -> keras.Optimizer:
             )
 
 
-def class_weights(loss: Loss, labels: np.ndarray, classes: int) -> np.ndarray:
-    """One weight a class (K,): ones, balanced (n / (K n_k)) by the training labels, or given."""
-    if loss.class_weight == "none":
-        return np.ones(classes)
-    if loss.class_weight == "balanced":
-        counts = np.bincount(labels, minlength=classes)
-        return len(labels) / (classes * np.maximum(counts, 1))
-    return np.asarray(loss.class_weight)
-
-
-def sample_weights(targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Of soft targets (n, K): the mix of the class weights that the mix of classes deserves."""
-    return np.asarray(targets @ weights, dtype=np.float32)
-
-
 def unfreeze(network: keras.Model, part: float | int, pretrained: bool) -> None:
     """Leave only the last part of the backbone trainable, a fraction or a number of its layers.
 
@@ -211,6 +187,40 @@ def unfreeze(network: keras.Model, part: float | int, pretrained: bool) -> None:
 
 
 @dataclass
+class _ImageLearner:
+    """The whole network, learning from images. See harness.learn."""
+
+    model: keras.Model
+    bench: _Bench
+    head: keras.Model
+
+    def __post_init__(self) -> None:
+        loss = self.bench.run.protocol.loss
+        self._targets = self.bench.targets("train")
+        self._weights = sample_weights(loss, self._targets)
+        self._ids = self.bench.ids("train")
+
+    def step(self, order: np.ndarray, learning_rate: float) -> float:
+        self.model.optimizer.learning_rate = learning_rate
+        images = self.bench.data.images[self._ids[order]]
+        with self.bench.events.quiet.working():
+            logs = self.model.train_on_batch(
+                images, self._targets[order], self._weights[order], return_dict=True
+            )
+        return float(logs["plain"])
+
+    def validate(self) -> np.ndarray:
+        features = self.bench.sweep_over("validation")
+        return np.asarray(self.head(features, training=False))
+
+    def state(self) -> list[np.ndarray]:
+        return self.model.get_weights()
+
+    def restore(self, state: list[np.ndarray]) -> None:
+        self.model.set_weights(state)
+
+
+@dataclass
 class _Bench:
     """A run with its data and its backbone on the table, and the learning curve so far."""
 
@@ -220,8 +230,8 @@ class _Bench:
     network: keras.Model
     events: Events
     history: list[Epoch] = field(default_factory=list)
+    trainable: int = 0
     _meter: tuple[throughput.Meter, bool] | None = None
-    _trainable: int = 0
 
     def ids(self, part: str) -> np.ndarray:
         return np.asarray(getattr(self.parts, part))
@@ -231,115 +241,59 @@ class _Bench:
         classes = len(self.data.class_names)
         return np.eye(classes, dtype=np.float32)[self.data.labels[self.ids(part)]]
 
+    @property
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.targets("train"), self.targets("validation")
+
     # Training
 
     def frozen_head(self, features: dict[str, np.ndarray], phase: Phase) -> keras.Model:
         """Phase 1: the head alone, on features that were computed once."""
-        train = features["train"]
-        head = self.head(train)
-        self._trainable = throughput.count(head.trainable_weights)
-
-        def batches(order: np.ndarray) -> np.ndarray:
-            return train[order]
-
-        def validate() -> np.ndarray:
-            return np.asarray(head(features["validation"], training=False))
-
-        self.fit("frozen", phase, head, batches, validate)
+        protocol = self.run.protocol
+        learner = HeadLearner(
+            (protocol.head, protocol.loss, phase.optimizer),
+            (features["train"], self.targets("train")),
+            features["validation"],
+            self.run.seed,
+        )
+        self.trainable = learner.parameters
+        self.events.phase("frozen", phase.epochs)
+        with self.events.quiet.working():
+            self.history += learn(
+                learner, "frozen", phase, self.labels, self.run.seed, self.events.epoch
+            )
+        head = self.head(learner.standard)
+        head.set_weights(learner.keras_weights())
         return head
 
     def fine_tuning(self, head: keras.Model, phase: Phase) -> None:
         """Phase 2: the last part of the backbone together with the trained head."""
         unfreeze(self.network, phase.unfreeze, self.run.weights.source != "random")
-        self.fit_images("fine-tuning", phase, head)
+        self.learn_images("fine-tuning", phase, head)
 
     def from_scratch(self, phase: Phase) -> keras.Model:
         """The only phase of random weights: everything learns."""
         head = self.head(None)
         unfreeze(self.network, 1.0, pretrained=False)
-        self.fit_images("from scratch", phase, head)
+        self.learn_images("from scratch", phase, head)
         return head
 
-    def head(self, statistics: np.ndarray | None) -> keras.Model:
-        width = self.network.output.shape[-1]
-        classes = len(self.data.class_names)
-        return build_head(self.run.protocol.head, width, classes, statistics)
+    def head(self, standard: Standard | None) -> keras.Model:
+        width, classes = self.network.output.shape[-1], len(self.data.class_names)
+        return build_head(self.run.protocol.head, width, classes, standard)
 
-    def fit_images(self, name: PhaseName, phase: Phase, head: keras.Model) -> None:
+    def learn_images(self, name: PhaseName, phase: Phase, head: keras.Model) -> None:
         model = keras.Model(self.network.input, head(self.network.output))
-        self._trainable = throughput.count(model.trainable_weights)
-        train_ids = self.ids("train")
-
-        def batches(order: np.ndarray) -> np.ndarray:
-            return self.data.images[train_ids[order]]
-
-        def validate() -> np.ndarray:
-            features = self._pass("validation", measured=False)
-            return np.asarray(head(features, training=False))
-
-        self.fit(name, phase, model, batches, validate)
-
-    def fit(
-        self,
-        name: PhaseName,
-        phase: Phase,
-        model: keras.Model,
-        batches: Callable[[np.ndarray], np.ndarray],
-        validate: Callable[[], np.ndarray],
-    ) -> None:
-        """Epochs until the pace says stop; the best epoch's weights are in the model then."""
-        self.events.phase(name, phase.epochs)
+        self.trainable = throughput.count(model.trainable_weights)
         loss = keras.losses.CategoricalCrossentropy(
             label_smoothing=self.run.protocol.loss.label_smoothing
         )
         plain = keras.metrics.CategoricalCrossentropy(name="plain")
-        model.compile(build_optimizer(phase.optimizer), loss, metrics=[plain], jit_compile=_jit())
-        targets, validation = self.targets("train"), self.targets("validation")
-        labels, classes = validation.argmax(axis=1), validation.shape[1]
-        weights = sample_weights(
-            targets,
-            class_weights(self.run.protocol.loss, targets.argmax(axis=1), classes),
-        )
-        pace, best = pacing.start(phase), None
-        clock = Clock()
-        while not pace.finished:
-            model.optimizer.learning_rate = pace.learning_rate
-            losses, done = [], 0
-            for order in self.order(name, pace.epoch, phase.batch_size, len(targets)):
-                with self.events.quiet.working():
-                    logs = model.train_on_batch(
-                        batches(order), targets[order], weights[order], return_dict=True
-                    )
-                losses.append(float(logs["plain"]))
-                done += len(order)
-                self.events.step(done, len(targets))
-            train_loss = float(np.mean(losses))
-            probabilities = validate()
-            advanced = pacing.advance(phase, pace, cross_entropy(validation, probabilities))
-            if advanced.best_epoch == advanced.epoch:
-                best = model.get_weights()
-            line = Epoch(
-                phase=name,
-                epoch=advanced.epoch,
-                learning_rate=pace.learning_rate,
-                train_loss=train_loss,
-                validation_loss=cross_entropy(validation, probabilities),
-                validation_f1=macro_f1(labels, probabilities.argmax(axis=1), classes),
-                seconds=clock.lap(),
-            )
-            self.history.append(line)
-            self.events.epoch(line)
-            pace = advanced
-        if best is not None:
-            model.set_weights(best)
-
-    def order(self, name: str, epoch: int, batch: int, count: int) -> Iterator[np.ndarray]:
-        """The epoch's shuffled batches. All are full, so that nothing is compiled twice."""
-        stream = np.random.default_rng([self.run.seed, epoch, *name.encode()])
-        shuffled = stream.permutation(count)
-        batch = min(batch, count)
-        for begin in range(0, count - batch + 1, batch):
-            yield shuffled[begin : begin + batch]
+        optimizer = build_optimizer(phase.optimizer)
+        model.compile(optimizer, loss, metrics=[plain], jit_compile=_jit())
+        self.events.phase(name, phase.epochs)
+        learner = _ImageLearner(model, self, head)
+        self.history += learn(learner, name, phase, self.labels, self.run.seed, self.events.epoch)
 
     # Evaluation
 
@@ -349,11 +303,13 @@ class _Bench:
         self.events.phase("features", total)
         done, features = 0, {}
         for part in parts:
-            features[part] = self._pass(part, part == "test", done, total)
+            features[part] = self.sweep_over(part, part == "test", done, total)
             done += len(self.ids(part))
         return features
 
-    def _pass(self, part: str, measured: bool, done: int = 0, total: int = 0) -> np.ndarray:
+    def sweep_over(
+        self, part: str, measured: bool = False, done: int = 0, total: int = 0
+    ) -> np.ndarray:
         """One pass of the backbone over a part. Short batches are filled up: nothing recompiles."""
         ids, size = self.ids(part), self.run.protocol.inference_batch
         out = np.empty((len(ids), self.network.output.shape[-1]), dtype=np.float32)
@@ -399,7 +355,7 @@ class _Bench:
         protocol = self.run.protocol
         return Cost(
             parameters=self.network.count_params() + head.count_params(),
-            trainable_parameters=self._trainable,
+            trainable_parameters=self.trainable,
             multiply_adds=throughput.multiply_adds(self.network) + throughput.multiply_adds(head),
             throughput=meter.result(
                 protocol.inference_batch, protocol.precision, self.events.device, exclusive

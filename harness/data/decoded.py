@@ -181,7 +181,7 @@ def _write_images(path: Path, content: Content, size: int) -> list[bytes]:
         for images in content.batches():
             for image in images:
                 pixels = np.ascontiguousarray(square(image, size))
-                digests.append(hashlib.sha256(pixels).digest())
+                digests.append(hashlib.sha256(pixels.data).digest())
                 brightest = brightest if brightest > 1 else int(pixels.max())
                 file.write(pixels.data)
         file.flush()

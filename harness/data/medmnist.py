@@ -81,16 +81,31 @@ def read_medmnist(path: Path) -> Content:
 # --- the download --------------------------------------------------------------------------------
 
 
-def bloodmnist(size: int) -> Path:
-    """BloodMNIST at ``size`` pixels (28, 64, 128, 224) in ``~/.medmnist``, MedMNIST's own root.
+def fetch(source: str, image_size: int = 96) -> Path:
+    """The file of ``bloodmnist[@SIZE]`` in ``~/.medmnist``, MedMNIST's own root.
 
-    A file that is there with the right MD5 is used as it is. Raises Offline without a network.
+    Downloaded unless it is there with the right MD5. Raises DataError for another source or
+    size, Offline without a network.
     """
-    filename, md5 = BLOODMNIST[size]
-    return fetch(ADDRESS.format(filename=filename), md5, Path.home() / ".medmnist" / filename)
+    filename, md5 = BLOODMNIST[published_size(source, image_size)]
+    return download(ADDRESS.format(filename=filename), md5, Path.home() / ".medmnist" / filename)
 
 
-def fetch(url: str, md5: str, target: Path, sleep: Callable[[float], None] = time.sleep) -> Path:
+def published_size(source: str, image_size: int) -> int:
+    """The SIZE of ``bloodmnist[@SIZE]``; without one, the smallest that needs no enlarging."""
+    word, at, number = source.partition("@")
+    sizes = sorted(BLOODMNIST)
+    listed = ", ".join(str(size) for size in sizes)
+    if word != "bloodmnist":
+        raise DataError(f"{source!r} cannot be downloaded; bloodmnist@SIZE can, SIZE {listed}")
+    if not at:
+        return next((size for size in sizes if size >= image_size), sizes[-1])
+    if number not in listed.split(", "):
+        raise DataError(f"{source!r}: it comes in {listed} pixels; write for example {word}@64")
+    return int(number)
+
+
+def download(url: str, md5: str, target: Path, sleep: Callable[[float], None] = time.sleep) -> Path:
     """Download ``url`` to ``target`` unless it lies there with this MD5; a partial file goes on.
 
     Raises Offline where the network or the server does not answer, DataError where what it gave
@@ -99,19 +114,19 @@ def fetch(url: str, md5: str, target: Path, sleep: Callable[[float], None] = tim
     import pooch
     import requests
 
-    def download(url: str, output: str, _pooch: object) -> None:
+    def resume(url: str, output: str, _pooch: object) -> None:
         part = target.with_name(f"{target.name}.part")
         with part.open("ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise DataError(f"{part}: another process is downloading it") from None
-            _download(url, file, sleep)
+            _fill(url, file, sleep)
             part.replace(output)
 
     try:
         pooch.get_logger().setLevel("WARNING")
-        pooch.retrieve(url, f"md5:{md5}", target.name, target.parent, downloader=download)
+        pooch.retrieve(url, f"md5:{md5}", target.name, target.parent, downloader=resume)
     except requests.RequestException as error:
         why = " ".join(str(error).split())[:160]
         hint = f"download {url} by hand and put it at {target}"
@@ -123,7 +138,7 @@ def fetch(url: str, md5: str, target: Path, sleep: Callable[[float], None] = tim
     return target
 
 
-def _download(url: str, file: BinaryIO, sleep: Callable[[float], None]) -> None:
+def _fill(url: str, file: BinaryIO, sleep: Callable[[float], None]) -> None:
     """Fill ``file``, going on where it ends; wait while the server is busy or the line breaks."""
     import requests
 

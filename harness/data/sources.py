@@ -39,15 +39,19 @@ def find(source: str, image_size: int) -> Source:
     """The reader for a source string, without decoding anything yet."""
     word, at, number = source.partition("@")
     if word == "smear":
-        return _smear(_number(source, number) if at else SMEAR_COUNT)
+        return _smear(_count(source, number) if at else SMEAR_COUNT)
     if word == "bloodmnist":
-        return _bloodmnist(_number(source, number) if at else None, image_size)
-    path = Path(source).expanduser()
-    if source and path.is_dir():
-        return _folder(path)
-    if path.is_file():
-        return _npz(path, path.stem)
-    raise DataError(f"no such data: {source!r}{_nearest(path)}")
+        size = medmnist.published_size(source, image_size)
+        return _npz(medmnist.fetch(source, image_size), f"bloodmnist@{size}")
+    try:
+        path = Path(source).expanduser()
+        if source and path.is_dir():
+            return _folder(path)
+        if path.is_file():
+            return _npz(path, path.stem)
+        raise DataError(f"no such data: {source!r}{_nearest(path)}")
+    except (OSError, RuntimeError) as error:  # a name too long, no permission, an unknown ~user
+        raise DataError(f"{source!r} cannot be opened: {error}") from error
 
 
 def _smear(count: int) -> Source:
@@ -60,15 +64,6 @@ def _smear(count: int) -> Source:
     recipe = f"smear {count} {SMEAR_SEED} {smear.DRAWING}"
     text = f"{count:,} drawn cells, seed {SMEAR_SEED}, drawing {smear.DRAWING}"
     return Source(f"smear@{count}", text, hashlib.sha256(recipe.encode()).hexdigest(), read)
-
-
-def _bloodmnist(size: int | None, image_size: int) -> Source:
-    sizes = sorted(medmnist.BLOODMNIST)
-    if size is None:
-        size = next((s for s in sizes if s >= image_size), sizes[-1])
-    if size not in sizes:
-        raise DataError(f"bloodmnist@{size}: it comes in {', '.join(map(str, sizes))} pixels")
-    return _npz(medmnist.bloodmnist(size), f"bloodmnist@{size}")
 
 
 def _npz(path: Path, name: str) -> Source:
@@ -91,11 +86,10 @@ def _folder(path: Path) -> Source:
     return Source(name, text, identity, lambda: image_folder.read_folder(classes))
 
 
-def _number(source: str, digits: str) -> int:
+def _count(source: str, digits: str) -> int:
     if not (digits.isascii() and digits.isdecimal() and 0 < int(digits) <= 10**7):
-        word = source.partition("@")[0]
-        example = SMEAR_COUNT if word == "smear" else 64
-        raise DataError(f"{source!r}: not a number after @; write for example {word}@{example}")
+        example = f"smear@{SMEAR_COUNT}"
+        raise DataError(f"{source!r}: not a number of images; write for example {example}")
     return int(digits)
 
 

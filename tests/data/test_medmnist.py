@@ -132,9 +132,9 @@ def target(tmp_path: Path) -> Path:
 
 
 def test_downloaded_once(server: Server, target: Path) -> None:
-    assert medmnist.fetch(server.url, MD5, target) == target
+    assert medmnist.download(server.url, MD5, target) == target
     assert target.read_bytes() == BODY
-    medmnist.fetch(server.url, MD5, target)
+    medmnist.download(server.url, MD5, target)
     assert len(server.requests) == 1
     assert server.requests[0]["User-Agent"].startswith("wbc-bench")
     assert [path.name for path in target.parent.iterdir()] == ["cells.npz"]
@@ -143,7 +143,7 @@ def test_downloaded_once(server: Server, target: Path) -> None:
 def test_a_partial_file_goes_on(server: Server, target: Path) -> None:
     target.parent.mkdir()
     target.with_name("cells.npz.part").write_bytes(BODY[:123_456])
-    medmnist.fetch(server.url, MD5, target)
+    medmnist.download(server.url, MD5, target)
     assert target.read_bytes() == BODY
     assert [r.get("Range") for r in server.requests] == ["bytes=123456-"]
 
@@ -152,14 +152,14 @@ def test_a_server_without_ranges_starts_anew(server: Server, target: Path) -> No
     server.ranges = False
     target.parent.mkdir()
     target.with_name("cells.npz.part").write_bytes(BODY[:123_456])
-    medmnist.fetch(server.url, MD5, target)
+    medmnist.download(server.url, MD5, target)
     assert target.read_bytes() == BODY
 
 
 def test_a_partial_file_that_is_too_long_starts_anew(server: Server, target: Path) -> None:
     target.parent.mkdir()
     target.with_name("cells.npz.part").write_bytes(BODY + b"more")
-    medmnist.fetch(server.url, MD5, target, Clock().sleep)
+    medmnist.download(server.url, MD5, target, Clock().sleep)
     assert target.read_bytes() == BODY
     assert [r.get("Range") for r in server.requests] == ["bytes=300004-", None]
 
@@ -167,7 +167,7 @@ def test_a_partial_file_that_is_too_long_starts_anew(server: Server, target: Pat
 def test_a_busy_server_is_asked_again_when_it_says(server: Server, target: Path) -> None:
     server.troubles = ["429", "503"]
     clock = Clock()
-    medmnist.fetch(server.url, MD5, target, clock.sleep)
+    medmnist.download(server.url, MD5, target, clock.sleep)
     assert target.read_bytes() == BODY
     assert clock.waits == [7.0, 7.0]
 
@@ -175,7 +175,7 @@ def test_a_busy_server_is_asked_again_when_it_says(server: Server, target: Path)
 def test_a_broken_line_goes_on(server: Server, target: Path) -> None:
     server.troubles = ["break", "break"]
     clock = Clock()
-    medmnist.fetch(server.url, MD5, target, clock.sleep)
+    medmnist.download(server.url, MD5, target, clock.sleep)
     assert target.read_bytes() == BODY
     assert [r.get("Range") for r in server.requests] == [None, "bytes=131072-", "bytes=262144-"]
     assert len(clock.waits) == 2
@@ -185,7 +185,7 @@ def test_patience_ends(server: Server, target: Path) -> None:
     server.troubles = ["429"] * 100
     clock = Clock()
     with pytest.raises(Offline, match="by hand and put it at"):
-        medmnist.fetch(server.url, MD5, target, clock.sleep)
+        medmnist.download(server.url, MD5, target, clock.sleep)
     assert len(server.requests) == medmnist.TRIES
     assert max(clock.waits) <= medmnist.LONGEST_WAIT
 
@@ -193,23 +193,23 @@ def test_patience_ends(server: Server, target: Path) -> None:
 def test_a_missing_page_is_said_at_once(server: Server, target: Path) -> None:
     server.troubles = ["404"]
     with pytest.raises(Offline, match=r"404.*by hand"):
-        medmnist.fetch(server.url, MD5, target, Clock().sleep)
+        medmnist.download(server.url, MD5, target, Clock().sleep)
     assert len(server.requests) == 1
 
 
 def test_a_wrong_file_is_refused_and_not_kept(server: Server, target: Path) -> None:
     server.body = BODY[::-1]
     with pytest.raises(DataError, match="another MD5"):
-        medmnist.fetch(server.url, MD5, target)
+        medmnist.download(server.url, MD5, target)
     assert list(target.parent.iterdir()) == []
     server.body = BODY
-    assert medmnist.fetch(server.url, MD5, target).read_bytes() == BODY
+    assert medmnist.download(server.url, MD5, target).read_bytes() == BODY
 
 
 def test_a_damaged_file_is_fetched_again(server: Server, target: Path) -> None:
     target.parent.mkdir()
     target.write_bytes(BODY[:1000])
-    assert medmnist.fetch(server.url, MD5, target).read_bytes() == BODY
+    assert medmnist.download(server.url, MD5, target).read_bytes() == BODY
 
 
 def test_two_at_once(server: Server, target: Path) -> None:
@@ -219,7 +219,7 @@ def test_two_at_once(server: Server, target: Path) -> None:
     with target.with_name("cells.npz.part").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(DataError, match="another process is downloading"):
-            medmnist.fetch(server.url, MD5, target)
+            medmnist.download(server.url, MD5, target)
 
 
 def test_offline_says_what_to_do(
@@ -275,6 +275,14 @@ def test_a_file_that_medmnist_has_fetched_is_used(prepared: Prepared, stack: Sta
     np.testing.assert_array_equal(data.images, stack(24, 28))
 
 
-def test_other_sizes_do_not_exist() -> None:
+@pytest.mark.parametrize("source", ["bloodmnist@96", "bloodmnist@", "bloodmnist@x"])
+def test_other_sizes_do_not_exist(source: str) -> None:
     with pytest.raises(DataError, match="it comes in 28, 64, 128, 224 pixels"):
-        sources.find("bloodmnist@96", 96)
+        sources.find(source, 96)
+
+
+def test_fetching_by_name(shelf: Path) -> None:
+    assert medmnist.fetch("bloodmnist@64") == shelf / "bloodmnist_64.npz"
+    assert medmnist.fetch("bloodmnist") == shelf / "bloodmnist_128.npz"
+    with pytest.raises(DataError, match="'pathmnist' cannot be downloaded; bloodmnist@SIZE can"):
+        medmnist.fetch("pathmnist")

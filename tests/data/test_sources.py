@@ -133,6 +133,8 @@ def test_the_nearest_file_is_named(save: Save, monkeypatch: pytest.MonkeyPatch) 
         ("", "choose from bloodmnist, smear"),
         ("nowhere/x.npz", "there is no folder 'nowhere'"),
         ("a\0b", "no such data"),
+        ("x" * 5000, "cannot be opened"),
+        ("~nobody-of-this-name/x.npz", "cannot be opened"),
     ],
 )
 def test_the_nearest_word_is_named(

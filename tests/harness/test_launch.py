@@ -107,9 +107,17 @@ def test_stopping_ends_the_children_and_lets_none_be_born(tmp_path: Path) -> Non
     assert launch(tmp_path, "sys.exit(0)", children=children)[0] == Ended("stopped")
 
 
+BUSY_WORKER = """
+import time
+from harness import worker
+worker._execute = lambda *_: time.sleep(600)
+worker.main()
+"""
+
+
 def test_a_worker_whose_parent_is_gone_ends_itself() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", "from harness import worker; worker._execute = lambda *_: __import__('time').sleep(600); worker.main()"],
+        [sys.executable, "-c", BUSY_WORKER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )  # fmt: skip

@@ -18,7 +18,6 @@ from harness.nouns import (
     Epoch,
     Head,
     Job,
-    Loss,
     Optimizer,
     Phase,
     Protocol,
@@ -84,12 +83,13 @@ def test_the_head_of_report_000_has_its_published_parameters() -> None:
 
 
 def test_standardising_costs_no_parameters_and_survives_a_constant_feature() -> None:
+    from harness.head import Standard
     from harness.train import build_head
 
     rng = np.random.default_rng(0)
     features = rng.normal(5, 1e-4, (50, 4)).astype(np.float32)
     features[:, 2] = 0.7
-    head = build_head(Head(units=()), 4, 3, features)
+    head = build_head(Head(units=()), 4, 3, Standard.of(features))
     assert head.count_params() == 4 * 3 + 3
     standard = head.get_layer("standardise")(features)
     assert np.abs(np.asarray(standard)[:, 2]).max() == 0
@@ -108,18 +108,6 @@ def test_every_optimizer_is_built_as_told(name: Any) -> None:
     assert optimizer.weight_decay == pytest.approx(0.1)
 
 
-def test_class_weights_balance_and_mix_with_soft_labels() -> None:
-    from harness.train import class_weights, sample_weights
-
-    labels = np.array([0, 0, 0, 1])
-    balanced = class_weights(Loss(class_weight="balanced"), labels, 2)
-    np.testing.assert_allclose(balanced, [4 / 6, 2.0])
-    np.testing.assert_allclose(class_weights(Loss(), labels, 2), 1)
-    given = class_weights(Loss(class_weight=(1.0, 3.0)), labels, 2)
-    soft = np.array([[1.0, 0.0], [0.25, 0.75]])
-    np.testing.assert_allclose(sample_weights(soft, given), [1.0, 2.5])
-
-
 @pytest.mark.parametrize("part", [0.4, 20, 1.0, 10_000])
 def test_unfreezing_takes_the_last_layers_and_no_pretrained_batch_norm(part: float | int) -> None:
     import keras
@@ -135,21 +123,6 @@ def test_unfreezing_takes_the_last_layers_and_no_pretrained_batch_norm(part: flo
         for i, layer in enumerate(layers):
             frozen_norm = pretrained and isinstance(layer, keras.layers.BatchNormalization)
             assert layer.trainable == (i >= len(layers) - last and not frozen_norm)
-
-
-def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
-    from harness.train import _Bench
-
-    bench = _Bench.__new__(_Bench)
-    bench.run = Run(
-        recipe="vgg16", weights=IMAGENET, protocol=Protocol(), data="x", split=Split(), seed=1
-    )
-    first = [batch.tolist() for batch in bench.order("frozen", 0, 4, 10)]
-    assert [len(batch) for batch in first] == [4, 4]
-    assert first == [batch.tolist() for batch in bench.order("frozen", 0, 4, 10)]
-    assert first != [batch.tolist() for batch in bench.order("frozen", 1, 4, 10)]
-    assert first != [batch.tolist() for batch in bench.order("fine-tuning", 0, 4, 10)]
-    assert [len(batch) for batch in bench.order("frozen", 0, 32, 10)] == [10]
 
 
 @pytest.mark.parametrize(

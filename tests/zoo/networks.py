@@ -60,9 +60,11 @@ def scramble(model: keras.Model, images: np.ndarray) -> None:
             centred = not np.any(np.asarray(variable))
             low, high = (-0.2, 0.2) if centred else (0.5, 1.5)
             variable.assign(rng.uniform(low, high, variable.shape))
-    norms = [each for each in model.layers if isinstance(each, keras.layers.BatchNormalization)]
-    for norm in norms:
-        norm.momentum = 0.0
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # it computes with a copy of its weights
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
     model(images, training=True)
 
 

@@ -72,6 +72,18 @@ def test_features_are_those_under_the_top(with_top: keras.Model, file: Path) -> 
     np.testing.assert_allclose(features, np.asarray(probe(images)), rtol=1e-5, atol=1e-6)
 
 
+def test_bfloat16_keeps_trained_features(file: Path) -> None:
+    images = np.stack([_photograph(name) for name in ("china.jpg", "flower.jpg")])
+    full = np.asarray(build(find("lite0"), 224, file)(images))
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        halved = build(find("lite0"), 224, file)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    found = np.asarray(keras.ops.cast(halved(images), "float32"))
+    assert np.linalg.norm(found - full) < 0.05 * np.linalg.norm(full)
+
+
 def test_every_array_of_the_file_arrives(with_top: keras.Model, file: Path) -> None:
     held = read_state_dict(file)
     numbers = sum(array.size for name, array in held.items() if not name.endswith("_tracked"))

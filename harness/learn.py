@@ -1,0 +1,110 @@
+"""The one loop that every phase of training goes through, whatever it trains.
+
+A Learner takes steps and predicts the validation images; the loop shuffles, paces, keeps the
+learning curve, stops in time and brings the best weights back. It knows no framework.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from harness import pace as pacing
+from harness.metrics import cross_entropy, macro_f1
+from harness.nouns import Epoch, Loss, Phase
+
+PhaseName = Literal["frozen", "fine-tuning", "from scratch"]
+
+
+class Learner(Protocol):
+    """Something that learns from batches of the training images."""
+
+    def step(self, order: np.ndarray, learning_rate: float) -> float:
+        """Learn from the training images at these positions; their mean cross-entropy before."""
+
+    def validate(self) -> np.ndarray:
+        """Probabilities (n, K) of the validation images."""
+
+    def state(self) -> Any:
+        """All weights, copied."""
+
+    def restore(self, state: Any) -> None:
+        """Take weights back."""
+
+
+def learn(
+    learner: Learner,
+    name: PhaseName,
+    phase: Phase,
+    labels: tuple[np.ndarray, np.ndarray],
+    seed: int,
+    report: Callable[[Epoch], None] = lambda _: None,
+) -> tuple[Epoch, ...]:
+    """Train until the pace says stop, with the best epoch's weights in the learner at the end.
+
+    ``labels``: one-hot or soft targets (n, K) of the training and of the validation images.
+    """
+    train, validation = labels
+    truth, classes = validation.argmax(axis=1), validation.shape[1]
+    pace, best, curve = pacing.start(phase), learner.state(), []
+    while not pace.finished:
+        began = time.perf_counter()
+        losses = [
+            learner.step(order, pace.learning_rate)
+            for order in batches(name, seed, pace.epoch, phase.batch_size, len(train))
+        ]
+        probabilities = learner.validate()
+        loss = cross_entropy(validation, probabilities)
+        advanced = pacing.advance(phase, pace, loss)
+        if advanced.best_epoch == advanced.epoch:
+            best = learner.state()
+        curve.append(
+            Epoch(
+                phase=name,
+                epoch=advanced.epoch,
+                learning_rate=pace.learning_rate,
+                train_loss=float(np.mean(losses)),
+                validation_loss=loss,
+                validation_f1=macro_f1(truth, probabilities.argmax(axis=1), classes),
+                seconds=time.perf_counter() - began,
+            )
+        )
+        report(curve[-1])
+        pace = advanced
+    learner.restore(best)
+    return tuple(curve)
+
+
+def batches(name: str, seed: int, epoch: int, size: int, count: int) -> Iterator[np.ndarray]:
+    """The epoch's shuffled batches, from (phase, seed, epoch) alone.
+
+    All are full, so that a framework compiles one shape; the few images left over differ from
+    epoch to epoch.
+    """
+    shuffled = np.random.default_rng([seed, epoch, *name.encode()]).permutation(count)
+    size = min(size, count)
+    for begin in range(0, count - size + 1, size):
+        yield shuffled[begin : begin + size]
+
+
+def class_weights(loss: Loss, targets: np.ndarray) -> np.ndarray:
+    """One weight a class (K,): ones, balanced (n / (K n_k)) by the training targets, or given."""
+    count, classes = targets.shape
+    if loss.class_weight == "none":
+        return np.ones(classes)
+    if loss.class_weight == "balanced":
+        return count / (classes * np.maximum(targets.sum(axis=0), 1e-9))
+    return np.asarray(loss.class_weight)
+
+
+def sample_weights(loss: Loss, targets: np.ndarray) -> np.ndarray:
+    """(n,): of soft targets, the mix of class weights that the mix of classes deserves."""
+    return np.asarray(targets @ class_weights(loss, targets), dtype=np.float32)
+
+
+def smooth(targets: np.ndarray, smoothing: float) -> np.ndarray:
+    """Targets with a share spread evenly over all classes (Szegedy 2015, arXiv:1512.00567)."""
+    return np.asarray(targets * (1 - smoothing) + smoothing / targets.shape[1], dtype=np.float32)
