@@ -13,13 +13,13 @@ run: $(READY)
 	$(BIN)/wbc-bench run --all
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 	$(BIN)/python -m tests.tables_unchanged results
 
 bench: $(READY)

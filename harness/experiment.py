@@ -139,8 +139,8 @@ def _resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
         folder = prepare(benchmark.data.source, benchmark.protocol.image_size, cache_folder())
     dataset = open_dataset(folder)
     summary = plan.summarise(dataset, carry_out(benchmark.split, dataset))
-    with console.status("looking for weights"):
-        supply = plan.supplies(benchmark.weights, wanted, fetch=fetch)
+    with console.status("looking for weights") as status:
+        supply = plan.supplies(benchmark.weights, wanted, fetch=fetch, tell=status.update)
     planned = plan.runs(benchmark, wanted, dataset, supply)
     store = Store(request.results)
     return Experiment(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from harness.errors import ConfigError, Offline
 from harness.nouns import Dataset, DataSummary, Parts, Run, RunRecord, Weights
 from harness.store import Store
 from zoo import weights as shelf
-from zoo.recipe import KerasFile, Recipe
+from zoo.recipe import Recipe
 from zoo.table import RECIPES, find
 
 START_SECONDS = 12.0
@@ -48,7 +48,11 @@ def recipes(benchmark: Benchmark, names: Sequence[str]) -> tuple[Recipe, ...]:
 
 
 def supplies(
-    settings: WeightSettings, wanted: Sequence[Recipe], *, fetch: bool = True
+    settings: WeightSettings,
+    wanted: Sequence[Recipe],
+    *,
+    fetch: bool = True,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Supply]:
     """Recipe name -> its weights, downloaded here, once, before any worker starts.
 
@@ -65,6 +69,7 @@ def supplies(
         elif settings.source == "random":
             found[recipe.name] = Supply(Weights(source="random"))
         else:
+            tell(f"looking for the ImageNet weights of {recipe.name}")
             found[recipe.name], offline = _imagenet(recipe, settings, fetch, offline)
     return found
 
@@ -76,8 +81,8 @@ def _imagenet(
     try:
         file = shelf.at_hand(recipe)
         if file is None and not fetch:
-            note = "ImageNet weights to be downloaded"
-            return Supply(Weights(source="imagenet", digest=_pinned(recipe)), None, note), offline
+            weights = Weights(source="imagenet", digest=shelf.digest(recipe, None))
+            return Supply(weights, None, "ImageNet weights to be downloaded"), offline
         if file is None:
             if offline:
                 raise Offline(offline)
@@ -87,12 +92,7 @@ def _imagenet(
             raise Offline(f"{recipe.name}: {error}") from None
         note = "random weights: the ImageNet weights could not be downloaded"
         return Supply(Weights(source="random"), None, note), str(error)
-    return Supply(Weights(source="imagenet", digest=_pinned(recipe)), file), offline
-
-
-def _pinned(recipe: Recipe) -> str:
-    source = recipe.imagenet
-    return f"md5:{source.md5}" if isinstance(source, KerasFile) else f"sha256:{source.sha256}"
+    return Supply(Weights(source="imagenet", digest=shelf.digest(recipe, file)), file), offline
 
 
 def runs(

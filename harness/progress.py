@@ -92,6 +92,11 @@ class Watch:
             return Text.assemble(f"{place} ", (name, "bold green"), f": {text}")
         return Text.assemble(f"{place} ", (name, "bold red"), f": {message}")
 
+    def left(self, planned: Planned, state: _State) -> str:
+        """Of one run, by its estimate; nothing once that is used up."""
+        left = self.seconds[planned.run.id] - (time.monotonic() - state.began)
+        return f"about {clock(left)}" if left > 0 else ""
+
     def eta(self) -> float | None:
         """Seconds left, from the estimates of what is pending and how they fared so far."""
         total = sum(self.seconds.values())
@@ -139,7 +144,7 @@ class LiveView(Watch):
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for head in ("network", "phase", "", "val loss", "val F1", "elapsed"):
+        for head in ("network", "phase", "", "val loss", "val F1", "elapsed", "to go"):
             table.add_column(head, no_wrap=True)
         with self.lock:
             running = list(self.running.values())
@@ -151,6 +156,7 @@ class LiveView(Watch):
                 "" if state.loss is None else f"{state.loss:.3f}",
                 "" if state.f1 is None else f"{100 * state.f1:.2f} %",
                 clock(time.monotonic() - state.began),
+                self.left(planned, state),
             )
         left = len(self.pending) - len(self.ended_ids) - len(running)
         eta = self.eta()

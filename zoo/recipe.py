@@ -17,11 +17,12 @@ deviation. ``tf``: scaled to -1..1. ``inside``: the constructor's own network al
 class KerasFile:
     """ImageNet weights without the top, as Keras publishes them.
 
-    ``path`` is relative to Keras's public store; ``md5`` is the checksum that Keras itself pins.
+    ``path`` is relative to Keras's public store; ``digest`` is the checksum that Keras itself pins,
+    ``md5:...`` or ``sha256:...``, or None where it pins none (MobileNet v1 and v2).
     """
 
     path: str
-    md5: str
+    digest: str | None
 
     @property
     def filename(self) -> str:

@@ -20,7 +20,7 @@ RECIPES: tuple[Recipe, ...] = (
         imagenet=KerasFile(
             path="tensorflow/keras-applications/vgg16/"
             "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
-            md5="6d6bbae143d832006294945121d1f1fc",
+            digest="md5:6d6bbae143d832006294945121d1f1fc",
         ),
         citation="Simonyan, Zisserman: Very deep convolutional networks, 2014, arXiv:1409.1556",
     ),
@@ -38,7 +38,7 @@ RECIPES: tuple[Recipe, ...] = (
         imagenet=KerasFile(
             path="tensorflow/keras-applications/vgg19/"
             "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
-            md5="253f8cb515780f3b799900260a226db6",
+            digest="md5:253f8cb515780f3b799900260a226db6",
         ),
         citation="Simonyan, Zisserman: Very deep convolutional networks, 2014, arXiv:1409.1556",
     ),
@@ -56,7 +56,7 @@ RECIPES: tuple[Recipe, ...] = (
         imagenet=KerasFile(
             path="tensorflow/keras-applications/resnet/"
             "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
-            md5="4d473c1dd8becc155b73f8504c6f6626",
+            digest="md5:4d473c1dd8becc155b73f8504c6f6626",
         ),
         citation="He, Zhang, Ren, Sun: Deep residual learning, 2015, arXiv:1512.03385",
     ),
@@ -74,7 +74,7 @@ RECIPES: tuple[Recipe, ...] = (
         imagenet=KerasFile(
             path="tensorflow/keras-applications/densenet/"
             "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5",
-            md5="30ee3e1110167f948a6b9946edeeb738",
+            digest="md5:30ee3e1110167f948a6b9946edeeb738",
         ),
         citation="Huang, Liu, van der Maaten, Weinberger: Densely connected convolutional "
         "networks, 2016, arXiv:1608.06993",
@@ -93,7 +93,7 @@ RECIPES: tuple[Recipe, ...] = (
         imagenet=KerasFile(
             path="tensorflow/keras-applications/inception_v3/"
             "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
-            md5="bcbd6486424b2319ff4ef7d526e38f63",
+            digest="md5:bcbd6486424b2319ff4ef7d526e38f63",
         ),
         citation="Szegedy et al.: Rethinking the Inception architecture, 2015, arXiv:1512.00567",
     ),
@@ -110,7 +110,7 @@ RECIPES: tuple[Recipe, ...] = (
         multiply_adds=567_716_352,
         imagenet=KerasFile(
             path="tensorflow/keras-applications/mobilenet/mobilenet_1_0_224_tf_no_top.h5",
-            md5="",  # Keras pins none
+            digest=None,  # Keras pins none
         ),
         citation="Howard et al.: MobileNets, 2017, arXiv:1704.04861",
     ),
@@ -128,7 +128,7 @@ RECIPES: tuple[Recipe, ...] = (
         imagenet=KerasFile(
             path="tensorflow/keras-applications/mobilenet_v2/"
             "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
-            md5="",  # Keras pins none
+            digest=None,  # Keras pins none
         ),
         citation="Sandler, Howard, Zhu, Zhmoginov, Chen: MobileNetV2: inverted residuals and "
         "linear bottlenecks, 2018, arXiv:1801.04381",
@@ -147,7 +147,7 @@ RECIPES: tuple[Recipe, ...] = (
         imagenet=KerasFile(
             path="tensorflow/keras-applications/mobilenet_v3/"
             "weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5",
-            md5="07fb09a5933dd0c8eaafa16978110389",
+            digest="md5:07fb09a5933dd0c8eaafa16978110389",
         ),
         citation="Howard et al.: Searching for MobileNetV3, 2019, arXiv:1905.02244",
     ),
@@ -164,7 +164,7 @@ RECIPES: tuple[Recipe, ...] = (
         multiply_adds=384_534_752,
         imagenet=KerasFile(
             path="keras-applications/efficientnetb0_notop.h5",
-            md5="50bc09e76180e00e4465e1a485ddc09d",
+            digest="md5:50bc09e76180e00e4465e1a485ddc09d",
         ),
         citation="Tan, Le: EfficientNet: rethinking model scaling, 2019, arXiv:1905.11946",
     ),
@@ -181,7 +181,7 @@ RECIPES: tuple[Recipe, ...] = (
         multiply_adds=2_848_615_872,
         imagenet=KerasFile(
             path="tensorflow/keras-applications/efficientnet_v2/efficientnetv2-s_notop.h5",
-            md5="af0682fb74e8c54910f2d4393339c070",
+            digest="md5:af0682fb74e8c54910f2d4393339c070",
         ),
         citation="Tan, Le: EfficientNetV2: smaller models and faster training, 2021, "
         "arXiv:2104.00298",
@@ -199,7 +199,7 @@ RECIPES: tuple[Recipe, ...] = (
         multiply_adds=5_360_927_200,
         imagenet=KerasFile(
             path="tensorflow/keras-applications/efficientnet_v2/efficientnetv2-m_notop.h5",
-            md5="1b8dc055df72dde80d614482840fe342",
+            digest="md5:1b8dc055df72dde80d614482840fe342",
         ),
         citation="Tan, Le: EfficientNetV2: smaller models and faster training, 2021, "
         "arXiv:2104.00298",
@@ -217,7 +217,7 @@ RECIPES: tuple[Recipe, ...] = (
         multiply_adds=12_229_908_544,
         imagenet=KerasFile(
             path="tensorflow/keras-applications/efficientnet_v2/efficientnetv2-l_notop.h5",
-            md5="b0b66b5c863aef5b46e8608fe1711615",
+            digest="md5:b0b66b5c863aef5b46e8608fe1711615",
         ),
         citation="Tan, Le: EfficientNetV2: smaller models and faster training, 2021, "
         "arXiv:2104.00298",
@@ -235,7 +235,7 @@ RECIPES: tuple[Recipe, ...] = (
         multiply_adds=8_682_944_256,
         imagenet=KerasFile(
             path="tensorflow/keras-applications/convnext/convnext_small_notop.h5",
-            md5="6fc8009faa2f00c1c1dfce59feea9b0745eb260a7dd11bee65c8e20843da6eab",
+            digest="sha256:6fc8009faa2f00c1c1dfce59feea9b0745eb260a7dd11bee65c8e20843da6eab",
         ),
         citation="Liu et al.: A ConvNet for the 2020s, 2022, arXiv:2201.03545",
     ),
@@ -252,7 +252,7 @@ RECIPES: tuple[Recipe, ...] = (
         multiply_adds=15_353_705_472,
         imagenet=KerasFile(
             path="tensorflow/keras-applications/convnext/convnext_base_notop.h5",
-            md5="40a20c5548a5e9202f69735ecc06c990e6b7c9d2de39f0361e27baeb24cb7c45",
+            digest="sha256:40a20c5548a5e9202f69735ecc06c990e6b7c9d2de39f0361e27baeb24cb7c45",
         ),
         citation="Liu et al.: A ConvNet for the 2020s, 2022, arXiv:2201.03545",
     ),
@@ -269,7 +269,7 @@ RECIPES: tuple[Recipe, ...] = (
         multiply_adds=34_359_897_600,
         imagenet=KerasFile(
             path="tensorflow/keras-applications/convnext/convnext_large_notop.h5",
-            md5="96f02b6f0753d4f543261bc9d09bed650f24dd6bc02ddde3066135b63d23a1cd",
+            digest="sha256:96f02b6f0753d4f543261bc9d09bed650f24dd6bc02ddde3066135b63d23a1cd",
         ),
         citation="Liu et al.: A ConvNet for the 2020s, 2022, arXiv:2201.03545",
     ),

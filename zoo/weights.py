@@ -65,6 +65,16 @@ def user_file(recipe: Recipe, path: Path) -> Path:
     raise WeightsError(f"{recipe.name}: weights {path} are not a file of the format {wanted}")
 
 
+def digest(recipe: Recipe, path: Path | None) -> str | None:
+    """What identifies the recipe's ImageNet weights: the pinned checksum, else that of the file.
+
+    None for a file that is neither pinned nor here yet.
+    """
+    source = recipe.imagenet
+    pinned = f"sha256:{source.sha256}" if isinstance(source, PackageFile) else source.digest
+    return pinned or (f"sha256:{sha256(path)}" if path else None)
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal; reads it piece by piece."""
     with path.open("rb") as file:
@@ -87,12 +97,12 @@ def _downloaded(recipe: Recipe, source: KerasFile) -> Path:
     import pooch  # a tenth of a second, and rarely needed
 
     folder, url = keras_cache(), KERAS_STORE + source.path
-    # Keras pins MD5 for most files, SHA-256 for some, nothing for MobileNet 1 and 2.
-    algorithm = "sha256" if len(source.md5) == 64 else "md5"
-    known_hash = f"{algorithm}:{source.md5}" if source.md5 else None
+    pooch.get_logger().setLevel("WARNING")  # who waits is told by whoever asked
     downloader = pooch.HTTPDownloader(timeout=(CONNECT_SECONDS, READ_SECONDS))
     try:
-        fetched = Path(pooch.retrieve(url, known_hash, source.filename, folder, None, downloader))
+        fetched = Path(
+            pooch.retrieve(url, source.digest, source.filename, folder, None, downloader)
+        )
     except OSError as error:  # requests' exceptions are OSErrors too
         raise Offline(
             f"{recipe.name}: cannot download {url} ({_reason(error)}); "
@@ -100,7 +110,7 @@ def _downloaded(recipe: Recipe, source: KerasFile) -> Path:
         ) from None
     except ValueError:
         raise WeightsError(
-            f"{recipe.name}: what came from {url} has not the checksum {source.md5}"
+            f"{recipe.name}: what came from {url} has not the checksum {source.digest}"
         ) from None
     return user_file(recipe, fetched)
 

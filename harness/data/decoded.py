@@ -149,10 +149,11 @@ def _meta(folder: Path) -> dict[str, Any] | None:
 
 
 def _write(folder: Path, content: Content, size: int, meta: dict[str, str]) -> None:
-    _check_classes(content)
+    where = meta["name"]
+    _check_classes(content, where)
     labels = content.labels.astype("<i8")
     _check_room(folder, len(labels), size)
-    digests = _write_images(folder / "images.npy", content, size)
+    digests = _write_images(folder / "images.npy", content, size, where)
     first: dict[bytes, int] = {}
     groups = np.array([first.setdefault(d, i) for i, d in enumerate(digests)], "<i8")
     arrays = {"labels": labels, "groups": groups}
@@ -170,7 +171,7 @@ def _write(folder: Path, content: Content, size: int, meta: dict[str, str]) -> N
     (folder / "meta.json").write_text(json.dumps(whole, indent=1), "utf-8")
 
 
-def _write_images(path: Path, content: Content, size: int) -> list[bytes]:
+def _write_images(path: Path, content: Content, size: int, where: str) -> list[bytes]:
     """Write image after image; give the SHA-256 of each image's final pixels."""
     count, brightest = len(content.labels), 0
     digests: list[bytes] = []
@@ -187,9 +188,10 @@ def _write_images(path: Path, content: Content, size: int) -> list[bytes]:
         file.flush()
         os.fsync(file.fileno())
     if brightest < 2:
-        raise DataError("no pixel is above 1: pixels already scaled to 0-1? give raw 0-255 pixels")
+        scaled = "no pixel is above 1: pixels already scaled to 0-1?"
+        raise DataError(f"{where}: {scaled} give raw 0-255 pixels")
     if len(digests) != count:
-        raise DataError(f"{len(digests)} images but {count} labels")
+        raise DataError(f"{where}: {len(digests)} images but {count} labels")
     return digests
 
 
@@ -207,17 +209,18 @@ def _fingerprint(
     return total.hexdigest()[:24]
 
 
-def _check_classes(content: Content) -> None:
+def _check_classes(content: Content, where: str) -> None:
     names, present = content.class_names, np.unique(content.labels)
     if len(content.labels) == 0:
-        raise DataError("the source holds no images")
+        raise DataError(f"{where}: it holds no images")
     if len(present) < 2:
-        raise DataError(f"fewer than two classes: every image has label {present[0]}")
+        raise DataError(f"{where}: fewer than two classes: every image has label {present[0]}")
     if len(set(names)) < len(names):
-        raise DataError(f"two classes have the same name: {', '.join(names)}")
+        raise DataError(f"{where}: two classes have the same name: {', '.join(names)}")
     absent = sorted(set(range(len(names))) - set(present.tolist()))
     if absent:
-        raise DataError(f"class {names[absent[0]]!r} (label {absent[0]}) has no images")
+        absentee = f"class {names[absent[0]]!r} (label {absent[0]})"
+        raise DataError(f"{where}: {absentee} has no images")
 
 
 def _check_room(folder: Path, count: int, size: int) -> None:

@@ -63,7 +63,8 @@ def _smear(count: int) -> Source:
 
     recipe = f"smear {count} {SMEAR_SEED} {smear.DRAWING}"
     text = f"{count:,} drawn cells, seed {SMEAR_SEED}, drawing {smear.DRAWING}"
-    return Source(f"smear@{count}", text, hashlib.sha256(recipe.encode()).hexdigest(), read)
+    name = "smear" if count == SMEAR_COUNT else f"smear@{count}"
+    return Source(name, text, hashlib.sha256(recipe.encode()).hexdigest(), read)
 
 
 def _npz(path: Path, name: str) -> Source:

@@ -102,7 +102,7 @@ def test_a_word_wins_over_a_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "smear").mkdir()
-    assert sources.find("smear", 8).name == "smear@3000"
+    assert sources.find("smear", 8).name == "smear"
     with pytest.raises(DataError, match="no sub-folders"):
         sources.find("./smear", 8)
 

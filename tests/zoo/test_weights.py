@@ -45,19 +45,30 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         server.shutdown()
 
 
-def _recipe(checksum: str = hashlib.md5(CONTENT).hexdigest(), path: str = PATH) -> Recipe:
+MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
+SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+
+
+def _recipe(checksum: str | None = MD5, path: str = PATH) -> Recipe:
     return replace(find("vgg16"), imagenet=KerasFile(path, checksum))
 
 
-@pytest.mark.parametrize(
-    "checksum", [hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest(), ""]
-)
-def test_downloads_once_into_kerass_folder(home: Path, store: Path, checksum: str) -> None:
+@pytest.mark.parametrize("checksum", [MD5, SHA256, None])
+def test_downloads_once_into_kerass_folder(home: Path, store: Path, checksum: str | None) -> None:
     path = imagenet_file(_recipe(checksum))
     assert path == home / "models" / "network_notop.h5"
     assert path.read_bytes() == CONTENT
     (store / PATH).unlink()
     assert imagenet_file(_recipe(checksum)) == path
+
+
+def test_weights_are_identified_by_the_pinned_checksum_or_the_files(
+    home: Path, store: Path
+) -> None:
+    path = imagenet_file(_recipe())
+    assert weights.digest(_recipe(), None) == MD5
+    assert weights.digest(_recipe(None), path) == SHA256
+    assert weights.digest(_recipe(None), None) is None
 
 
 def test_replaces_a_damaged_copy(home: Path, store: Path) -> None:
@@ -69,14 +80,14 @@ def test_replaces_a_damaged_copy(home: Path, store: Path) -> None:
 
 def test_refuses_and_removes_a_wrong_download(home: Path, store: Path) -> None:
     with pytest.raises(WeightsError, match="checksum"):
-        imagenet_file(_recipe(hashlib.md5(b"other").hexdigest()))
+        imagenet_file(_recipe(f"md5:{hashlib.md5(b'other').hexdigest()}"))
     assert list((home / "models").iterdir()) == []
 
 
 def test_refuses_a_download_that_is_no_hdf5(home: Path, store: Path) -> None:
     (store / PATH).write_text("<html>please log in</html>")
     with pytest.raises(WeightsError, match="HDF5"):
-        imagenet_file(_recipe(""))
+        imagenet_file(_recipe(None))
 
 
 def test_a_missing_file_in_the_store(home: Path, store: Path) -> None:
