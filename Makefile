@@ -20,7 +20,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
-	$(BIN)/python -m tests.tables_unchanged results
+	$(BIN)/wbc-bench verify
 
 bench: $(READY)
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

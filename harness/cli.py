@@ -130,6 +130,52 @@ def leaderboard(results: Path) -> int:
 
 
 @cli.command()
+@results_option
+def verify(results: Path) -> int:
+    """Recompute every printed number from the stored predictions."""
+    from harness import tables
+
+    wrong = tables.verify(results)
+    for line in wrong:
+        click.echo(line, err=True)
+    click.echo(f"{len(wrong)} differ" if wrong else "ok: every number is what the predictions give")
+    return EXIT_FAILED if wrong else 0
+
+
+@cli.command()
+@click.argument("members", nargs=-1, shell_complete=_recipe_names)
+@click.option("--search", is_flag=True, help="Greedy and best subset of these (or all) networks.")
+@results_option
+def ensemble(members: tuple[str, ...], search: bool, results: Path) -> int:
+    """Combine finished runs by every rule; seconds, no backbone runs."""
+    from harness import committee
+    from harness.store import Store
+    from harness.tables import write_tables
+
+    if not (members or search):
+        raise UserError("name two or more networks, or say --search for the best of all")
+    rules = committee.SEARCH_RULES if search else committee.RULES
+    for together in committee.assemble(Store(results), members):
+        for record in committee.convene(together, rules):
+            f1 = f"test macro F1 {100 * record.test.macro_f1:.2f} %"
+            click.echo(f"{record.ensemble.rule}: {' + '.join(record.kept)}: {f1}")
+    click.echo(write_tables(results)[0])
+    return 0
+
+
+@cli.command()
+@click.argument("first", shell_complete=_recipe_names)
+@click.argument("second", shell_complete=_recipe_names)
+@results_option
+def compare(first: str, second: str, results: Path) -> int:
+    """Is the difference between two networks real? (paired tests)"""
+    from harness.comparison import compare as compare_rows
+
+    click.echo(compare_rows(first, second, results))
+    return 0
+
+
+@cli.command()
 def zoo() -> int:
     """List the recipes: names, aliases, parameters, contract."""
     from tabulate import tabulate

@@ -72,7 +72,7 @@ def run(request: Request) -> int:
         with watcher(console, wanted.pending, _estimates(wanted)) as watch:
             summary = sweep(wanted.pending, setting, launcher, watch)
     finally:  # Interrupted or not, the tables tell what has finished.
-        table, _ = write_tables(request.results)
+        table, *_ = write_tables(request.results)
         _draw_figures(wanted)
     for line in dict.fromkeys(summary.wrong_input):
         Console(stderr=True).print(f"wbc-bench: {line}", soft_wrap=True, markup=False)

@@ -337,3 +337,56 @@ class Job(Noun):
     """Folder for predictions, features and trained weights."""
     device: str
     device_name: str
+
+
+# --- ensembles -----------------------------------------------------------------------------------
+
+Rule = Literal["soft vote", "weighted vote", "greedy", "best subset", "stacking", "concatenation"]
+
+
+class Ensemble(Noun):
+    """Members and a rule. Which ones it took of them is in the record, with what it learnt."""
+
+    rule: Rule
+    members: tuple[str, ...] = Field(min_length=2)
+    """Ids of the members' runs."""
+
+    @cached_property
+    def id(self) -> str:
+        return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
+
+
+class EnsembleCost(Noun):
+    """In the columns of a run's cost, summed over the members that the rule kept."""
+
+    parameters: int
+    multiply_adds: int
+    images_per_second: float
+    """By formula: the members one after the other, each at its measured rate."""
+    device: str
+
+
+class EnsembleRecord(Noun):
+    """What an ensemble of finished runs is worth; its predictions lie with those of the runs."""
+
+    schema_number: int = SCHEMA
+    ensemble: Ensemble
+    recipes: tuple[str, ...]
+    """Of the members, in their order."""
+    shares: tuple[float, ...]
+    """Of each member in the vote, summing to 1; 0 for one that was not kept. Stacking and
+    concatenation weigh inputs and not members: equal shares there."""
+    run: Run
+    """The first member's: data, split, protocol and seed are those of all."""
+    profile: str
+    data: DataSummary
+    cost: EnsembleCost
+    seconds: float
+    """What fitting and predicting took."""
+    validation: Metrics
+    test: Metrics
+    predictions_sha256: str
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        return tuple(n for n, share in zip(self.recipes, self.shares, strict=True) if share > 0)

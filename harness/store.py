@@ -1,6 +1,7 @@
 """Records and artefacts on disk. State is files; there is no database and no lock.
 
 results/records/RECIPE-ID.json    the record, written last: the run is done when it exists
+results/ensembles/RULE-ID.json    the record of an ensemble
 results/predictions/ID.npz        validation and test predictions, small enough to commit
 results/artefacts/ID/             predictions and features of every part, trained weights, log
 """
@@ -13,15 +14,19 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from pydantic import ValidationError
 
 from harness.errors import StoreError
-from harness.nouns import SCHEMA, Predictions, Run, RunRecord
+from harness.nouns import SCHEMA, Ensemble, EnsembleRecord, Noun, Predictions, Run, RunRecord
 
 FEATURES = "features.npz"
 PREDICTIONS = "predictions.npz"
+
+
+RecordT = TypeVar("RecordT", RunRecord, EnsembleRecord)
 
 
 class Store:
@@ -32,16 +37,27 @@ class Store:
 
     def records(self) -> tuple[RunRecord, ...]:
         """Every record, ordered by file name. Raises StoreError naming one that cannot be read."""
-        return tuple(_read_record(path) for path in sorted(self._records.glob("*.json")))
+        return tuple(_read(path, RunRecord) for path in sorted(self._records.glob("*.json")))
+
+    def ensembles(self) -> tuple[EnsembleRecord, ...]:
+        """The record of every ensemble, ordered by file name. Raises StoreError."""
+        paths = sorted((self.root / "ensembles").glob("*.json"))
+        return tuple(_read(path, EnsembleRecord) for path in paths)
 
     def find(self, run: Run) -> RunRecord | None:
         path = self.record_path(run)
-        return _read_record(path) if path.exists() else None
+        return _read(path, RunRecord) if path.exists() else None
 
     def save(self, record: RunRecord) -> None:
         """The last act of a run."""
-        text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-        write_atomically(self.record_path(record.run), text.encode())
+        _write(self.record_path(record.run), record)
+
+    def save_ensemble(self, record: EnsembleRecord) -> None:
+        _write(self.ensemble_path(record.ensemble), record)
+
+    def ensemble_path(self, ensemble: Ensemble) -> Path:
+        name = f"{ensemble.rule.replace(' ', '-')}-{ensemble.id}.json"
+        return self.root / "ensembles" / name
 
     def record_path(self, run: Run) -> Path:
         return self._records / f"{run.recipe}-{run.id}.json"
@@ -49,15 +65,15 @@ class Store:
     def artefacts(self, run: Run) -> Path:
         return self.root / "artefacts" / run.id
 
-    def predictions_path(self, run: Run) -> Path:
-        return self.root / "predictions" / f"{run.id}.npz"
+    def predictions_path(self, of: Run | Ensemble) -> Path:
+        return self.root / "predictions" / f"{of.id}.npz"
 
-    def save_predictions(self, run: Run, parts: Mapping[str, Predictions]) -> None:
-        write_predictions(self.predictions_path(run), parts)
+    def save_predictions(self, of: Run | Ensemble, parts: Mapping[str, Predictions]) -> None:
+        write_predictions(self.predictions_path(of), parts)
 
-    def predictions(self, run: Run) -> dict[str, Predictions]:
-        """Validation and test predictions of a finished run. Raises StoreError."""
-        return read_predictions(self.predictions_path(run))
+    def predictions(self, of: Run | Ensemble) -> dict[str, Predictions]:
+        """Validation and test predictions of a finished run or of an ensemble. StoreError."""
+        return read_predictions(self.predictions_path(of))
 
     @property
     def _records(self) -> Path:
@@ -118,7 +134,12 @@ def read_predictions(path: Path) -> dict[str, Predictions]:
         raise StoreError(f"{path}: holds no {error}; delete it and run again") from None
 
 
-def _read_record(path: Path) -> RunRecord:
+def _write(path: Path, record: Noun) -> None:
+    text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, text.encode())
+
+
+def _read(path: Path, kind: type[RecordT]) -> RecordT:
     try:
         content = json.loads(path.read_bytes())
         number = content.get("schema_number")
@@ -127,7 +148,7 @@ def _read_record(path: Path) -> RunRecord:
     if number != SCHEMA:
         raise StoreError(f"{path}: {_schema_advice(number)}")
     try:
-        return RunRecord.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

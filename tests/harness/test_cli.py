@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,10 +13,10 @@ import pytest
 
 import harness.launch
 from harness.cli import cli, main
-from harness.store import Store
+from harness.store import FEATURES, PREDICTIONS, Store, write_arrays, write_predictions
 from zoo.table import RECIPES
 
-from .conftest import StandIn, made_record
+from .conftest import StandIn, made_predictions, made_record, save_finished
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -191,11 +192,158 @@ def test_preview_draws_a_sheet(wbc: Cli, tmp_path: Path) -> None:
 
 
 def test_leaderboard_is_written_from_the_records_alone(wbc: Cli, tmp_path: Path) -> None:
-    Store(tmp_path / "results").save(made_record())
+    save_finished(Store(tmp_path / "results"), made_record())
     assert wbc("leaderboard")[0] == 0
     first = (tmp_path / "results" / "LEADERBOARD.md").read_bytes()
     assert wbc("leaderboard")[0] == 0
     assert (tmp_path / "results" / "LEADERBOARD.md").read_bytes() == first
+
+
+def test_verify_finds_every_lie(wbc: Cli, tmp_path: Path) -> None:
+    store, record = Store(tmp_path / "results"), made_record()
+    save_finished(store, record)
+    save_finished(store, made_record("lite0"))
+    wbc("leaderboard")
+    assert wbc("verify")[0] == 0
+    table = tmp_path / "results" / "LEADERBOARD.md"
+    true_page, path = table.read_text(), store.record_path(record.run)
+    table.write_text(true_page.replace("VGG16", "VGG61"))
+    code, _, err = wbc("verify")
+    assert code == 1
+    assert "LEADERBOARD.md" in err
+    table.write_text(true_page)
+    true_record = path.read_text()
+    content = json.loads(true_record)
+    content["result"]["test"]["per_class"][0]["recall"] += 1e-6
+    path.write_text(json.dumps(content))
+    code, _, err = wbc("verify")
+    assert code == 1
+    assert "test per_class" in err
+    path.write_text(true_record)
+    assert wbc("verify")[0] == 0
+    save_finished(store, made_record("vgg19"))
+    lied = store.predictions_path(made_record("vgg19").run)
+    store.predictions_path(record.run).write_bytes(lied.read_bytes())
+    code, _, err = wbc("verify")
+    assert code == 1
+    assert "not those of this record" in err
+    store.predictions_path(record.run).write_bytes(b"torn")
+    code, _, err = wbc("verify")
+    assert code == 2
+    assert "cannot be read" in err
+
+
+def test_compare_says_what_is_significant(wbc: Cli, tmp_path: Path) -> None:
+    store = Store(tmp_path / "results")
+    for name in ("vgg16", "lite0"):
+        save_finished(store, made_record(name))
+    code, out, _ = wbc("compare", "vgg16", "l0")
+    assert code == 0
+    assert "no significant difference" in out
+    assert "exact McNemar" in out
+    mirrored = wbc("compare", "l0", "vgg16")[1]
+    assert ("+" in out.split("difference ")[1][:3]) != ("+" in mirrored.split("difference ")[1][:3])
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (("vgg16", "vgg16"), "same recipe"),
+        (("vgg16", "vgg19"), "wbc-bench run vgg19"),
+        (("vgg16", "vgg17"), "did you mean"),
+    ],
+)
+def test_compare_refuses_in_one_line(
+    wbc: Cli, tmp_path: Path, names: tuple[str, str], says: str
+) -> None:
+    save_finished(Store(tmp_path / "results"), made_record("vgg16"))
+    code, _, err = wbc("compare", *names)
+    assert code == 2
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def make_committee(wbc: Cli, tmp_path: Path, *names: str) -> Store:
+    """Finished runs with the features that concatenation needs."""
+    store = Store(tmp_path / "results")
+    for name in names:
+        record = made_record(name)
+        save_finished(store, record)
+        parts = made_predictions(record.run)
+        folder = store.artefacts(record.run)
+        write_predictions(folder / PREDICTIONS, parts)
+        write_arrays(folder / FEATURES, {k: p.probabilities for k, p in parts.items()})
+    return store
+
+
+def test_an_ensemble_by_every_rule_stands_in_the_table(wbc: Cli, tmp_path: Path) -> None:
+    store = make_committee(wbc, tmp_path, "vgg16", "lite0", "efficientnetb0")
+    code, out, _ = wbc("ensemble", "vgg16", "l0", "b0")
+    assert code == 0
+    rules = {record.ensemble.rule for record in store.ensembles()}
+    assert rules == {"soft vote", "weighted vote", "greedy", "stacking", "concatenation"}
+    assert all(f"{rule}: " in out for rule in rules)
+    page = (tmp_path / "results" / "LEADERBOARD.md").read_text()
+    assert "*Soft vote: VGG16 + EfficientNet-Lite0 + EfficientNetB0*" in page
+    soft = next(r for r in store.ensembles() if r.ensemble.rule == "soft vote")
+    members = [store.predictions(made_record(n).run)["test"] for n in ("vgg16", "lite0")]
+    members.append(store.predictions(made_record("efficientnetb0").run)["test"])
+    mean = np.mean([m.probabilities for m in members], axis=0)
+    found = store.predictions(soft.ensemble)["test"].probabilities
+    np.testing.assert_allclose(found, mean, rtol=1e-5)
+    assert soft.cost.parameters == 3 * 14_780_000
+    assert soft.cost.images_per_second == pytest.approx(25 / 3)
+    assert wbc("verify")[0] == 0
+    before = page
+    assert wbc("ensemble", "vgg16", "l0", "b0")[0] == 0
+    assert len(store.ensembles()) == 5
+    assert rows_of(before) == rows_of((tmp_path / "results" / "LEADERBOARD.md").read_text())
+
+
+def rows_of(page: str) -> list[str]:
+    return [line for line in page.splitlines() if line.startswith("|") and "(s)" not in line][:10]
+
+
+def test_a_search_takes_all_that_have_finished(wbc: Cli, tmp_path: Path) -> None:
+    store = make_committee(wbc, tmp_path, "vgg16", "lite0", "efficientnetb0")
+    assert wbc("ensemble", "--search")[0] == 0
+    assert {r.ensemble.rule for r in store.ensembles()} == {"greedy", "best subset"}
+    assert all(set(r.recipes) == {"vgg16", "lite0", "efficientnetb0"} for r in store.ensembles())
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "--search"),
+        (("vgg16",), "at least two"),
+        (("vgg16", "v16"), "at least two"),
+        (("vgg16", "vgg19"), "wbc-bench run vgg19"),
+        (("vgg16", "vgg17"), "did you mean"),
+        (("vgg16", "mobilenet"), "no common images"),
+        (("vgg16", "lite0"), "features.npz is missing"),
+    ],
+)
+def test_an_ensemble_that_cannot_be_is_refused(
+    wbc: Cli, tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    store = Store(tmp_path / "results")
+    for name in ("vgg16", "lite0"):
+        save_finished(store, made_record(name))
+    elsewhere = made_record("mobilenet")
+    other = elsewhere.run.model_copy(update={"data": "fedcba9876543210"})
+    save_finished(store, elsewhere.model_copy(update={"run": other}))
+    code, _, err = wbc("ensemble", *words)
+    assert code == 2
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_torn_predictions_of_a_member_are_named(wbc: Cli, tmp_path: Path) -> None:
+    store = make_committee(wbc, tmp_path, "vgg16", "lite0")
+    store.predictions_path(made_record("lite0").run).write_bytes(b"torn")
+    code, _, err = wbc("ensemble", "vgg16", "lite0")
+    assert code == 2
+    assert made_record("lite0").run.id in err
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -301,7 +449,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 ) -> None:
     make, says = BAD[name]
     kept = made_record()
-    Store(tmp_path / "results").save(kept)
+    save_finished(Store(tmp_path / "results"), kept)
     code, _, err = wbc(*make(tmp_path))
     assert code == 2
     assert err.startswith("wbc-bench: ")

@@ -7,15 +7,24 @@ import io
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from harness.leaderboard import boards
-from harness.nouns import Finished, RunRecord, Weights
+from harness import metrics
+from harness.leaderboard import Board
+from harness.leaderboard import boards as ranked
+from harness.nouns import Finished, Predictions, RunRecord, Weights
 from harness.report import csv_text, markdown
 
-from .conftest import failed_record, made_record
+from .conftest import failed_record, made_predictions, made_record
 
 GOLDEN = Path(__file__).with_name("golden_leaderboard.md")
+
+
+def boards(records: list[RunRecord]) -> tuple[Board, ...]:
+    """The boards of made-up records, whose predictions follow from their runs."""
+    predictions = {record.run.id: made_predictions(record.run)["test"] for record in records}
+    return ranked(records, predictions)
 
 
 def some_records() -> list[RunRecord]:
@@ -45,12 +54,38 @@ def test_rows_are_best_first_and_seeds_make_one_row() -> None:
     (board,) = boards(some_records())
     scores = [row.test(lambda m: m.macro_f1) for row in board.rows]
     assert scores == sorted(scores, reverse=True)
-    vgg16 = next(row for row in board.rows if row.recipe == "vgg16")
-    values = [result.test.macro_f1 for result in vgg16.results]
+    vgg16 = next(row for row in board.rows if row.name == "vgg16")
+    values = [result.test.macro_f1 for result in vgg16.scored]
     assert len(values) == 2
     assert vgg16.test(lambda m: m.macro_f1) == pytest.approx(sum(values) / 2)
-    spread = vgg16.spread(lambda r: r.test.macro_f1)
-    assert spread == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert vgg16.spread == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+
+
+def test_rows_alike_share_a_rank_and_a_clear_loser_does_not() -> None:
+    (board,) = boards([made_record("vgg16"), made_record("lite0"), made_record("efficientnetb0")])
+    assert board.ranks == (1, 1, 1)
+    assert 0 < board.smallest_difference < 1
+    records = [made_record("vgg16"), made_record("lite0")]
+    labels = np.repeat(np.arange(3), 40)
+    part = Predictions(np.arange(120), labels, np.eye(3, dtype=np.float32)[labels])
+    other = Predictions(np.arange(120), labels, np.eye(3, dtype=np.float32)[(labels + 1) % 3])
+    scored = [rescored(record, p) for record, p in zip(records, (part, other), strict=True)]
+    (board,) = ranked(scored, {r.run.id: p for r, p in zip(scored, (part, other), strict=True)})
+    assert board.ranks == (1, 2)
+
+
+def rescored(record: RunRecord, part: Predictions) -> RunRecord:
+    assert isinstance(record.result, Finished)
+    test = metrics.score(part, record.data.class_names)
+    result = record.result.model_copy(update={"test": test})
+    return record.model_copy(update={"result": result})
+
+
+def test_the_interval_holds_the_score() -> None:
+    (board,) = boards(some_records())
+    for row in board.rows:
+        low, high = row.interval
+        assert 0 <= low < row.test(lambda m: m.macro_f1) < high <= 1
 
 
 def changed(record: RunRecord, **changes: object) -> RunRecord:

@@ -1,0 +1,185 @@
+"""How several networks become one answer: rules on stored probabilities and features.
+
+Every rule is fitted on validation (concatenation on training) arrays alone: no function that fits
+ever sees a test image. Probabilities are (m, n, K): members, images, classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.head import HeadLearner
+from harness.learn import learn
+from harness.metrics import cross_entropy, macro_f1
+from harness.nouns import Protocol
+
+ROUNDS = 40
+"""Draws of the greedy selection; its best beginning is what counts."""
+STEPS = 500
+"""Of the fit of voting weights; it is concave and has long settled by then."""
+STRENGTHS = (0.001, 0.01, 0.1)
+"""Inverse penalties that stacking chooses from."""
+BLOCK_BITS = 7
+"""Subsets are scored 2**7 at a time: a block of half sums that fits the cache."""
+
+
+def soft_vote(
+    probabilities: np.ndarray, weights: Sequence[float] | np.ndarray | None = None
+) -> np.ndarray:
+    """The mean of the members' probabilities, (m, n, K) -> (n, K), weighted if told."""
+    members = len(probabilities)
+    shares = np.full(members, 1 / members) if weights is None else np.asarray(weights, float)
+    return np.einsum("m,mnk->nk", shares / shares.sum(), probabilities.astype(np.float64))
+
+
+def fit_weights(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Voting weights (m,) on the simplex with the least log loss on these images.
+
+    The likelihood of a mixture is concave in its weights, and expectation-maximisation climbs it
+    without a step size (Dempster, Laird and Rubin 1977).
+    """
+    right = probabilities[:, np.arange(len(labels)), labels].astype(np.float64)
+    right = np.clip(right, 1e-7, 1.0)
+    weights = np.full(len(right), 1 / len(right))
+    for _ in range(STEPS):
+        mixture = weights @ right
+        weights = weights * (right / mixture).mean(axis=1)
+    return weights / weights.sum()
+
+
+def greedy(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Counts (m,) by forward selection with replacement (Caruana et al. 2004).
+
+    Begins with the best member and adds, round after round, the member that helps macro F1 most
+    (log loss among equals); the best beginning of that walk is returned, so it never falls below
+    the best member on these images.
+    """
+    members, _, classes = probabilities.shape
+    targets = np.eye(classes)[labels]
+
+    def worth(total: np.ndarray, count: int) -> tuple[float, float]:
+        mean = total / count
+        f1 = macro_f1(labels, mean.argmax(axis=1), classes)
+        return round(f1, 12), -cross_entropy(targets, mean)
+
+    counts, total = np.zeros(members, int), np.zeros(probabilities.shape[1:])
+    best, best_counts = (-1.0, -np.inf), counts
+    for size in range(1, ROUNDS + 1):
+        scores = [worth(total + member, size) for member in probabilities]
+        chosen = max(range(members), key=lambda j: scores[j])
+        counts[chosen] += 1
+        total = total + probabilities[chosen]
+        if scores[chosen] > best:
+            best, best_counts = scores[chosen], counts.copy()
+    return best_counts
+
+
+def best_subset(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The subset (m,) bool whose soft vote has the best macro F1 on these images, of all subsets.
+
+    Among equals the smaller wins, then the one whose first members come first. Scores 65,535
+    subsets of 16 members in seconds: sums of half the members are made once and added up.
+    """
+    members, _, classes = probabilities.shape
+    # (K, n) per member: the largest class is then found by comparing whole rows.
+    tables = np.ascontiguousarray(probabilities.transpose(0, 2, 1).astype(np.float32))
+    low_count = min(BLOCK_BITS, members)
+    low = _all_sums(tables[:low_count])
+    high = _all_sums(tables[low_count:]) if members > low_count else np.zeros((1, *low.shape[1:]))
+    best_score, best_key, best_index = -1.0, (0, 0), 0
+    for h, rest in enumerate(high):
+        scores = _scores(low + rest.astype(np.float32), labels, classes)
+        if h == 0:
+            scores[0] = -1.0  # nobody votes
+        for at in np.flatnonzero(scores >= max(scores.max(), best_score) - 1e-12):
+            index = h << low_count | int(at)
+            key = (-index.bit_count(), -_reversed_bits(index, members))
+            if scores[at] > best_score + 1e-12 or key > best_key:
+                best_score, best_key, best_index = float(scores[at]), key, index
+    return np.array([bool(best_index >> j & 1) for j in range(members)])
+
+
+def _reversed_bits(index: int, members: int) -> int:
+    """Smaller when the chosen members come earlier."""
+    return sum(1 << j for j in range(members) if index >> j & 1)
+
+
+def _all_sums(tables: np.ndarray) -> np.ndarray:
+    """(m, K, n) -> (2**m, K, n): the sum over every subset, by the bits of its index."""
+    sums = np.zeros((1, *tables.shape[1:]), np.float32)
+    for table in tables:
+        sums = np.concatenate([sums, sums + table])
+    return sums
+
+
+def _scores(sums: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Macro F1 (s,) of the guesses behind sums (s, K, n)."""
+    subsets, _, count = sums.shape
+    largest, guess = sums[:, 0].copy(), np.zeros((subsets, count), np.int16)
+    for k in range(1, classes):
+        larger = sums[:, k] > largest
+        np.copyto(largest, sums[:, k], where=larger)
+        np.copyto(guess, k, where=larger)
+    offset = np.arange(subsets)[:, None] * classes**2
+    cells = offset + labels.astype(np.int64) * classes + guess
+    confusion = np.bincount(cells.ravel(), minlength=subsets * classes**2)
+    confusion = confusion.reshape(subsets, classes, classes)
+    hit = np.diagonal(confusion, axis1=1, axis2=2)
+    either = confusion.sum(axis=1) + confusion.sum(axis=2)
+    f1 = np.divide(2 * hit, either, out=np.zeros(hit.shape), where=either > 0)
+    return f1.mean(axis=1)
+
+
+def stack(probabilities: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """A multinomial regression on the members' log probabilities, L2-regularised (Wolpert 1992).
+
+    The columns are standardised first; the strength is chosen by cross-validation on these
+    images. Gives what predicts (m, n, K) -> (n, K). Every class must be among the labels.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    columns = _log_columns(probabilities)
+    scarcest = int(np.bincount(labels, minlength=probabilities.shape[2]).min())
+    folds = StratifiedKFold(max(2, min(3, scarcest)), shuffle=True, random_state=0)
+    choices = [
+        make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=300)) for c in STRENGTHS
+    ]
+    worth = [cross_val_score(c, columns, labels, cv=folds, scoring="neg_log_loss") for c in choices]
+    best = choices[int(np.argmax([scores.mean() for scores in worth]))].fit(columns, labels)
+    return lambda given: best.predict_proba(_log_columns(given))
+
+
+def _log_columns(probabilities: np.ndarray) -> np.ndarray:
+    """(m, n, K) -> (n, m K) of log probabilities."""
+    logs = np.log(np.clip(probabilities, 1e-7, 1.0))
+    return logs.transpose(1, 0, 2).reshape(probabilities.shape[1], -1)
+
+
+@dataclass(frozen=True)
+class TrainingSide:
+    """What concatenation may learn from: features of all members side by side, and targets."""
+
+    train: tuple[np.ndarray, np.ndarray]
+    validation: tuple[np.ndarray, np.ndarray]
+
+
+def concatenate(side: TrainingSide, protocol: Protocol, seed: int) -> HeadLearner:
+    """The protocol's head, trained on the members' concatenated features as in the frozen phase.
+
+    Early stopping watches the validation images. Each feature is standardised as there.
+    """
+    learner = HeadLearner(
+        (protocol.head, protocol.loss, protocol.frozen.optimizer),
+        side.train,
+        side.validation[0],
+        seed,
+    )
+    labels = (side.train[1], side.validation[1])
+    learn(learner, "frozen", protocol.frozen, labels, seed)
+    return learner
