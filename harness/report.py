@@ -106,7 +106,8 @@ def _phase_in_words(phase: Phase) -> str:
 def _main_table(board: Board) -> str:
     heads = [
         "Rank", "Network", "Weights", "Macro F1 (%)", "95 % interval", "Accuracy (%)", "AUC (%)",
-        "Worst recall (%)", "Calibration error (%)", "Parameters (M)", "Multiply-adds (G)", "Images/s", "Training (s)",
+        "Worst recall (%)", "Calibration error (%)", "Parameters (M)", "Multiply-adds (G)",
+        "Images/s", "Training (s)",
     ]  # fmt: skip
     return _table(heads, list(map(_main_row, board.ranks, board.rows)))
 
