@@ -145,8 +145,9 @@ def verify(results: Path) -> int:
 @cli.command()
 @click.argument("members", nargs=-1, shell_complete=_recipe_names)
 @click.option("--search", is_flag=True, help="Greedy and best subset of these (or all) networks.")
+@click.option("--rule", "rules", multiple=True, metavar="RULE", help="Only this rule; repeatable.")
 @results_option
-def ensemble(members: tuple[str, ...], search: bool, results: Path) -> int:
+def ensemble(members: tuple[str, ...], search: bool, rules: tuple[str, ...], results: Path) -> int:
     """Combine finished runs by every rule; seconds, no backbone runs."""
     from harness import committee
     from harness.store import Store
@@ -154,11 +155,14 @@ def ensemble(members: tuple[str, ...], search: bool, results: Path) -> int:
 
     if not (members or search):
         raise UserError("name two or more networks, or say --search for the best of all")
-    rules = committee.SEARCH_RULES if search else committee.RULES
+    wanted = committee.chosen_rules(rules, search=search)
     for together in committee.assemble(Store(results), members):
-        for record in committee.convene(together, rules):
+        convened = committee.convene(together, wanted)
+        for record in convened.records:
             f1 = f"test macro F1 {100 * record.test.macro_f1:.2f} %"
             click.echo(f"{record.ensemble.rule}: {' + '.join(record.kept)}: {f1}")
+        for rule, reason in convened.left_out:
+            click.echo(f"{rule}: left out: {reason}", err=True)
     click.echo(write_tables(results)[0])
     return 0
 
@@ -168,10 +172,45 @@ def ensemble(members: tuple[str, ...], search: bool, results: Path) -> int:
 @click.argument("second", shell_complete=_recipe_names)
 @results_option
 def compare(first: str, second: str, results: Path) -> int:
-    """Is the difference between two networks real? (paired tests)"""
+    """Is the difference between two rows real? (paired tests; names, imports or ids)"""
     from harness.comparison import compare as compare_rows
 
     click.echo(compare_rows(first, second, results))
+    return 0
+
+
+@cli.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--as", "name", required=True, metavar="NAME", help="What its row is called.")
+@click.option("--labels", type=click.Path(path_type=Path), help="Of an npy: the npy of labels.")
+@click.option("--force", is_flag=True, help="Replace what was imported under this name.")
+@results_option
+def import_(file: Path, name: str, labels: Path | None, force: bool, results: Path) -> int:
+    """Put predictions from elsewhere beside the networks: npz, npy, csv."""
+    from harness.outside import bring_in
+    from harness.tables import write_tables
+
+    for record in bring_in(file, name, results, labels, replace=force):
+        f1 = f"test macro F1 {100 * record.test.macro_f1:.2f} %"
+        click.echo(f"{name}: {record.data.name}, {record.profile} profile: {f1}")
+    click.echo(write_tables(results)[0])
+    return 0
+
+
+@cli.command()
+@click.argument("name", shell_complete=_recipe_names)
+@click.option(
+    "--format", "kind", type=click.Choice(["csv", "npz", "medmnist"]), default="csv",
+    show_default=True,
+)  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="[this folder]")
+@results_option
+def export(name: str, kind: Any, out: Path, results: Path) -> int:
+    """Write a row's predictions for other programs; `import` reads them."""
+    from harness.outside import write_out
+
+    for path in write_out(name, results, out, kind):
+        click.echo(path)
     return 0
 
 

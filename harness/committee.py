@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import ensembles, metrics
-from harness.errors import UserError
-from harness.nouns import (
+from harness import calibration, ensembles, metrics
+from harness.errors import StoreError, UnknownName, UserError, did_you_mean
+from harness.nouns import Finished, Predictions, Run, RunRecord
+from harness.records import (
+    CalibratedMembers,
     Ensemble,
     EnsembleCost,
     EnsembleRecord,
-    Finished,
-    Predictions,
+    OutsideRecord,
     Rule,
-    RunRecord,
 )
 from harness.store import FEATURES, PREDICTIONS, Store, read_arrays, read_predictions
 from zoo.table import find
@@ -28,37 +28,40 @@ from zoo.table import find
 PARTS = ("validation", "test")
 RULES: tuple[Rule, ...] = ("soft vote", "weighted vote", "greedy", "stacking", "concatenation")
 SEARCH_RULES: tuple[Rule, ...] = ("greedy", "best subset")
+ALL_RULES: tuple[Rule, ...] = (*RULES, "best subset")
 LARGEST_SEARCH = 16
 """Members of which all subsets are tried; each further one doubles the work."""
 
 Fitted = tuple[np.ndarray, Callable[[str], np.ndarray]]
 """The shares of the members, and what predicts a part."""
+Member = RunRecord | OutsideRecord
 
 
 @dataclass(frozen=True)
 class Committee:
-    """Runs that can vote together: the same images, split, protocol and seed."""
+    """Members that can vote together: the same images, split, protocol and seed."""
 
     store: Store
-    records: tuple[RunRecord, ...]
+    records: tuple[Member, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(record.run.recipe for record in self.records)
+        return tuple(map(_name, self.records))
 
     @cached_property
     def parts(self) -> tuple[dict[str, Predictions], ...]:
-        return tuple(self.store.predictions(record.run) for record in self.records)
+        return tuple(self.store.trusted(record) for record in self.records)
 
     def labels(self, part: str) -> np.ndarray:
         return self.parts[0][part].labels
 
     def probabilities(self, part: str) -> np.ndarray:
         """(m, n, K). Raises UserError if a member's images are not the first one's, in order."""
-        first = self.parts[0][part]
         for record, parts in zip(self.records, self.parts, strict=True):
-            if not np.array_equal(parts[part].ids, first.ids):
-                path = self.store.predictions_path(record.run)
+            path = self.store.predictions_path(record.of)
+            if part not in parts:
+                raise UserError(f"{path}: has no {part} images, which this rule is fitted on")
+            if not np.array_equal(parts[part].ids, self.parts[0][part].ids):
                 raise UserError(f"{path}: {part} images other than those of {self.names[0]}")
         return np.stack([parts[part].probabilities for parts in self.parts])
 
@@ -73,7 +76,9 @@ class Committee:
     def _features(self) -> tuple[dict[str, np.ndarray], ...]:
         return tuple(read_arrays(self._artefact(record, FEATURES)) for record in self.records)
 
-    def _artefact(self, record: RunRecord, name: str) -> Path:
+    def _artefact(self, record: Member, name: str) -> Path:
+        if isinstance(record, OutsideRecord):
+            raise UserError(f"{record.outside.name} was imported: it has no features")
         path = self.store.artefacts(record.run) / name
         if not path.exists():
             recipe, made = record.run.recipe, self.store.record_path(record.run)
@@ -81,20 +86,38 @@ class Committee:
         return path
 
 
-def assemble(store: Store, names: Sequence[str]) -> tuple[Committee, ...]:
-    """A committee for every board and seed where all these recipes have finished.
+def chosen_rules(names: Sequence[str], *, search: bool) -> tuple[Rule, ...]:
+    """The rules of these names, else all that were asked for. Raises UnknownName."""
+    if not names:
+        return SEARCH_RULES if search else RULES
+    known: dict[str, Rule] = {rule: rule for rule in ALL_RULES}
+    for name in names:
+        if name.replace("-", " ") not in known:
+            raise UnknownName("rule", name, known)
+    return tuple(dict.fromkeys(known[name.replace("-", " ")] for name in names))
 
-    Without names: all that have finished there. Raises UserError for a missing or lonely member.
+
+# --- who votes together --------------------------------------------------------------------------
+
+
+def assemble(store: Store, names: Sequence[str], like: Run | None = None) -> tuple[Committee, ...]:
+    """A committee for every board and seed where all these recipes and imports are finished.
+
+    Without names: every network that has finished there. ``like``: only on the board of this run.
+    Raises UserError for a missing or lonely member.
     """
-    wanted = tuple(dict.fromkeys(find(name).name for name in names))
+    finished = [r for r in store.records() if r.finished and (not like or _beside(r.run, like))]
+    imported = [record for record in store.outsides() if not record.baseline]
+    known = {record.outside.name for record in imported}
+    wanted = tuple(dict.fromkeys(_resolve(name, known) for name in names))
     if names and len(wanted) < 2:
         raise UserError("an ensemble needs at least two different members")
-    finished = [record for record in store.records() if record.finished]
+    members: list[Member] = [*finished, *imported] if names else [*finished]
     for name in wanted:
-        if not any(record.run.recipe == name for record in finished):
+        if name not in map(_name, members):
             raise UserError(f"{store.root}: no finished run of {name}; 'wbc-bench run {name}'")
-    groups: dict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
-    for record in finished:
+    groups: dict[tuple[str, ...], list[Member]] = defaultdict(list)
+    for record in members:
         run = record.run
         key = (record.profile, run.data, run.split.canonical(), run.protocol.canonical())
         groups[(*key, str(run.seed))].append(record)
@@ -106,34 +129,83 @@ def assemble(store: Store, names: Sequence[str]) -> tuple[Committee, ...]:
     return committees
 
 
-def _members(records: Sequence[RunRecord], wanted: Sequence[str]) -> tuple[RunRecord, ...]:
-    """One record a recipe, in the order asked for; pretrained weights before random ones."""
-    best: dict[str, RunRecord] = {}
-    for record in sorted(records, key=lambda r: (r.run.weights.source == "random", r.run.id)):
-        best.setdefault(record.run.recipe, record)
+def _beside(run: Run, other: Run) -> bool:
+    return (run.data, run.split, run.protocol) == (other.data, other.split, other.protocol)
+
+
+def _resolve(name: str, imported: set[str]) -> str:
+    """A recipe's name, or ``@name`` of an import. Raises UserError."""
+    plain = name.removeprefix("@")
+    if plain in imported:
+        return f"@{plain}"
+    if name.startswith("@"):
+        raise UserError(f"nothing was imported as {plain!r}{did_you_mean(plain, imported)}")
+    try:
+        return find(name).name
+    except UnknownName as error:
+        others = f"; imported: {', '.join(sorted(imported))}" if imported else ""
+        raise UserError(f"{error}{others}") from None
+
+
+def _name(record: Member) -> str:
+    if isinstance(record, OutsideRecord):
+        return f"@{record.outside.name}"
+    return record.run.recipe
+
+
+def _members(records: Sequence[Member], wanted: Sequence[str]) -> tuple[Member, ...]:
+    """One record a name, in the order asked for; pretrained weights before random ones."""
+    best: dict[str, Member] = {}
+    for record in sorted(records, key=lambda r: (r.run.weights.source == "random", r.of.id)):
+        best.setdefault(_name(record), record)
     if not wanted:
         return tuple(best[name] for name in sorted(best))
     return tuple(best[name] for name in wanted) if set(wanted) <= best.keys() else ()
 
 
-def convene(committee: Committee, rules: Sequence[Rule]) -> list[EnsembleRecord]:
-    """Apply every rule, and keep predictions and record of each. Raises UserError, StoreError."""
-    if "best subset" in rules and len(committee.records) > LARGEST_SEARCH:
-        count = len(committee.records)
-        raise UserError(f"{count} members are too many for best subset: {LARGEST_SEARCH} at most")
-    return [_convene(committee, rule) for rule in rules]
+# --- the rules -----------------------------------------------------------------------------------
 
 
-def _convene(committee: Committee, rule: Rule) -> EnsembleRecord:
-    began = time.perf_counter()
+@dataclass(frozen=True)
+class Convened:
+    """The ensembles that were made, and each rule that could not be followed, with the reason."""
+
+    records: tuple[EnsembleRecord, ...]
+    left_out: tuple[tuple[Rule, str], ...]
+
+
+def convene(committee: Committee, rules: Sequence[Rule], *, pending: bool = False) -> Convened:
+    """Apply every rule, and keep predictions and record of each; if ``pending``, only new ones.
+
+    A rule that lacks what it is fitted on is left out, with the reason; raises UserError if that
+    leaves none, StoreError for what cannot be read.
+    """
+    made, left_out = [], []
+    for rule in rules:
+        ensemble = Ensemble(rule=rule, members=tuple(r.of.id for r in committee.records))
+        if pending and committee.store.record_path(ensemble).exists():
+            continue
+        try:
+            made.append(_convene(committee, ensemble))
+        except StoreError:
+            raise
+        except UserError as error:
+            left_out.append((rule, str(error)))
+    if left_out and not made and not pending:
+        rule, reason = left_out[0]
+        raise UserError(f"{rule}: {reason}")
+    return Convened(tuple(made), tuple(left_out))
+
+
+def _convene(committee: Committee, ensemble: Ensemble) -> EnsembleRecord:
+    began, rule = time.perf_counter(), ensemble.rule
     shares, predict = _fit(committee, rule)
-    ensemble = Ensemble(rule=rule, members=tuple(r.run.id for r in committee.records))
-    judged = {}
+    parts = {}
     for part in PARTS:
-        like = committee.parts[0][part]
-        judged[part] = Predictions(like.ids, like.labels, predict(part).astype(np.float32))
+        if all(part in held for held in committee.parts):
+            like = committee.parts[0][part]
+            parts[part] = Predictions(like.ids, like.labels, predict(part).astype(np.float32))
     first = committee.records[0]
-    names = first.data.class_names
     record = EnsembleRecord(
         ensemble=ensemble,
         recipes=committee.names,
@@ -143,12 +215,11 @@ def _convene(committee: Committee, rule: Rule) -> EnsembleRecord:
         data=first.data,
         cost=_cost(committee, shares),
         seconds=time.perf_counter() - began,
-        validation=metrics.score(judged["validation"], names),
-        test=metrics.score(judged["test"], names),
-        predictions_sha256=metrics.digest(judged),
+        calibrated_members=_calibrated_members(committee, rule, shares),
+        **dict(metrics.judge(parts, first.data.class_names)),
     )
-    committee.store.save_predictions(ensemble, judged)
-    committee.store.save_ensemble(record)
+    committee.store.save_predictions(ensemble, parts)
+    committee.store.save(record)
     return record
 
 
@@ -156,18 +227,24 @@ def _fit(committee: Committee, rule: Rule) -> Fitted:
     """Learnt from train and validation alone; the test part is only ever predicted."""
     if rule == "concatenation":
         return _fit_concatenation(committee)
-    votes, labels = committee.probabilities("validation"), committee.labels("validation")
-    shares = np.ones(len(votes))
-    if rule == "stacking":
-        predict = ensembles.stack(votes, labels)
-        return shares, lambda part: predict(committee.probabilities(part))
-    if rule == "weighted vote":
-        shares = ensembles.fit_weights(votes, labels)
-    elif rule == "greedy":
-        shares = ensembles.greedy(votes, labels).astype(float)
-    elif rule == "best subset":
-        shares = ensembles.best_subset(votes, labels).astype(float)
+    shares = np.ones(len(committee.records))
+    if rule != "soft vote":
+        votes, labels = committee.probabilities("validation"), committee.labels("validation")
+        if rule == "stacking":
+            predict = ensembles.stack(votes, labels)
+            return shares, lambda part: predict(committee.probabilities(part))
+        shares = _fit_shares(rule, votes, labels)
     return shares, lambda part: ensembles.soft_vote(committee.probabilities(part), shares)
+
+
+def _fit_shares(rule: Rule, votes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    if rule == "weighted vote":
+        return ensembles.fit_weights(votes, labels)
+    if rule == "greedy":
+        return ensembles.greedy(votes, labels).astype(float)
+    if len(votes) > LARGEST_SEARCH:
+        raise UserError(f"{len(votes)} members are too many: {LARGEST_SEARCH} at most")
+    return ensembles.best_subset(votes, labels).astype(float)
 
 
 def _fit_concatenation(committee: Committee) -> Fitted:
@@ -181,12 +258,37 @@ def _fit_concatenation(committee: Committee) -> Fitted:
     return np.ones(len(committee.records)), lambda part: head.predict(committee.features(part))
 
 
-def _cost(committee: Committee, shares: np.ndarray) -> EnsembleCost:
+def _calibrated_members(
+    committee: Committee, rule: Rule, shares: np.ndarray
+) -> CalibratedMembers | None:
+    """The same vote with each member softened first, by a temperature from validation."""
+    if rule in {"stacking", "concatenation"} or not all("validation" in p for p in committee.parts):
+        return None
+    labels = committee.labels("validation")
+    temperatures = [
+        calibration.fit_temperature(vote, labels) for vote in committee.probabilities("validation")
+    ]
+    softened = [
+        calibration.soften(vote, temperature)
+        for vote, temperature in zip(committee.probabilities("test"), temperatures, strict=True)
+    ]
+    vote, truth = ensembles.soft_vote(np.stack(softened), shares), committee.labels("test")
+    return CalibratedMembers(
+        temperatures=tuple(temperatures),
+        macro_f1=metrics.macro_f1(truth, vote.argmax(axis=1), vote.shape[1]),
+        log_loss=calibration.log_loss(truth, vote),
+        brier=calibration.brier(truth, vote),
+        calibration_error=calibration.expected_calibration_error(truth, vote),
+    )
+
+
+def _cost(committee: Committee, shares: np.ndarray) -> EnsembleCost | None:
     """Summed over the members that are kept; run one after the other, they add up their times."""
     costs = []
     for record, share in zip(committee.records, shares, strict=True):
-        assert isinstance(record.result, Finished)
         if share > 0:
+            if not (isinstance(record, RunRecord) and isinstance(record.result, Finished)):
+                return None
             costs.append(record.result.cost)
     return EnsembleCost(
         parameters=sum(cost.parameters for cost in costs),
@@ -194,3 +296,31 @@ def _cost(committee: Committee, shares: np.ndarray) -> EnsembleCost:
         images_per_second=1 / sum(1 / cost.throughput.median for cost in costs),
         device="; ".join(sorted({cost.throughput.device for cost in costs})),
     )
+
+
+# --- the truth of a vote -------------------------------------------------------------------------
+
+
+def recounted(committee: Committee, record: EnsembleRecord) -> str:
+    """What is wrong with a vote's stored predictions, recounted from its members; "" if nothing.
+
+    Stacking and concatenation are no votes: nothing is recounted of them.
+    """
+    if record.ensemble.rule in {"stacking", "concatenation"}:
+        return ""
+    shares = np.array(record.shares)
+    vote = ensembles.soft_vote(committee.probabilities("test"), shares)
+    stored = committee.store.predictions(record.ensemble)["test"].probabilities
+    if np.abs(vote - stored).max() > 1e-6:
+        return "the stored predictions are not the vote of its members"
+    told = record.calibrated_members
+    found = _calibrated_members(committee, record.ensemble.rule, shares)
+    if (told is None) != (found is None):
+        return "calibrated_members is missing"
+    if told and found and not np.allclose(_numbers(told), _numbers(found), rtol=0, atol=1e-9):
+        return f"calibrated_members is {told}, the predictions give {found}"
+    return ""
+
+
+def _numbers(of: CalibratedMembers) -> list[float]:
+    return [*of.temperatures, of.macro_f1, of.log_loss, of.brier, of.calibration_error]

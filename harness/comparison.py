@@ -2,40 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness import statistics
-from harness.errors import UserError
+from harness.errors import UnknownName, UserError
 from harness.leaderboard import Board, Row
 from harness.tables import read_boards
 from zoo.table import find
 
+SHORTEST_ID = 4
+
 
 def compare(first: str, second: str, results: Path) -> str:
-    """A paragraph for every board that has both recipes. Raises UserError where none has."""
-    names = find(first).name, find(second).name
-    if names[0] == names[1]:
-        raise UserError(f"{first} and {second} are the same recipe; name two")
+    """A paragraph for every board that has both rows.
+
+    A row is named by its recipe, its import's name, or the id of a run or ensemble (its first
+    characters). Raises UserError where there is none, or none beside the other.
+    """
     boards = read_boards(results)
-    for name in names:
-        if not any(row.name == name for board in boards for row in board.networks):
-            raise UserError(
-                f"{results}: no finished run of {name}; 'wbc-bench run {name}' makes it"
-            )
+    ones, others = rows_named(boards, first, results), rows_named(boards, second, results)
+    if {id(row) for _, row in ones} & {id(row) for _, row in others}:
+        raise UserError(f"{first} and {second} are the same row; name two")
     pairs = [
-        (board, one, other)
-        for board in boards
-        for one in _rows(board, names[0])
-        for other in _rows(board, names[1])
+        (board, one, other) for board, one in ones for beside, other in others if board is beside
     ]
     if not pairs:
         reason = "not on the same images under one protocol"
-        raise UserError(f"{results}: {names[0]} and {names[1]} were both run, but {reason}")
+        raise UserError(f"{results}: {first} and {second} are both there, but {reason}")
     return "\n\n".join(_paragraph(*pair) for pair in pairs)
 
 
-def _rows(board: Board, name: str) -> list[Row]:
-    return [row for row in board.networks if row.name == name]
+def rows_named(boards: Sequence[Board], name: str, results: Path) -> list[tuple[Board, Row]]:
+    """All rows of this name, each with its board. Raises UserError if there is none."""
+    rows = [(board, row) for board in boards for row in board.rows]
+    plain = name.removeprefix("@")
+    imported = [(board, row) for board, row in rows if row.name == plain]
+    if imported:
+        return imported
+    by_id = [
+        (board, row)
+        for board, row in rows
+        if len(name) >= SHORTEST_ID and any(r.of.id.startswith(name) for r in row.records)
+    ]
+    if by_id:
+        return by_id
+    try:
+        recipe = find(name).name
+    except UnknownName as error:
+        raise UserError(f"{error}, or the id of a row in {results / 'leaderboard.csv'}") from None
+    found = [(board, row) for board, row in rows if row.name == recipe]
+    if not found:
+        raise UserError(
+            f"{results}: no finished run of {recipe}; 'wbc-bench run {recipe}' makes it"
+        )
+    return found
 
 
 def _paragraph(board: Board, one: Row, other: Row) -> str:
@@ -58,7 +79,7 @@ def _sentence(
     a, b = row.guesses[i], against.guesses[j]
     paired = statistics.paired(board.labels, a, b, len(board.data.class_names))
     mcnemar = statistics.mcnemar(board.labels, a, b)
-    scores = [100 * r.scored[k].test.macro_f1 for r, k in (one, other)]
+    scores = [100 * r.judged[k].test.macro_f1 for r, k in (one, other)]
     verdict = (
         f"{names[0] if paired.difference > 0 else names[1]} is better (p = {paired.p:.2g})"
         if paired.p < 0.05

@@ -1,6 +1,7 @@
 """``benchmark.toml`` -> Benchmark, strictly: an unknown key is an error that names its neighbour.
 
-The file holds the tables ``data``, ``split``, ``protocol``, ``weights`` and ``sweep``. A profile
+The file holds the tables ``data``, ``split``, ``protocol``, ``weights``, ``sweep`` and
+``ensembles``. A profile
 (``[profile.quick]``, ``[profile.full]``) is an overlay of the same tables; so is the user's file
 over the defaults, which are the commented ``benchmark.toml`` beside this module.
 """
@@ -17,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from harness.errors import ConfigError, did_you_mean
 from harness.nouns import Noun, Protocol, Split
+from harness.records import Rule
 
 Profile = Literal["quick", "full"]
 FILENAME = "benchmark.toml"
@@ -44,6 +46,15 @@ class SweepSettings(Noun):
     """Runs side by side on the CPU: one builds its network while another computes."""
 
 
+class EnsembleSettings(Noun):
+    members: tuple[tuple[str, ...], ...] = (("v2s", "v2m", "v2l"),)
+    """Sets of recipes that are combined when ``run --all`` has finished them."""
+    rules: tuple[Rule, ...] = ()
+    """By which each set is combined; empty: by all but best subset."""
+    search: bool = True
+    """Also greedy and best subset of all networks."""
+
+
 class Benchmark(Noun):
     """What to run, under which protocol: one profile, resolved."""
 
@@ -52,6 +63,7 @@ class Benchmark(Noun):
     protocol: Protocol = Protocol()
     weights: WeightSettings = WeightSettings()
     sweep: SweepSettings = SweepSettings()
+    ensembles: EnsembleSettings = EnsembleSettings()
 
 
 def default_text() -> str:

@@ -10,15 +10,17 @@ from typing import get_args
 
 from rich.console import Console
 
-from harness import devices, plan
+from harness import baseline, committee, devices, plan
 from harness.config import FILENAME, Benchmark, Profile, load
 from harness.data.decoded import open_dataset
 from harness.data.sources import prepare
 from harness.data.split import carry_out
-from harness.errors import UserError
+from harness.errors import ConfigError, UnknownName, UserError
 from harness.nouns import Dataset, DataSummary
 from harness.plan import Planned
+from harness.records import Rule
 from harness.store import Store
+from zoo.table import find
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ def run(request: Request) -> int:
     try:
         with watcher(console, wanted.pending, _estimates(wanted)) as watch:
             summary = sweep(wanted.pending, setting, launcher, watch)
+        _lay_floor(wanted)
+        if request.everything:
+            _convene(wanted, console)
     finally:  # Interrupted or not, the tables tell what has finished.
         table, *_ = write_tables(request.results)
         _draw_figures(wanted)
@@ -135,6 +140,7 @@ def _resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
         raise UserError("name recipes to run, or say --all; 'wbc-bench zoo' lists them")
     names = () if request.everything else request.recipes
     wanted = plan.recipes(benchmark, names)
+    _check_ensembles(benchmark)
     with console.status("reading the images"):
         folder = prepare(benchmark.data.source, benchmark.protocol.image_size, cache_folder())
     dataset = open_dataset(folder)
@@ -154,6 +160,16 @@ def _resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
         pending=plan.pending(planned, store, retry_failed=request.retry_failed),
         store=store,
     )
+
+
+def _check_ensembles(benchmark: Benchmark) -> None:
+    """Before hours of training: are the listed members networks at all?"""
+    for name in (name for members in benchmark.ensembles.members for name in members):
+        if not name.startswith("@"):
+            try:
+                find(name)
+            except UnknownName as error:
+                raise ConfigError(f"ensembles.members: {error}") from None
 
 
 def _profile(asked: Profile | None, at_hand: Sequence[devices.Device]) -> tuple[Profile, str]:
@@ -216,6 +232,37 @@ def _announce(wanted: Experiment, console: Console) -> None:
 def _is_finished(store: Store, one: Planned) -> bool:
     record = store.find(one.run)
     return record is not None and record.finished
+
+
+def _lay_floor(wanted: Experiment) -> None:
+    """The raw pixels' row, which shows what a network must at least be worth."""
+    runs = [one.run for one in wanted.planned if _is_finished(wanted.store, one)]
+    if runs:
+        data = open_dataset(wanted.data_folder)
+        parts = carry_out(wanted.benchmark.split, data)
+        baseline.keep(wanted.store, runs[0], data, parts, (wanted.profile, wanted.data))
+
+
+def _convene(wanted: Experiment, console: Console) -> None:
+    """The ensembles that the settings list, of what has finished; those that are new."""
+    settings, store, like = wanted.benchmark.ensembles, wanted.store, wanted.planned[0].run
+    rules = settings.rules or committee.RULES
+    tasks: list[tuple[tuple[str, ...], Sequence[Rule]]] = [(m, rules) for m in settings.members]
+    tasks += [((), committee.SEARCH_RULES)] if settings.search else []
+    for members, by in tasks:
+        what = " + ".join(members) or "search"
+        try:
+            with console.status(f"ensembles of {' + '.join(members) or 'all networks'}"):
+                made = [
+                    committee.convene(together, by, pending=True)
+                    for together in committee.assemble(store, members, like)
+                ]
+        except UserError as error:
+            console.print(f"ensemble {what}: left out: {error}", soft_wrap=True, markup=False)
+            continue
+        for rule, reason in (out for convened in made for out in convened.left_out):
+            line = f"ensemble {what}, {rule}: left out: {reason}"
+            console.print(line, soft_wrap=True, markup=False)
 
 
 def _draw_figures(wanted: Experiment) -> None:

@@ -1,7 +1,7 @@
 """Records and predictions -> boards of rows. Pure: no clock, no order of arrival, no files.
 
 Only what is comparable stands in one table: the same images, the same split, the same protocol.
-Rows that the test images cannot tell apart share a rank.
+Rows that the test images cannot tell apart share a rank; a suspect row has none.
 """
 
 from __future__ import annotations
@@ -9,90 +9,115 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from statistics import fmean, stdev
+from statistics import fmean, median
+from typing import Literal
 
 import numpy as np
 
 from harness import statistics
-from harness.calibration import expected_calibration_error
 from harness.nouns import (
+    Cost,
     DataSummary,
-    EnsembleRecord,
     Finished,
+    Judged,
     Metrics,
     Predictions,
     Protocol,
     RunRecord,
     Split,
 )
+from harness.records import EnsembleCost, EnsembleRecord, OutsideRecord, Record
 from zoo.table import find
 
 NAMED_MEMBERS = 4
-RESAMPLES = 2000
-"""Of the intervals in a table: their ends are then good to about a twentieth of their width."""
+FAR_BELOW = 0.25
+"""In macro F1 under the median network: no backbone of the zoo is that much worse than its peers
+when it is fed, loaded and trained rightly."""
+ENOUGH_FOR_A_MEDIAN = 5
+
+Kind = Literal["network", "ensemble", "imported", "baseline"]
+Parts = Mapping[str, Predictions]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A network or an ensemble, once a seed, in the order of the seeds."""
+    """A network, an ensemble or an import, once a seed, in the order of the seeds."""
 
+    kind: Kind
     name: str
-    """Of the recipe; of an ensemble its rule and members."""
+    """Of the recipe or the import; of an ensemble its rule and members."""
     title: str
     weights: str
     note: str
-    records: tuple[RunRecord | EnsembleRecord, ...]
-    scored: tuple[Finished | EnsembleRecord, ...]
-    """Each with its cost and its metrics of validation and test."""
-    guesses: np.ndarray
-    """(seeds, n): the class given to each test image."""
-    calibration_error: float
-    """Expected calibration error on the test images, mean over the seeds."""
+    records: tuple[Record, ...]
+    judged: tuple[Judged, ...]
+    parts: tuple[Parts, ...]
 
     @property
     def runs(self) -> tuple[Finished, ...]:
-        """The results of a network's runs; none for an ensemble."""
-        return tuple(result for result in self.scored if isinstance(result, Finished))
+        """The results of a network's runs; none for another row."""
+        return tuple(result for result in self.judged if isinstance(result, Finished))
 
     @property
     def ensembles(self) -> tuple[EnsembleRecord, ...]:
-        return tuple(result for result in self.scored if isinstance(result, EnsembleRecord))
+        return tuple(result for result in self.judged if isinstance(result, EnsembleRecord))
+
+    @property
+    def cost(self) -> Cost | EnsembleCost | None:
+        """Of the first seed; None where it is not known."""
+        first = self.judged[0]
+        return first.cost if isinstance(first, Finished | EnsembleRecord) else None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Measured, or by formula for an ensemble that was not; None where it is not known."""
+        match self.cost:
+            case Cost(throughput=throughput) | EnsembleCost(throughput=throughput) if throughput:
+                return throughput.median
+            case EnsembleCost(images_per_second=by_formula):
+                return by_formula
+        return None
 
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(record.run.seed for record in self.records)
 
+    @property
+    def guesses(self) -> np.ndarray:
+        """(seeds, n): the class given to each test image."""
+        return np.stack([parts["test"].probabilities.argmax(axis=1) for parts in self.parts])
+
     def test(self, measure: Callable[[Metrics], float]) -> float:
         """The mean over the seeds of a test metric."""
-        return fmean(measure(result.test) for result in self.scored)
+        return fmean(measure(result.test) for result in self.judged)
 
-    def validation(self, measure: Callable[[Metrics], float]) -> float:
-        return fmean(measure(result.validation) for result in self.scored)
+    def validation(self, measure: Callable[[Metrics], float]) -> float | None:
+        """The same of the validation images; None where there are none."""
+        known = [measure(result.validation) for result in self.judged if result.validation]
+        return fmean(known) if known else None
 
     @property
-    def spread(self) -> float | None:
-        """Sample standard deviation of the test macro F1 over the seeds; None for one seed."""
-        if len(self.scored) < 2:
-            return None
-        return stdev(result.test.macro_f1 for result in self.scored)
+    def macro_f1(self) -> float:
+        return self.test(lambda metrics: metrics.macro_f1)
 
-    @cached_property
+    @property
+    def noise(self) -> tuple[float | None, float]:
+        """Standard deviations of macro F1: over the seeds, None for one; over test sets."""
+        return statistics.split_spread(
+            [result.test.macro_f1 for result in self.judged],
+            [result.test.macro_f1_sd for result in self.judged],
+        )
+
+    @property
     def interval(self) -> tuple[float, float]:
         """95 % of the test macro F1, over test sets like this one; the mean of the seeds' ends."""
-        ends = [
-            statistics.interval(
-                statistics.bootstrap(np.array(r.test.confusion), RESAMPLES).macro_f1
-            )
-            for r in self.scored
-        ]
-        low, high = np.mean(ends, axis=0)
+        low, high = np.mean([result.test.macro_f1_interval for result in self.judged], axis=0)
         return float(low), float(high)
 
     @property
     def auc(self) -> float | None:
         """Mean over the seeds; None if it was undefined in any."""
-        known = [result.test.auc for result in self.scored]
+        known = [result.test.auc for result in self.judged]
         return None if None in known else fmean(value for value in known if value is not None)
 
 
@@ -107,13 +132,17 @@ class Board:
     profile: str
     rows: tuple[Row, ...]
     """Best mean test macro F1 first."""
-    ranks: tuple[int, ...]
-    """One a row: rows that share one cannot be told apart."""
+    suspects: tuple[str, ...]
+    """One a row: why a recipe is suspect, or nothing."""
+    ranks: tuple[int | None, ...]
+    """One a row: rows that share one cannot be told apart. None for suspects and baselines."""
     smallest_difference: float
     """In macro F1, that these test images would show between two rows; NaN for a single row."""
     failed: tuple[RunRecord, ...]
     labels: np.ndarray
     """(n,): the true classes of the test images, in the order of the rows' guesses."""
+    predictions: Mapping[str, Parts]
+    """By the id of the run, ensemble or import."""
 
     @property
     def networks(self) -> tuple[Row, ...]:
@@ -124,26 +153,26 @@ class Board:
         return tuple(row for row in self.rows if row.ensembles)
 
     @property
+    def ranked(self) -> tuple[Row, ...]:
+        """The rows that have a rank."""
+        return tuple(row for row, rank in zip(self.rows, self.ranks, strict=True) if rank)
+
+    @property
     def devices(self) -> tuple[str, ...]:
         names = {r.cost.throughput.device for row in self.networks for r in row.runs}
         return tuple(sorted(names))
 
     @property
     def seeds(self) -> int:
-        return max((len(row.scored) for row in self.rows), default=0)
+        return max((len(row.judged) for row in self.rows), default=0)
 
 
-AnyRecord = RunRecord | EnsembleRecord
-
-
-def boards(
-    records: Sequence[AnyRecord], predictions: Mapping[str, Predictions]
-) -> tuple[Board, ...]:
+def boards(records: Sequence[Record], predictions: Mapping[str, Parts]) -> tuple[Board, ...]:
     """The boards of a results folder, ordered by the data's name, then by what was asked of it.
 
-    ``predictions``: of the test part, by the id of the run or ensemble, for every finished one.
+    ``predictions``: the parts by the id of the run, ensemble or import, for all that is judged.
     """
-    groups: dict[tuple[str, str, str, str, str], list[AnyRecord]] = defaultdict(list)
+    groups: dict[tuple[str, str, str, str, str], list[Record]] = defaultdict(list)
     for record in records:
         run = record.run
         key = (record.data.name, record.profile, run.data)
@@ -151,20 +180,20 @@ def boards(
     return tuple(_board(groups[key], predictions) for key in sorted(groups))
 
 
-def _board(records: Sequence[AnyRecord], predictions: Mapping[str, Predictions]) -> Board:
-    records = sorted(records, key=lambda record: (record.run.seed, _id(record)))
+def _board(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Board:
+    records = sorted(records, key=lambda record: (record.run.seed, record.of.id))
     first = records[0]
-    members: dict[tuple[str, str], list[AnyRecord]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     for record in records:
-        if isinstance(record, EnsembleRecord):
-            members[(record.ensemble.rule, "+".join(record.recipes))].append(record)
-        elif record.finished:
-            members[(record.run.recipe, record.run.weights.canonical())].append(record)
-    rows = [_row(group, predictions) for group in members.values()]
-    rows.sort(key=lambda row: (-row.test(lambda m: m.macro_f1), row.name, row.weights))
-    guesses = [row.guesses for row in rows]
-    labels = predictions[_id(rows[0].records[0])].labels if rows else np.empty(0, int)
+        if record.judged:
+            groups[_identity(record)].append(record)
+    rows = [_row(group, predictions) for group in groups.values()]
+    rows.sort(key=lambda row: (-row.macro_f1, row.name, row.weights))
+    labels = rows[0].parts[0]["test"].labels if rows else np.empty(0, int)
     classes = len(first.data.class_names)
+    suspects = _suspects(rows, labels, classes)
+    ranks = _ranks(rows, suspects, labels, classes)
+    ranked = [row.guesses for row, rank in zip(rows, ranks, strict=True) if rank]
     return Board(
         fingerprint=first.run.data,
         data=first.data,
@@ -172,52 +201,93 @@ def _board(records: Sequence[AnyRecord], predictions: Mapping[str, Predictions])
         protocol=first.run.protocol,
         profile=first.profile,
         rows=tuple(rows),
-        ranks=tuple(statistics.rank_groups(guesses, labels, classes)),
-        smallest_difference=statistics.smallest_difference(labels, guesses, classes),
+        suspects=tuple(suspects),
+        ranks=tuple(ranks),
+        smallest_difference=statistics.smallest_difference(labels, ranked, classes),
         labels=labels,
         failed=tuple(r for r in records if isinstance(r, RunRecord) and not r.finished),
+        predictions=predictions,
     )
 
 
-def _id(record: AnyRecord) -> str:
-    return record.ensemble.id if isinstance(record, EnsembleRecord) else record.run.id
+# --- rows ----------------------------------------------------------------------------------------
 
 
-def _row(records: Sequence[AnyRecord], predictions: Mapping[str, Predictions]) -> Row:
-    guesses = [predictions[_id(record)].probabilities.argmax(axis=1) for record in records]
-    first, scored = records[0], [_scored(record) for record in records]
-    if isinstance(first, EnsembleRecord):
-        name = f"{first.ensemble.rule} of {'+'.join(first.recipes)}"
-        title, weights, note = _ensemble_title(first), "ensemble", ""
-    else:
-        name, title = first.run.recipe, find(first.run.recipe).title
-        weights, note = first.run.weights.source, first.note
-    errors = [
-        expected_calibration_error(part.labels, part.probabilities)
-        for part in (predictions[_id(record)] for record in records)
-    ]
+def _identity(record: Record) -> tuple[str, ...]:
+    """What the seeds of one row have in common."""
+    match record:
+        case EnsembleRecord():
+            return ("ensemble", record.ensemble.rule, *record.recipes)
+        case OutsideRecord():
+            return ("outside", record.outside.name)
+    return ("network", record.run.recipe, record.run.weights.canonical())
+
+
+def _row(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Row:
+    first = records[0]
+    kind: Kind
+    match first:
+        case EnsembleRecord():
+            kind, name = "ensemble", f"{first.ensemble.rule} of {'+'.join(first.recipes)}"
+            title, weights, note = _ensemble_title(first), "ensemble", ""
+        case OutsideRecord():
+            kind = "baseline" if first.baseline else "imported"
+            name, title, weights, note = first.outside.name, first.outside.name, "–", first.note
+        case _:
+            kind, name, title = "network", first.run.recipe, find(first.run.recipe).title
+            weights, note = first.run.weights.source, first.note
     return Row(
+        kind=kind,
         name=name,
         title=title,
         weights=weights,
         note=note,
         records=tuple(records),
-        scored=tuple(scored),
-        guesses=np.stack(guesses),
-        calibration_error=fmean(errors),
+        judged=tuple(record.judged for record in records if record.judged),
+        parts=tuple(predictions[record.of.id] for record in records),
     )
-
-
-def _scored(record: AnyRecord) -> Finished | EnsembleRecord:
-    if isinstance(record, EnsembleRecord):
-        return record
-    assert isinstance(record.result, Finished)
-    return record.result
 
 
 def _ensemble_title(record: EnsembleRecord) -> str:
     """The rule, and whom it kept while they can be named in a few words."""
     names, rule = record.kept, record.ensemble.rule.capitalize()
     if len(names) <= NAMED_MEMBERS:
-        return f"{rule}: {' + '.join(find(name).title for name in names)}"
+        return f"{rule}: {' + '.join(map(title_of, names))}"
     return f"{rule}: {len(names)} of {len(record.recipes)} networks"
+
+
+def title_of(member: str) -> str:
+    """A recipe's title; the name itself of predictions from outside, which begin with ``@``."""
+    return member[1:] if member.startswith("@") else find(member).title
+
+
+# --- suspects and ranks --------------------------------------------------------------------------
+
+
+def _suspects(rows: Sequence[Row], labels: np.ndarray, classes: int) -> list[str]:
+    """Why each row is suspect: a network below the pixels themselves, or far below its peers."""
+    networks = [row.macro_f1 for row in rows if row.kind == "network"]
+    middle = median(networks) if len(networks) >= ENOUGH_FOR_A_MEDIAN else -np.inf
+    floor = next((row for row in rows if row.kind == "baseline"), None)
+    reasons = []
+    for row in rows:
+        reason = ""
+        if row.kind == "network" and row.macro_f1 < middle - FAR_BELOW:
+            reason = f"{100 * (middle - row.macro_f1):.0f} points below the median network"
+        elif row.kind == "network" and floor and row.macro_f1 < floor.macro_f1:
+            pair = statistics.pairwise(labels, [floor.guesses, row.guesses], classes)
+            if pair.p[0, 1] < 0.05:
+                reason = f"below the raw-pixel floor of {100 * floor.macro_f1:.2f} %"
+        reasons.append(reason)
+    return reasons
+
+
+def _ranks(
+    rows: Sequence[Row], suspects: Sequence[str], labels: np.ndarray, classes: int
+) -> list[int | None]:
+    ranked = [i for i, row in enumerate(rows) if not suspects[i] and row.kind not in {"baseline"}]
+    found = statistics.rank_groups([rows[i].guesses for i in ranked], labels, classes)
+    ranks: list[int | None] = [None] * len(rows)
+    for i, rank in zip(ranked, found, strict=True):
+        ranks[i] = rank
+    return ranks

@@ -1,17 +1,48 @@
 """Arrays -> numbers. Everything a table prints about predictions is computed here.
 
-All of it comes from scikit-learn, so that it means what the field means by it; classes that are
+The scores come from scikit-learn, so that they mean what the field means by them; classes that are
 absent or never predicted count as zero, as there.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from harness.nouns import ClassMetrics, Metrics, Predictions
+from harness import calibration, statistics
+from harness.nouns import Calibrated, ClassMetrics, Judged, Metrics, Predictions
+from harness.store import digest
+
+RESAMPLES = 2000
+"""Of the intervals: their ends are then good to about a twentieth of their width."""
+
+
+def judge(parts: Mapping[str, Predictions], class_names: Sequence[str]) -> Judged:
+    """Everything that a record says of its predictions; ``validation`` may be absent."""
+    validation, test = parts.get("validation"), parts["test"]
+    return Judged(
+        validation=score(validation, class_names) if validation else None,
+        test=score(test, class_names),
+        calibrated=calibrate(validation, test) if validation else None,
+        predictions_sha256=digest(parts),
+    )
+
+
+def calibrate(validation: Predictions, test: Predictions) -> Calibrated:
+    """A temperature from the validation images, and what it does to the test images."""
+    temperature = calibration.fit_temperature(validation.probabilities, validation.labels)
+    softened = calibration.soften(test.probabilities, temperature)
+    flagged = calibration.flag(test.labels, test.probabilities)
+    return Calibrated(
+        temperature=temperature,
+        log_loss=calibration.log_loss(test.labels, softened),
+        brier=calibration.brier(test.labels, softened),
+        calibration_error=calibration.expected_calibration_error(test.labels, softened),
+        flagged=flagged.flagged,
+        caught=flagged.caught,
+        errors=flagged.errors,
+    )
 
 
 def score(predictions: Predictions, class_names: Sequence[str]) -> Metrics:
@@ -26,6 +57,7 @@ def score(predictions: Predictions, class_names: Sequence[str]) -> Metrics:
         labels, guess, labels=classes, zero_division=0
     )
     present = support > 0
+    drawn = statistics.bootstrap(confusion, RESAMPLES)
     return Metrics(
         images=len(labels),
         macro_f1=float(f1.mean()),
@@ -34,7 +66,12 @@ def score(predictions: Predictions, class_names: Sequence[str]) -> Metrics:
         macro_precision=float(precision.mean()),
         macro_recall=float(recall.mean()),
         auc=auc(labels, probabilities),
-        log_loss=float(cross_entropy(np.eye(len(classes))[labels], probabilities)),
+        log_loss=calibration.log_loss(labels, probabilities),
+        brier=calibration.brier(labels, probabilities),
+        calibration_error=calibration.expected_calibration_error(labels, probabilities),
+        macro_f1_interval=statistics.interval(drawn.macro_f1),
+        macro_f1_sd=float(drawn.macro_f1.std()),
+        accuracy_interval=statistics.interval(drawn.accuracy),
         per_class=tuple(
             ClassMetrics(name=n, support=int(s), precision=float(p), recall=float(r), f1=float(f))
             for n, s, p, r, f in zip(class_names, support, precision, recall, f1, strict=True)
@@ -67,15 +104,3 @@ def macro_f1(labels: np.ndarray, guess: np.ndarray, classes: int) -> float:
     hit = np.diag(confusion)
     either = confusion.sum(axis=0) + confusion.sum(axis=1)
     return float(np.divide(2 * hit, either, out=np.zeros(classes), where=either > 0).mean())
-
-
-def digest(parts: Mapping[str, Predictions]) -> str:
-    """sha256 over ids, labels and probabilities of every part, bit for bit."""
-    sha = hashlib.sha256()
-    for name in sorted(parts):
-        part = parts[name]
-        sha.update(f"{name}:{part.probabilities.shape}".encode())
-        sha.update(np.ascontiguousarray(part.ids, dtype="<i8").tobytes())
-        sha.update(np.ascontiguousarray(part.labels, dtype="<i8").tobytes())
-        sha.update(np.ascontiguousarray(part.probabilities, dtype="<f4").tobytes())
-    return sha.hexdigest()

@@ -233,9 +233,49 @@ class Metrics(Noun):
     auc: float | None
     """One class against the rest, macro; None where a class is absent from the part."""
     log_loss: float
+    """Nats an image."""
+    brier: float
+    """0 to 2."""
+    calibration_error: float
+    """Expected calibration error of the guessed class, 15 bins."""
+    macro_f1_interval: tuple[float, float]
+    """95 %, over test sets with as many images of each class; so for accuracy."""
+    macro_f1_sd: float
+    """Of macro F1, over such test sets."""
+    accuracy_interval: tuple[float, float]
     per_class: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
     """Rows: the true class; columns: the predicted one."""
+
+
+class Calibrated(Noun):
+    """What a temperature does to the test images, and what their least sure ones hold.
+
+    A row's guesses, and with them its F1, stay what they are.
+    """
+
+    temperature: float
+    """Fitted on the validation images; above 1 is less sure."""
+    log_loss: float
+    brier: float
+    calibration_error: float
+    flagged: int
+    """The least sure test images, at most 2 % of them."""
+    caught: int
+    """Errors among the flagged."""
+    errors: int
+    """Errors in all."""
+
+
+class Judged(Noun):
+    """Everything that predictions alone say: recomputed from them, it must be the same."""
+
+    validation: Metrics | None
+    """None only of predictions from outside that came without."""
+    test: Metrics
+    calibrated: Calibrated | None
+    """None without validation images, on which a temperature is fitted."""
+    predictions_sha256: str
 
 
 class Throughput(Noun):
@@ -314,11 +354,8 @@ class Outcome(Noun):
     history: tuple[Epoch, ...]
 
 
-class Finished(Outcome):
+class Finished(Outcome, Judged):
     status: Literal["finished"] = "finished"
-    validation: Metrics
-    test: Metrics
-    predictions_sha256: str
 
 
 class Failed(Noun):
@@ -342,6 +379,14 @@ class RunRecord(Noun):
     def finished(self) -> bool:
         return isinstance(self.result, Finished)
 
+    @property
+    def of(self) -> Run:
+        return self.run
+
+    @property
+    def judged(self) -> Judged | None:
+        return self.result if isinstance(self.result, Finished) else None
+
 
 class Job(Noun):
     """A run with its whereabouts on this machine: what a worker is told."""
@@ -355,56 +400,3 @@ class Job(Noun):
     """Folder for predictions, features and trained weights."""
     device: str
     device_name: str
-
-
-# --- ensembles -----------------------------------------------------------------------------------
-
-Rule = Literal["soft vote", "weighted vote", "greedy", "best subset", "stacking", "concatenation"]
-
-
-class Ensemble(Noun):
-    """Members and a rule. Which ones it took of them is in the record, with what it learnt."""
-
-    rule: Rule
-    members: tuple[str, ...] = Field(min_length=2)
-    """Ids of the members' runs."""
-
-    @cached_property
-    def id(self) -> str:
-        return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
-
-
-class EnsembleCost(Noun):
-    """In the columns of a run's cost, summed over the members that the rule kept."""
-
-    parameters: int
-    multiply_adds: int
-    images_per_second: float
-    """By formula: the members one after the other, each at its measured rate."""
-    device: str
-
-
-class EnsembleRecord(Noun):
-    """What an ensemble of finished runs is worth; its predictions lie with those of the runs."""
-
-    schema_number: int = SCHEMA
-    ensemble: Ensemble
-    recipes: tuple[str, ...]
-    """Of the members, in their order."""
-    shares: tuple[float, ...]
-    """Of each member in the vote, summing to 1; 0 for one that was not kept. Stacking and
-    concatenation weigh inputs and not members: equal shares there."""
-    run: Run
-    """The first member's: data, split, protocol and seed are those of all."""
-    profile: str
-    data: DataSummary
-    cost: EnsembleCost
-    seconds: float
-    """What fitting and predicting took."""
-    validation: Metrics
-    test: Metrics
-    predictions_sha256: str
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        return tuple(n for n, share in zip(self.recipes, self.shares, strict=True) if share > 0)

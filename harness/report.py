@@ -1,17 +1,19 @@
-"""Boards -> Markdown and CSV. Pure functions: generated twice, the same bytes."""
+"""Boards -> Markdown. Pure functions: generated twice, the same bytes."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 from tabulate import tabulate
 
-from harness.leaderboard import Board, Row
-from harness.nouns import EnsembleRecord, Failed, Finished, Phase, RunRecord
+from harness import findings
+from harness.leaderboard import Board, Row, title_of
+from harness.nouns import (
+    Failed,
+    Phase,
+    RunRecord,
+)
 from zoo.table import find
 
 INTRODUCTION = """\
@@ -39,14 +41,19 @@ def _section(board: Board) -> str:
     data = board.data
     lines = [f"## {data.name}, {board.profile} profile", "", *_what_was_run(board), ""]
     if board.rows:
-        lines += [_main_table(board), "", *_notes(board)]
-        lines += ["", *_folded("Recall of every class (%)", _class_table(board))]
+        lines += [_main_table(board), "", *_notes(board), ""]
+        lines += [f"{sentence}\n" for sentence in findings.significance(board)]
+        confused = _confusion_table(board)
+        if confused:
+            lines += ["### The confusions that the field knows", "", confused, ""]
+        lines += _folded("Recall of every class (%)", _class_table(board))
         if board.ensembles:
-            lines += ["", *_folded("The ensembles", _ensemble_table(board))]
-        lines += ["", *_folded("All metrics and all costs", _full_table(board))]
+            lines += _folded("The ensembles, and what each member brings", _ensembles(board))
+        lines += _folded("Calibration", _calibration_table(board))
+        lines += _folded("All metrics and all costs", _full_table(board))
     if board.failed:
-        lines += ["", "**Failed**", "", _failed_table(board.failed)]
-    lines += ["", *_folded("How to reproduce this", _recipe_for(board)), ""]
+        lines += ["**Failed**", "", _failed_table(board.failed), ""]
+    lines += _folded("How to reproduce this", _recipe_for(board))
     return "\n".join(lines)
 
 
@@ -107,69 +114,77 @@ def _main_table(board: Board) -> str:
     heads = [
         "Rank", "Network", "Weights", "Macro F1 (%)", "95 % interval", "Accuracy (%)", "AUC (%)",
         "Worst recall (%)", "Calibration error (%)", "Parameters (M)", "Multiply-adds (G)",
-        "Images/s", "Training (s)",
+        "Images/s", "Front", "Training (s)",
     ]  # fmt: skip
-    return _table(heads, list(map(_main_row, board.ranks, board.rows)))
+    fronts = findings.fronts(board)
+    rows = zip(board.ranks, board.rows, board.suspects, fronts, strict=True)
+    return _table(heads, [_main_row(*row) for row in rows])
 
 
-def _main_row(rank: int, row: Row) -> list[str]:
-    classes = row.scored[0].test.per_class
+def _main_row(rank: int | None, row: Row, suspect: str, front: tuple[bool, bool]) -> list[str]:
+    classes = row.judged[0].test.per_class
     worst = min(range(len(classes)), key=lambda k: _recall(row, k))
-    cost = row.scored[0].cost
+    cost, title = row.cost, _escape(row.title)
+    name = f"**{title}**" if row.kind == "network" else f"*{title}*"
+    marks = [word for word, on in zip(("speed", "size"), front, strict=True) if on]
     return [
-        str(rank),
-        f"**{_escape(row.title)}**" if row.runs else f"*{_escape(row.title)}*",
-        row.weights + (" †" if row.note else ""),
+        str(rank or "–"),
+        f"{name} ⚠" if suspect else name,
+        row.weights + (" †" if row.kind == "network" and row.note else ""),
         _with_spread(row),
-        f"{100 * row.interval[0]:.1f}–{100 * row.interval[1]:.1f}",
+        _interval(row.interval),
         _percent(row.test(lambda m: m.accuracy)),
         _percent(row.auc),
         f"{_percent(_recall(row, worst))} {_escape(classes[worst].name)}",
-        f"{100 * row.calibration_error:.1f}",
-        f"{cost.parameters / 1e6:,.2f}",
-        f"{cost.multiply_adds / 1e9:,.2f}",
+        f"{100 * row.test(lambda m: m.calibration_error):.1f}",
+        f"{cost.parameters / 1e6:,.2f}" if cost else "–",
+        f"{cost.multiply_adds / 1e9:,.2f}" if cost else "–",
         _images_per_second(row),
+        " + ".join(marks),
         f"{fmean(r.timings.training for r in row.runs):,.1f}" if row.runs else "–",
     ]
 
 
 def _images_per_second(row: Row) -> str:
-    if row.ensembles:
-        return f"{_rate(row.ensembles[0].cost.images_per_second)} §"
-    throughput = row.runs[0].cost.throughput
-    return _rate(throughput.median) + ("" if throughput.exclusive else " ‡")
+    if row.images_per_second is None or row.cost is None:
+        return "–"
+    throughput = row.cost.throughput
+    mark = " §" if throughput is None else "" if throughput.exclusive else " ‡"
+    return _rate(row.images_per_second) + mark
 
 
 def _notes(board: Board) -> list[str]:
-    lines = [_significance(board)] if len(board.rows) > 1 else []
-    lines += [
+    lines = [
         "Images/s: raw pixels to pooled features, warm, median of batches of "
         f"{board.protocol.inference_batch} with nothing else of the sweep on the device. "
-        "Parameters and multiply-adds: backbone and head, one image."
+        "Parameters and multiply-adds: backbone and head, one image. Front: no row has a better "
+        "macro F1 and more images/s (speed), or a better macro F1 and fewer parameters (size)."
     ]
-    notes = sorted({row.note for row in board.rows if row.note})
+    suspects = [
+        f"{_escape(row.title)} is {reason}"
+        for row, reason in zip(board.rows, board.suspects, strict=True)
+        if reason
+    ]
+    if suspects:
+        lines.append(
+            f"⚠ Suspect recipe, not ranked: {'; '.join(suspects)}. Its weights, preprocessing or "
+            "training deserve a look before its place is believed."
+        )
+    notes = sorted({row.note for row in board.networks if row.note})
     lines += [f"† {note[0].upper()}{note[1:]}." for note in notes]
     if any(not r.cost.throughput.exclusive for row in board.networks for r in row.runs):
         lines.append("‡ Other runs shared the device while this was measured.")
-    if board.ensembles:
+    if any("§" in _images_per_second(row) for row in board.ensembles):
         lines.append("§ By formula, not measured: the members one after the other.")
+    others = (row for row in board.rows if row.kind in {"imported", "baseline"})
+    lines += [f"*{_escape(row.title)}*: {_escape(row.note)}." for row in others]
     if board.seeds > 1:
         lines.append("±: sample standard deviation over the seeds.")
     return ["  \n".join(lines)]
 
 
-def _significance(board: Board) -> str:
-    """What the ranks mean, and what this test set can and cannot show."""
-    points = 100 * board.smallest_difference
-    return (
-        "Rows that share a rank cannot be told apart on these test images (paired test of macro "
-        "F1, Holm-corrected for all pairs, 5 %); two rows that differ by less than about "
-        f"{points:.1f} points would mostly not be told apart even as a single planned comparison."
-    )
-
-
 def _class_table(board: Board) -> str:
-    classes = board.rows[0].scored[0].test.per_class
+    classes = board.rows[0].judged[0].test.per_class
     heads = ["Network", *(f"{_escape(c.name)} ({c.support})" for c in classes)]
     rows = [
         [_escape(row.title), *(_percent(_recall(row, k)) for k in range(len(classes)))]
@@ -178,54 +193,159 @@ def _class_table(board: Board) -> str:
     return _table(heads, rows) + "\n\nIn brackets: the test images of the class."
 
 
-def _ensemble_table(board: Board) -> str:
-    """What each rule made of its members, and what choosing on validation cost."""
-    heads = ["Ensemble", "Members and their shares", "Validation F1 (%)", "Test F1 (%)", "Fit (s)"]
+def _confusion_table(board: Board) -> str:
+    """Shares of the true class that became its neighbour; nothing for data without the classes."""
+    names, shares = findings.confusions(board)
+    if not names:
+        return ""
+    rows = [
+        [_escape(row.title), *(f"{100 * share:.1f}" for share in line)]
+        for row, line in zip(board.rows, shares, strict=True)
+    ]
+    legend = (
+        "Percent of the first class's test images that were taken for the second; ig: immature "
+        "granulocyte."
+    )
+    return f"{legend}\n\n{_table(['Network', *names], rows)}"
+
+
+def _ensembles(board: Board) -> str:
+    """What each rule made of its members, what choosing cost, and what each member brings."""
+    heads = [
+        "Ensemble", "Members and their shares", "Validation F1 (%)", "Test F1 (%)",
+        "Weights, float32 (MB)", "Fit (s)",
+    ]  # fmt: skip
     rows = []
     for row in board.ensembles:
         record = row.ensembles[0]
         shares = zip(record.recipes, record.shares, strict=True)
-        kept = ", ".join(f"{find(n).title} {100 * s:.0f} %" for n, s in shares if s > 0)
+        kept = ", ".join(f"{title_of(n)} {100 * s:.0f} %" for n, s in shares if s > 0)
         rows.append(
             [
                 _escape(row.title),
                 _escape(kept),
                 _percent(row.validation(lambda m: m.macro_f1)),
-                _percent(row.test(lambda m: m.macro_f1)),
+                _percent(row.macro_f1),
+                _megabytes(row),
                 f"{fmean(r.seconds for r in row.ensembles):.2f}",
             ]
         )
-    return _table(heads, rows) + (
+    text = _table(heads, rows) + (
         "\n\nRules are fitted on validation images (concatenation on training images); where a "
         "rule chose among many, the distance from validation to test is what the choice cost."
     )
+    return "\n\n".join([text, *map(_membership, findings.memberships(board))])
+
+
+def _membership(found: findings.Membership) -> str:
+    heads = [
+        "Member", "Alone F1 (%)", "Without it (%)", "What it brings (points)", "95 % interval",
+        "Disagreement (%)", "Q", "In words",
+    ]  # fmt: skip
+    rows = [
+        [
+            _escape(member.title),
+            _percent(member.alone),
+            _percent(member.without),
+            f"{100 * member.gain.difference:+.2f}",
+            f"{100 * member.gain.low:+.1f} to {100 * member.gain.high:+.1f}",
+            f"{100 * member.disagreement:.1f}",
+            f"{member.q_statistic:.2f}".replace("nan", "–"),
+            _escape(member.verdict),
+        ]
+        for member in found.members
+    ]
+    return (
+        f"**{_escape(found.row.title)}**: {_percent(found.row.macro_f1)} %; an oracle that always "
+        f"believes a member that is right would have {_percent(found.oracle)} %. Disagreement (one "
+        "right, the other wrong) and Yule's Q (1: the same errors; 0: independent): mean over the "
+        f"other members.\n\n{_table(heads, rows)}"
+    )
+
+
+def _calibration_table(board: Board) -> str:
+    heads = [
+        "Network", "Calibration error (%)", "Log loss", "Brier", "Temperature",
+        "Calibration error then (%)", "Log loss then", "Brier then",
+        "Members softened first (%)", "Least sure 2 %: errors caught",
+    ]  # fmt: skip
+    return _table(heads, list(map(_calibration_row, board.rows))) + (
+        "\n\nA temperature fitted on the validation images softens all probabilities; then: the "
+        "test images after it. Members softened first: the calibration error of a vote whose "
+        "members each got their own temperature before it. Errors caught: if a person looked at "
+        "the least sure 2 % of the test images."
+    )
+
+
+def _calibration_row(row: Row) -> list[str]:
+    after = [result.calibrated for result in row.judged if result.calibrated]
+    cells = ["–"] * 5
+    if after:
+        caught, errors = sum(c.caught for c in after), sum(c.errors for c in after)
+        share = f", {100 * caught / errors:.0f} %" if errors else ""
+        cells = [
+            f"{fmean(c.temperature for c in after):.2f}",
+            f"{100 * fmean(c.calibration_error for c in after):.1f}",
+            f"{fmean(c.log_loss for c in after):.3f}",
+            f"{fmean(c.brier for c in after):.3f}",
+            f"{caught} of {errors}{share}",
+        ]
+    before = [r.calibrated_members for r in row.ensembles if r.calibrated_members]
+    first = f"{100 * fmean(c.calibration_error for c in before):.1f}" if before else "–"
+    return [
+        _escape(row.title),
+        f"{100 * row.test(lambda m: m.calibration_error):.1f}",
+        f"{row.test(lambda m: m.log_loss):.3f}",
+        f"{row.test(lambda m: m.brier):.3f}",
+        *cells[:4],
+        first,
+        cells[4],
+    ]
 
 
 def _full_table(board: Board) -> str:
     heads = [
-        "Network", "Balanced accuracy (%)", "Macro precision (%)", "Macro recall (%)", "Log loss",
-        "Validation F1 (%)", "Trained parameters (M)", "Images/s, p5–p95", "Whole run (s)",
+        "Network", "Accuracy, 95 % interval", "Balanced accuracy (%)", "Macro precision (%)",
+        "Macro recall (%)", "Validation F1 (%)", "Seed noise (points)", "Test-set noise (points)",
+        "Trained parameters (M)", "Weights, float32 (MB)", "Images/s, p5–p95", "Whole run (s)",
         "Peak memory (MiB)",
     ]  # fmt: skip
-    rows = []
-    for row in board.networks:
-        cost = row.runs[0].cost
-        low, high = _rate(cost.throughput.p5), _rate(cost.throughput.p95)
-        rows.append(
-            [
-                row.title,
-                _percent(row.test(lambda m: m.balanced_accuracy)),
-                _percent(row.test(lambda m: m.macro_precision)),
-                _percent(row.test(lambda m: m.macro_recall)),
-                f"{row.test(lambda m: m.log_loss):.3f}",
-                _percent(row.validation(lambda m: m.macro_f1)),
-                f"{cost.trainable_parameters / 1e6:,.2f}",
-                f"{low}–{high}",
-                f"{fmean(r.timings.total for r in row.runs):,.1f}",
-                f"{max(r.cost.peak_memory_mb for r in row.runs):,.0f}",
-            ]
-        )
-    return _table(heads, rows)
+    return _table(heads, list(map(_full_row, board.rows))) + (
+        "\n\nNoise: standard deviations of macro F1, over the seeds and over test sets like this "
+        "one."
+    )
+
+
+def _full_row(row: Row) -> list[str]:
+    interval = (
+        row.test(lambda m: m.accuracy_interval[0]),
+        row.test(lambda m: m.accuracy_interval[1]),
+    )
+    seeds, images = row.noise
+    return [
+        _escape(row.title),
+        _interval(interval),
+        _percent(row.test(lambda m: m.balanced_accuracy)),
+        _percent(row.test(lambda m: m.macro_precision)),
+        _percent(row.test(lambda m: m.macro_recall)),
+        _percent(row.validation(lambda m: m.macro_f1)),
+        "–" if seeds is None else f"{100 * seeds:.2f}",
+        f"{100 * images:.2f}",
+        f"{row.runs[0].cost.trainable_parameters / 1e6:,.2f}" if row.runs else "–",
+        _megabytes(row),
+        *_run_costs(row),
+    ]
+
+
+def _run_costs(row: Row) -> list[str]:
+    if not row.runs:
+        return ["–"] * 3
+    throughput = row.runs[0].cost.throughput
+    return [
+        f"{_rate(throughput.p5)}–{_rate(throughput.p95)}",
+        f"{fmean(r.timings.total for r in row.runs):,.1f}",
+        f"{max(r.cost.peak_memory_mb for r in row.runs):,.0f}",
+    ]
 
 
 def _failed_table(failed: Sequence[RunRecord]) -> str:
@@ -270,102 +390,21 @@ def _recipe_for(board: Board) -> str:
     )
 
 
-# --- CSV -----------------------------------------------------------------------------------------
-
-
-def csv_text(boards: Sequence[Board]) -> str:
-    """One line a run, finished or failed, unrounded; fractions are 0-1."""
-    lines = [line for board in boards for line in _csv_lines(board)]
-    columns = list(_csv_line_columns())
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(lines)
-    return buffer.getvalue()
-
-
-def _csv_lines(board: Board) -> list[dict[str, Any]]:
-    rows = [_csv_line(row, record) for row in board.rows for record in row.records]
-    return rows + [_csv_line(None, record) for record in board.failed]
-
-
-def _csv_line_columns() -> tuple[str, ...]:
-    return (
-        "data", "fingerprint", "profile", "recipe", "weights", "seed", "run", "status", "reason",
-        "macro_f1", "accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "auc",
-        "log_loss", "validation_macro_f1", "parameters", "trainable_parameters", "multiply_adds",
-        "images_per_second", "images_per_second_p5", "images_per_second_p95", "device",
-        "training_seconds", "total_seconds", "peak_memory_mb", "note",
-    )  # fmt: skip
-
-
-def _csv_line(row: Row | None, record: RunRecord | EnsembleRecord) -> dict[str, Any]:
-    run = record.run
-    line: dict[str, Any] = {
-        "data": record.data.name,
-        "fingerprint": run.data,
-        "profile": record.profile,
-        "recipe": row.name if row else run.recipe,
-        "weights": row.weights if row else run.weights.source,
-        "seed": run.seed,
-    }
-    if isinstance(record, EnsembleRecord):
-        cost = {
-            "parameters": record.cost.parameters,
-            "multiply_adds": record.cost.multiply_adds,
-            "images_per_second": record.cost.images_per_second,
-            "device": record.cost.device,
-        }
-        scores = _csv_scores(record)
-        return line | {"run": record.ensemble.id, "status": "finished"} | scores | cost
-    line |= {"run": run.id, "status": record.result.status, "note": record.note}
-    if isinstance(record.result, Failed):
-        return line | {"reason": record.result.reason}
-    return line | _csv_scores(record.result) | _csv_cost(record.result)
-
-
-def _csv_scores(result: Finished | EnsembleRecord) -> dict[str, Any]:
-    test = result.test
-    return {
-        "macro_f1": test.macro_f1,
-        "accuracy": test.accuracy,
-        "balanced_accuracy": test.balanced_accuracy,
-        "macro_precision": test.macro_precision,
-        "macro_recall": test.macro_recall,
-        "auc": "" if test.auc is None else test.auc,
-        "log_loss": test.log_loss,
-        "validation_macro_f1": result.validation.macro_f1,
-    }
-
-
-def _csv_cost(result: Finished) -> dict[str, Any]:
-    cost = result.cost
-    return {
-        "parameters": cost.parameters,
-        "trainable_parameters": cost.trainable_parameters,
-        "multiply_adds": cost.multiply_adds,
-        "images_per_second": cost.throughput.median,
-        "images_per_second_p5": cost.throughput.p5,
-        "images_per_second_p95": cost.throughput.p95,
-        "device": cost.throughput.device,
-        "training_seconds": result.timings.training,
-        "total_seconds": result.timings.total,
-        "peak_memory_mb": cost.peak_memory_mb,
-    }
-
-
 # --- how things are written ----------------------------------------------------------------------
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     numbers = {"Rank", "Seed"}
-    left = {"Network", "Weights", "Reason", "Ensemble", "Members and their shares"}
+    left = {
+        "Network", "Weights", "Reason", "Ensemble", "Members and their shares", "Member",
+        "In words", "Front",
+    }  # fmt: skip
     align = ["left" if h in left else "center" if h in numbers else "right" for h in heads]
     return tabulate(rows, heads, tablefmt="github", colalign=align, disable_numparse=True)
 
 
 def _folded(title: str, body: str) -> list[str]:
-    return [f"<details><summary>{title}</summary>", "", body, "", "</details>"]
+    return [f"<details><summary>{title}</summary>", "", body, "", "</details>", ""]
 
 
 def _recall(row: Row, k: int) -> float:
@@ -374,7 +413,17 @@ def _recall(row: Row, k: int) -> float:
 
 def _with_spread(row: Row) -> str:
     text = _percent(row.test(lambda m: m.macro_f1))
-    return text if row.spread is None else f"{text} ± {100 * row.spread:.2f}"
+    spread, _ = row.noise
+    return text if spread is None else f"{text} ± {100 * spread:.2f}"
+
+
+def _interval(ends: tuple[float, float]) -> str:
+    return f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}"
+
+
+def _megabytes(row: Row) -> str:
+    """Of the weights as they lie on disk, four bytes each."""
+    return f"{4 * row.cost.parameters / 1e6:,.1f}" if row.cost else "–"
 
 
 def _percent(fraction: float | None) -> str:

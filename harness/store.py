@@ -2,17 +2,20 @@
 
 results/records/RECIPE-ID.json    the record, written last: the run is done when it exists
 results/ensembles/RULE-ID.json    the record of an ensemble
-results/predictions/ID.npz        validation and test predictions, small enough to commit
+results/outside/NAME-ID.json      the record of predictions that no run made
+results/predictions/ID.npy        validation and test predictions, small enough to commit
 results/artefacts/ID/             predictions and features of every part, trained weights, log
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,13 +23,14 @@ import numpy as np
 from pydantic import ValidationError
 
 from harness.errors import StoreError
-from harness.nouns import SCHEMA, Ensemble, EnsembleRecord, Noun, Predictions, Run, RunRecord
+from harness.nouns import SCHEMA, Predictions, Run, RunRecord
+from harness.records import Ensemble, EnsembleRecord, OutsideRecord, Predicted, Record
 
 FEATURES = "features.npz"
-PREDICTIONS = "predictions.npz"
+PREDICTIONS = "predictions.npy"
 
 
-RecordT = TypeVar("RecordT", RunRecord, EnsembleRecord)
+RecordT = TypeVar("RecordT", RunRecord, EnsembleRecord, OutsideRecord)
 
 
 class Store:
@@ -44,36 +48,68 @@ class Store:
         paths = sorted((self.root / "ensembles").glob("*.json"))
         return tuple(_read(path, EnsembleRecord) for path in paths)
 
+    def outsides(self) -> tuple[OutsideRecord, ...]:
+        """The record of all predictions from outside, ordered by file name. Raises StoreError."""
+        paths = sorted((self.root / "outside").glob("*.json"))
+        return tuple(_read(path, OutsideRecord) for path in paths)
+
     def find(self, run: Run) -> RunRecord | None:
         path = self.record_path(run)
         return _read(path, RunRecord) if path.exists() else None
 
-    def save(self, record: RunRecord) -> None:
-        """The last act of a run."""
-        _write(self.record_path(record.run), record)
+    def everything(self) -> tuple[Record, ...]:
+        """Every record of every kind. Raises StoreError."""
+        return (*self.records(), *self.ensembles(), *self.outsides())
 
-    def save_ensemble(self, record: EnsembleRecord) -> None:
-        _write(self.ensemble_path(record.ensemble), record)
+    def save(self, record: Record) -> None:
+        """The last act of what the record is of."""
+        path = self.record_path(record.of)
+        text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+        write_atomically(path, text.encode())
 
-    def ensemble_path(self, ensemble: Ensemble) -> Path:
-        name = f"{ensemble.rule.replace(' ', '-')}-{ensemble.id}.json"
-        return self.root / "ensembles" / name
-
-    def record_path(self, run: Run) -> Path:
-        return self._records / f"{run.recipe}-{run.id}.json"
+    def record_path(self, of: Predicted) -> Path:
+        if isinstance(of, Run):
+            return self._records / f"{of.recipe}-{of.id}.json"
+        if isinstance(of, Ensemble):
+            return self.root / "ensembles" / f"{of.rule.replace(' ', '-')}-{of.id}.json"
+        return self.root / "outside" / f"{of.name}-{of.id}.json"
 
     def artefacts(self, run: Run) -> Path:
         return self.root / "artefacts" / run.id
 
-    def predictions_path(self, of: Run | Ensemble) -> Path:
-        return self.root / "predictions" / f"{of.id}.npz"
+    def predictions_path(self, of: Predicted) -> Path:
+        return self.root / "predictions" / f"{of.id}.npy"
 
-    def save_predictions(self, of: Run | Ensemble, parts: Mapping[str, Predictions]) -> None:
+    def save_predictions(self, of: Predicted, parts: Mapping[str, Predictions]) -> None:
         write_predictions(self.predictions_path(of), parts)
 
-    def predictions(self, of: Run | Ensemble) -> dict[str, Predictions]:
-        """Validation and test predictions of a finished run or of an ensemble. StoreError."""
+    def predictions(self, of: Predicted) -> dict[str, Predictions]:
+        """Validation and test predictions of what has a record. Raises StoreError."""
         return read_predictions(self.predictions_path(of))
+
+    def trusted(self, record: Record) -> dict[str, Predictions]:
+        """A record's predictions, checked against its hash.
+
+        Those of a run are taken from its artefacts where the copy beside the record is damaged.
+        Raises StoreError naming the file.
+        """
+        path, judged = self.predictions_path(record.of), record.judged
+        assert judged is not None, "a failed run has no predictions"
+        try:
+            parts = self.predictions(record.of)
+            if digest(parts) == judged.predictions_sha256:
+                return parts
+            problem = StoreError(f"{path}: not the predictions that the record rests on")
+        except StoreError as error:
+            problem = error
+        if isinstance(record.of, Run):
+            with suppress(StoreError):
+                every = read_predictions(self.artefacts(record.of) / PREDICTIONS)
+                parts = {name: part for name, part in every.items() if name != "train"}
+                if digest(parts) == judged.predictions_sha256:
+                    self.save_predictions(record.of, parts)
+                    return parts
+        raise problem
 
     @property
     def _records(self) -> Path:
@@ -112,31 +148,50 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_predictions(path: Path, parts: Mapping[str, Predictions]) -> None:
-    arrays = {}
+    """One table, a row an image: part, id, label, probabilities. One header is quick to read."""
+    classes = next(iter(parts.values())).probabilities.shape[1]
+    fields = [("part", "S16"), ("id", "<i4"), ("label", "<i2"), ("probabilities", "<f4", classes)]
+    table = np.empty(sum(len(part.ids) for part in parts.values()), dtype=fields)
+    begin = 0
     for name, part in parts.items():
-        arrays[f"{name}_ids"] = part.ids
-        arrays[f"{name}_labels"] = part.labels
-        arrays[f"{name}_probabilities"] = part.probabilities
-    write_arrays(path, arrays, compress=True)
+        rows = table[begin : begin + len(part.ids)]
+        rows["part"], rows["id"], rows["label"] = name.encode(), part.ids, part.labels
+        rows["probabilities"] = part.probabilities
+        begin += len(part.ids)
+    buffer = io.BytesIO()
+    np.save(buffer, table, allow_pickle=False)
+    write_atomically(path, buffer.getvalue())
 
 
 def read_predictions(path: Path) -> dict[str, Predictions]:
-    arrays = read_arrays(path)
-    names = sorted({key.partition("_")[0] for key in arrays})
+    """What ``write_predictions`` wrote, by part. Raises StoreError naming the file."""
     try:
-        return {
-            name: Predictions(
-                arrays[f"{name}_ids"], arrays[f"{name}_labels"], arrays[f"{name}_probabilities"]
+        table = np.load(path, allow_pickle=False)
+        _, starts = np.unique(table["part"], return_index=True)
+        parts = {}
+        for at in sorted(starts):
+            name = table["part"][at]
+            rows = table[table["part"] == name]
+            parts[name.decode()] = Predictions(
+                rows["id"].astype(np.int64),
+                rows["label"].astype(np.int64),
+                np.ascontiguousarray(rows["probabilities"]),
             )
-            for name in names
-        }
-    except KeyError as error:
-        raise StoreError(f"{path}: holds no {error}; delete it and run again") from None
+    except (OSError, ValueError, IndexError, EOFError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); delete it and run again") from None
+    return parts
 
 
-def _write(path: Path, record: Noun) -> None:
-    text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, text.encode())
+def digest(parts: Mapping[str, Predictions]) -> str:
+    """sha256 over ids, labels and probabilities of every part, bit for bit."""
+    sha = hashlib.sha256()
+    for name in sorted(parts):
+        part = parts[name]
+        sha.update(f"{name}:{part.probabilities.shape}".encode())
+        sha.update(np.ascontiguousarray(part.ids, dtype="<i8").tobytes())
+        sha.update(np.ascontiguousarray(part.labels, dtype="<i8").tobytes())
+        sha.update(np.ascontiguousarray(part.probabilities, dtype="<f4").tobytes())
+    return sha.hexdigest()
 
 
 def _read(path: Path, kind: type[RecordT]) -> RecordT:

@@ -143,10 +143,4 @@ def _finished(planned: Planned, ended: Ended, setting: Setting) -> Finished:
     parts = read_predictions(store.artefacts(run) / PREDICTIONS)
     judged = {name: parts[name] for name in ("validation", "test")}
     store.save_predictions(run, judged)
-    names = setting.data.class_names
-    return Finished(
-        **dict(ended.outcome),
-        validation=metrics.score(judged["validation"], names),
-        test=metrics.score(judged["test"], names),
-        predictions_sha256=metrics.digest(judged),
-    )
+    return Finished(**dict(ended.outcome), **dict(metrics.judge(judged, setting.data.class_names)))

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness import metrics, report
+from harness import metrics, report, spreadsheet
+from harness.committee import Committee, Member, recounted
 from harness.leaderboard import Board, boards
-from harness.nouns import EnsembleRecord, Finished, Predictions
+from harness.nouns import Judged, Noun, Predictions
 from harness.store import Store, write_atomically
 
 
 def read_boards(results: Path) -> tuple[Board, ...]:
     """The boards of a results folder. Raises StoreError naming what cannot be read."""
     store = Store(results)
-    records, ensembles = store.records(), store.ensembles()
-    tests = {r.run.id: store.predictions(r.run)["test"] for r in records if r.finished}
-    tests |= {e.ensemble.id: store.predictions(e.ensemble)["test"] for e in ensembles}
-    return boards([*records, *ensembles], tests)
+    records = store.everything()
+    return boards(records, {r.of.id: store.trusted(r) for r in records if r.judged})
 
 
 def tables(results: Path) -> dict[Path, str]:
@@ -25,7 +24,7 @@ def tables(results: Path) -> dict[Path, str]:
     ranked = read_boards(results)
     return {
         results / "LEADERBOARD.md": report.markdown(ranked),
-        results / "leaderboard.csv": report.csv_text(ranked),
+        results / "leaderboard.csv": spreadsheet.csv_text(ranked),
     }
 
 
@@ -44,46 +43,62 @@ def verify(results: Path) -> list[str]:
     from the records, byte for byte. Raises StoreError naming what cannot be read.
     """
     store, wrong = Store(results), []
-    for record in store.records():
-        if isinstance(record.result, Finished):
-            path, parts = store.record_path(record.run), store.predictions(record.run)
-            wrong += _lies(path, record.result, parts, record.data.class_names)
-    for ensemble in store.ensembles():
-        path = store.ensemble_path(ensemble.ensemble)
-        parts = store.predictions(ensemble.ensemble)
-        wrong += _lies(path, ensemble, parts, ensemble.data.class_names)
+    for record in store.everything():
+        if record.judged:
+            parts, path = store.predictions(record.of), store.record_path(record.of)
+            wrong += [
+                f"{path}: {lie}" for lie in _lies(record.judged, parts, record.data.class_names)
+            ]
+    if wrong:  # What the tables rest on is not true: nothing more can be said of them.
+        return wrong
+    wrong += _miscounted(store)
     for path, text in tables(results).items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             wrong.append(f"{path}: not what the records give; 'wbc-bench leaderboard' writes it")
     return wrong
 
 
+def _miscounted(store: Store) -> Iterator[str]:
+    """Votes that are not the vote of their members."""
+    members_here: tuple[Member, ...] = (*store.records(), *store.outsides())
+    held = {record.of.id: record for record in members_here if record.judged}
+    for record in store.ensembles():
+        path, members = store.record_path(record.of), record.ensemble.members
+        missing = [member for member in members if member not in held]
+        if missing:
+            yield f"{path}: its member {missing[0]} has no record here"
+        elif lie := recounted(Committee(store, tuple(held[m] for m in members)), record):
+            yield f"{path}: {lie}"
+
+
 def _lies(
-    path: Path,
-    scored: Finished | EnsembleRecord,
-    parts: Mapping[str, Predictions],
-    class_names: Sequence[str],
-) -> list[str]:
+    told: Judged, parts: Mapping[str, Predictions], class_names: Sequence[str]
+) -> Iterator[str]:
     """Where a record says other than its predictions do."""
-    wrong = []
-    if metrics.digest(parts) != scored.predictions_sha256:
-        wrong.append(f"{path}: the stored predictions are not those of this record")
-    for name, metric in (("validation", scored.validation), ("test", scored.test)):
-        told, found = metric.model_dump(), metrics.score(parts[name], class_names).model_dump()
-        wrong += [
-            f"{path}: {name} {key} is {told[key]}, the predictions give {found[key]}"
-            for key in told
-            if not _same(told[key], found[key])
-        ]
-    return wrong
+    found = metrics.judge(parts, class_names)
+    if found.predictions_sha256 != told.predictions_sha256:
+        yield "the stored predictions are not those of this record"
+    yield from _differences(dict(told), dict(found))
+
+
+def _differences(
+    told: Mapping[str, object], found: Mapping[str, object], where: str = ""
+) -> Iterator[str]:
+    """Each number that differs, by its dotted name."""
+    for key, right in found.items():
+        said = told[key]
+        if isinstance(said, Noun) and isinstance(right, Noun):
+            yield from _differences(dict(said), dict(right), f"{where}{key}.")
+        elif not _same(said, right):
+            yield f"{where}{key} is {said}, the predictions give {right}"
 
 
 def _same(told: object, found: object) -> bool:
     """Equal, but for the last bits of a sum that another processor adds up in another order."""
     if isinstance(told, float) and isinstance(found, float):
         return abs(told - found) <= 1e-9
-    if isinstance(told, dict) and isinstance(found, dict):
-        return told.keys() == found.keys() and all(_same(told[k], found[k]) for k in told)
+    if isinstance(told, Noun) and isinstance(found, Noun):
+        return all(_same(dict(told)[key], right) for key, right in dict(found).items())
     if isinstance(told, tuple) and isinstance(found, tuple):
         return len(told) == len(found) and all(map(_same, told, found))
     return told == found

@@ -120,9 +120,7 @@ def made_record(recipe: str = "vgg16", seed: int = 0, note: str = "") -> RunReco
         note=note,
         result=Finished(
             **dict(made_outcome()),
-            validation=metrics.score(parts["validation"], CLASSES),
-            test=metrics.score(parts["test"], CLASSES),
-            predictions_sha256=metrics.digest({k: parts[k] for k in ("validation", "test")}),
+            **dict(metrics.judge({k: parts[k] for k in ("validation", "test")}, CLASSES)),
         ),
     )
 

@@ -13,6 +13,7 @@ import pytest
 
 import harness.launch
 from harness.cli import cli, main
+from harness.committee import RULES
 from harness.store import FEATURES, PREDICTIONS, Store, write_arrays, write_predictions
 from zoo.table import RECIPES
 
@@ -218,7 +219,7 @@ def test_verify_finds_every_lie(wbc: Cli, tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     code, _, err = wbc("verify")
     assert code == 1
-    assert "test per_class" in err
+    assert "test.per_class" in err
     path.write_text(true_record)
     assert wbc("verify")[0] == 0
     save_finished(store, made_record("vgg19"))
@@ -248,7 +249,7 @@ def test_compare_says_what_is_significant(wbc: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        (("vgg16", "vgg16"), "same recipe"),
+        (("vgg16", "vgg16"), "same row"),
         (("vgg16", "vgg19"), "wbc-bench run vgg19"),
         (("vgg16", "vgg17"), "did you mean"),
     ],
@@ -320,7 +321,9 @@ def test_a_search_takes_all_that_have_finished(wbc: Cli, tmp_path: Path) -> None
         (("vgg16", "vgg19"), "wbc-bench run vgg19"),
         (("vgg16", "vgg17"), "did you mean"),
         (("vgg16", "mobilenet"), "no common images"),
-        (("vgg16", "lite0"), "features.npz is missing"),
+        (("vgg16", "lite0", "--rule", "concatenation"), "features.npz is missing"),
+        (("vgg16", "lite0", "--rule", "soft-votes"), "did you mean 'soft vote'"),
+        (("vgg16", "@elsewhere"), "nothing was imported as 'elsewhere'"),
     ],
 )
 def test_an_ensemble_that_cannot_be_is_refused(
@@ -338,12 +341,54 @@ def test_an_ensemble_that_cannot_be_is_refused(
     assert err.count("\n") == 1
 
 
-def test_torn_predictions_of_a_member_are_named(wbc: Cli, tmp_path: Path) -> None:
+def test_a_rule_without_what_it_needs_is_left_out_and_the_others_are_made(
+    wbc: Cli, tmp_path: Path
+) -> None:
     store = make_committee(wbc, tmp_path, "vgg16", "lite0")
-    store.predictions_path(made_record("lite0").run).write_bytes(b"torn")
-    code, _, err = wbc("ensemble", "vgg16", "lite0")
-    assert code == 2
-    assert made_record("lite0").run.id in err
+    (store.artefacts(made_record("lite0").run) / FEATURES).unlink()
+    code, out, err = wbc("ensemble", "vgg16", "lite0")
+    assert code == 0
+    assert "soft vote: " in out
+    assert "concatenation: left out: " in err
+    assert "'wbc-bench run lite0'" in err
+    assert {r.ensemble.rule for r in store.ensembles()} == set(RULES) - {"concatenation"}
+
+
+def test_one_rule_can_be_asked_for(wbc: Cli, tmp_path: Path) -> None:
+    store = make_committee(wbc, tmp_path, "vgg16", "lite0")
+    assert wbc("ensemble", "vgg16", "lite0", "--rule", "soft-vote")[0] == 0
+    assert [r.ensemble.rule for r in store.ensembles()] == ["soft vote"]
+
+
+def test_torn_predictions_come_back_from_the_artefacts_or_are_named(
+    wbc: Cli, tmp_path: Path
+) -> None:
+    store, run = make_committee(wbc, tmp_path, "vgg16", "lite0"), made_record("lite0").run
+    path, true = store.predictions_path(run), store.predictions_path(run).read_bytes()
+    for damage in (b"torn", true[:-1], true[:-4] + bytes(4), b""):
+        path.write_bytes(damage)
+        assert wbc("ensemble", "vgg16", "lite0")[0] == 0
+        assert path.read_bytes() == true
+    (store.artefacts(run) / PREDICTIONS).unlink()
+    for damage in (b"torn", true[:-1], true[:-4] + bytes(4)):
+        path.write_bytes(damage)
+        for verb in (("ensemble", "vgg16", "lite0"), ("leaderboard",)):
+            code, _, err = wbc(*verb)
+            assert code == 2
+            assert run.id in err
+            assert err.count("\n") == 1
+
+
+def test_a_vote_that_is_not_its_members_vote_is_found(wbc: Cli, tmp_path: Path) -> None:
+    store = make_committee(wbc, tmp_path, "vgg16", "lite0")
+    wbc("ensemble", "vgg16", "lite0", "--rule", "weighted vote")
+    (record,) = store.ensembles()
+    lie = record.model_copy(update={"shares": (0.9, 0.1) if record.shares[0] < 0.5 else (0.1, 0.9)})
+    store.save(lie)
+    wbc("leaderboard")
+    code, _, err = wbc("verify")
+    assert code == 1
+    assert "not the vote of its members" in err
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

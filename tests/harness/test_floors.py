@@ -13,13 +13,14 @@ ROOT = Path(__file__).parents[2]
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("zoo.recipe", "harness.errors", "harness"),
     ("zoo.table", "harness.nouns", "zoo.weights", "zoo.torch_file", "zoo"),
-    ("harness.statistics",),
+    ("harness.statistics", "harness.records"),
     ("harness.config", "harness.store", "harness.metrics", "harness.pace", "harness.quiet",
      "harness.devices", "harness.data", "harness.calibration"),
     ("harness.plan", "harness.leaderboard", "harness.launch", "harness.figures", "harness.learn",
-     "harness.head", "harness.ensembles", "harness.committee"),
-    ("harness.report", "harness.sweep", "harness.progress"),
-    ("harness.tables", "harness.comparison"),
+     "harness.head", "harness.ensembles", "harness.committee", "harness.findings",
+     "harness.baseline"),
+    ("harness.report", "harness.spreadsheet", "harness.sweep", "harness.progress"),
+    ("harness.tables", "harness.comparison", "harness.outside"),
     ("harness.experiment",),
     ("harness.cli",),
 )  # fmt: skip

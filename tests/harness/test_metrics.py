@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from harness.metrics import auc, cross_entropy, digest, macro_f1, score
+from harness.metrics import auc, cross_entropy, macro_f1, score
 from harness.nouns import Predictions
+from harness.store import digest
 
 
 @st.composite

@@ -14,7 +14,8 @@ from harness import metrics
 from harness.leaderboard import Board
 from harness.leaderboard import boards as ranked
 from harness.nouns import Finished, Predictions, RunRecord, Weights
-from harness.report import csv_text, markdown
+from harness.report import markdown
+from harness.spreadsheet import csv_text
 
 from .conftest import failed_record, made_predictions, made_record
 
@@ -23,7 +24,7 @@ GOLDEN = Path(__file__).with_name("golden_leaderboard.md")
 
 def boards(records: list[RunRecord]) -> tuple[Board, ...]:
     """The boards of made-up records, whose predictions follow from their runs."""
-    predictions = {record.run.id: made_predictions(record.run)["test"] for record in records}
+    predictions = {record.run.id: made_predictions(record.run) for record in records}
     return ranked(records, predictions)
 
 
@@ -52,13 +53,13 @@ def test_the_order_of_arrival_does_not_matter() -> None:
 
 def test_rows_are_best_first_and_seeds_make_one_row() -> None:
     (board,) = boards(some_records())
-    scores = [row.test(lambda m: m.macro_f1) for row in board.rows]
+    scores = [row.macro_f1 for row in board.rows]
     assert scores == sorted(scores, reverse=True)
     vgg16 = next(row for row in board.rows if row.name == "vgg16")
-    values = [result.test.macro_f1 for result in vgg16.scored]
+    values = [result.test.macro_f1 for result in vgg16.judged]
     assert len(values) == 2
-    assert vgg16.test(lambda m: m.macro_f1) == pytest.approx(sum(values) / 2)
-    assert vgg16.spread == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert vgg16.macro_f1 == pytest.approx(sum(values) / 2)
+    assert vgg16.noise[0] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
 
 
 def test_rows_alike_share_a_rank_and_a_clear_loser_does_not() -> None:
@@ -70,7 +71,9 @@ def test_rows_alike_share_a_rank_and_a_clear_loser_does_not() -> None:
     part = Predictions(np.arange(120), labels, np.eye(3, dtype=np.float32)[labels])
     other = Predictions(np.arange(120), labels, np.eye(3, dtype=np.float32)[(labels + 1) % 3])
     scored = [rescored(record, p) for record, p in zip(records, (part, other), strict=True)]
-    (board,) = ranked(scored, {r.run.id: p for r, p in zip(scored, (part, other), strict=True)})
+    (board,) = ranked(
+        scored, {r.run.id: {"test": p} for r, p in zip(scored, (part, other), strict=True)}
+    )
     assert board.ranks == (1, 2)
 
 
@@ -85,7 +88,7 @@ def test_the_interval_holds_the_score() -> None:
     (board,) = boards(some_records())
     for row in board.rows:
         low, high = row.interval
-        assert 0 <= low < row.test(lambda m: m.macro_f1) < high <= 1
+        assert 0 <= low < row.macro_f1 < high <= 1
 
 
 def changed(record: RunRecord, **changes: object) -> RunRecord:

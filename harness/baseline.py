@@ -1,0 +1,70 @@
+"""The floor that any backbone must clear: what the raw pixels alone say under the protocol."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from harness import metrics
+from harness.head import HeadLearner
+from harness.learn import learn
+from harness.nouns import Dataset, DataSummary, Head, Parts, Predictions, Run
+from harness.records import Outside, OutsideRecord
+from harness.store import Store
+
+NAME = "raw-pixels"
+SIDE = 24
+"""Pixels of the images that it sees: enough for a cell's size, shape and colour."""
+
+
+def raw_pixels(run: Run, data: Dataset, parts: Parts) -> dict[str, Predictions]:
+    """Predictions of a linear classifier on small images, trained as the protocol's head is.
+
+    The frozen phase's optimizer, batches, epochs and early stopping, without a hidden layer.
+    """
+    protocol, classes = run.protocol, len(data.class_names)
+    head = Head(units=(), dropout=0.0, l1=protocol.head.l1, l2=protocol.head.l2)
+    pixels = {name: _small(data, getattr(parts, name)) for name in ("train", "validation", "test")}
+    one_hot = np.eye(classes, dtype=np.float32)[data.labels]
+    learner = HeadLearner(
+        (head, protocol.loss, protocol.frozen.optimizer),
+        (pixels["train"], one_hot[parts.train]),
+        pixels["validation"],
+        run.seed,
+    )
+    labels = (one_hot[parts.train], one_hot[parts.validation])
+    learn(learner, "frozen", protocol.frozen, labels, run.seed)
+    return {
+        name: Predictions(ids, data.labels[ids], learner.predict(pixels[name]).astype(np.float32))
+        for name, ids in (("validation", parts.validation), ("test", parts.test))
+    }
+
+
+def _small(data: Dataset, ids: np.ndarray) -> np.ndarray:
+    """(n, SIDE * SIDE * 3) float32 in 0-1."""
+    out = np.empty((len(ids), SIDE * SIDE * 3), dtype=np.float32)
+    for i, id_ in enumerate(ids):
+        small = cv2.resize(data.images[id_], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        out[i] = small.reshape(-1)
+    return out / 255
+
+
+def keep(
+    store: Store, run: Run, data: Dataset, parts: Parts, like: tuple[str, DataSummary]
+) -> None:
+    """Put the floor beside a run, unless it is there. ``like``: the board's profile and data."""
+    outside = Outside(name=NAME, beside=run)
+    if store.record_path(outside).exists():
+        return
+    predictions = raw_pixels(run, data, parts)
+    profile, summary = like
+    record = OutsideRecord(
+        outside=outside,
+        baseline=True,
+        note=f"floor: a linear classifier on the images at {SIDE} × {SIDE} pixels, no network",
+        profile=profile,
+        data=summary,
+        **dict(metrics.judge(predictions, summary.class_names)),
+    )
+    store.save_predictions(outside, predictions)
+    store.save(record)
