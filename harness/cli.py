@@ -79,13 +79,14 @@ results_option = click.option(
     "--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
     help="Folder for records, tables and artefacts.",
 )  # fmt: skip
+profile_option = click.option(
+    "--profile", type=click.Choice(["quick", "full"]),
+    help="[full where a GPU is visible, else quick]",
+)  # fmt: skip
 experiment_options = _options(
     click.argument("recipes", nargs=-1, shell_complete=_recipe_names),
     click.option("--all", "everything", is_flag=True, help="Every recipe of the zoo."),
-    click.option(
-        "--profile", type=click.Choice(["quick", "full"]),
-        help="[full where a GPU is visible, else quick]",
-    ),
+    profile_option,
     click.option("--seeds", type=click.IntRange(1, 100), help="Overrides sweep.seeds."),
     click.option("--retry-failed", is_flag=True, help="Run failed runs again."),
     config_option,
@@ -146,9 +147,25 @@ def verify(results: Path) -> int:
 @click.argument("members", nargs=-1, shell_complete=_recipe_names)
 @click.option("--search", is_flag=True, help="Greedy and best subset of these (or all) networks.")
 @click.option("--rule", "rules", multiple=True, metavar="RULE", help="Only this rule; repeatable.")
+@click.option("--joint", is_flag=True, help="Train one network of these branches, as a run.")
+@profile_option
+@config_option
+@data_option
 @results_option
-def ensemble(members: tuple[str, ...], search: bool, rules: tuple[str, ...], results: Path) -> int:
-    """Combine finished runs by every rule; seconds, no backbone runs."""
+def ensemble(members: tuple[str, ...], joint: bool, **options: Any) -> int:
+    """Combine finished runs by every rule; seconds, no backbone runs.
+
+    --profile, --config and --data belong to --joint, which trains: it is `run A+B+C`.
+    """
+    if joint:
+        return _train_joint(members, options)
+    for name in ("profile", "config", "data"):
+        if options[name] is not None:
+            raise UserError(f"--{name} belongs to --joint; finished runs have theirs already")
+    return _combine(members, options["search"], options["rules"], options["results"])
+
+
+def _combine(members: tuple[str, ...], search: bool, rules: tuple[str, ...], results: Path) -> int:
     from harness import committee
     from harness.store import Store
     from harness.tables import write_tables
@@ -165,6 +182,25 @@ def ensemble(members: tuple[str, ...], search: bool, rules: tuple[str, ...], res
             click.echo(f"{rule}: left out: {reason}", err=True)
     click.echo(write_tables(results)[0])
     return 0
+
+
+def _train_joint(members: tuple[str, ...], options: dict[str, Any]) -> int:
+    from harness import experiment
+    from zoo.table import find
+
+    if options["search"] or options["rules"]:
+        raise UserError("--joint trains one network; --search and --rule combine finished runs")
+    joint = find("+".join(members)) if members else None
+    if joint is None or not joint.branches:
+        raise UserError("a joint network needs at least two different branches")
+    request = experiment.Request(
+        recipes=(joint.name,),
+        everything=False,
+        seeds=None,
+        retry_failed=False,
+        **{name: options[name] for name in ("profile", "config", "data", "results")},
+    )
+    return experiment.run(request)
 
 
 @cli.command()

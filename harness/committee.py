@@ -103,8 +103,8 @@ def chosen_rules(names: Sequence[str], *, search: bool) -> tuple[Rule, ...]:
 def assemble(store: Store, names: Sequence[str], like: Run | None = None) -> tuple[Committee, ...]:
     """A committee for every board and seed where all these recipes and imports are finished.
 
-    Without names: every network that has finished there. ``like``: only on the board of this run.
-    Raises UserError for a missing or lonely member.
+    Without names: every single network that has finished there. ``like``: only on the board of
+    this run. Raises UserError for a missing or lonely member.
     """
     finished = [r for r in store.records() if r.finished and (not like or _beside(r.run, like))]
     imported = [record for record in store.outsides() if not record.baseline]
@@ -112,7 +112,8 @@ def assemble(store: Store, names: Sequence[str], like: Run | None = None) -> tup
     wanted = tuple(dict.fromkeys(_resolve(name, known) for name in names))
     if names and len(wanted) < 2:
         raise UserError("an ensemble needs at least two different members")
-    members: list[Member] = [*finished, *imported] if names else [*finished]
+    singles = [record for record in finished if not find(record.run.recipe).branches]
+    members: list[Member] = [*finished, *imported] if names else [*singles]
     for name in wanted:
         if name not in map(_name, members):
             raise UserError(f"{store.root}: no finished run of {name}; 'wbc-bench run {name}'")

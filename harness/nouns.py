@@ -394,8 +394,8 @@ class Job(Noun):
     run: Run
     data: str
     """Folder of the decoded data."""
-    weights: str | None
-    """File that the run's pretrained weights lie in."""
+    weights: tuple[str | None, ...]
+    """File that the run's pretrained weights lie in, None if random; one a branch."""
     output: str
     """Folder for predictions, features and trained weights."""
     device: str

@@ -27,7 +27,8 @@ class Supply:
     """What a recipe starts from: the identity, the file, and what the reader must know of it."""
 
     weights: Weights
-    file: Path | None = None
+    files: tuple[Path | None, ...] = (None,)
+    """One; of a joint network one a branch. None where the weights are random."""
     note: str = ""
 
 
@@ -37,7 +38,7 @@ class Planned:
 
     run: Run
     recipe: Recipe
-    weights_file: Path | None
+    weights_files: tuple[Path | None, ...]
     note: str
 
 
@@ -61,17 +62,33 @@ def supplies(
     """
     files = {find(name).name: Path(path) for name, path in settings.files.items()}
     found, offline = {}, ""
-    for recipe in wanted:
+    for recipe in dict.fromkeys(branch for one in wanted for branch in one.branches or (one,)):
         if recipe.name in files:
             file = shelf.user_file(recipe, files[recipe.name])
             weights = Weights(source="file", digest=f"sha256:{shelf.sha256(file)}")
-            found[recipe.name] = Supply(weights, file)
+            found[recipe.name] = Supply(weights, (file,))
         elif settings.source == "random":
             found[recipe.name] = Supply(Weights(source="random"))
         else:
             tell(f"looking for the ImageNet weights of {recipe.name}")
             found[recipe.name], offline = _imagenet(recipe, settings, fetch, offline)
-    return found
+    return found | {
+        one.name: _together([found[branch.name] for branch in one.branches])
+        for one in wanted
+        if one.branches
+    }
+
+
+def _together(branches: Sequence[Supply]) -> Supply:
+    """What a joint network starts from: pretrained if any of its branches is."""
+    sources = dict.fromkeys(supply.weights.source for supply in branches)
+    digests = [supply.weights.digest or "random" for supply in branches]
+    known = next((source for source in sources if source != "random"), None)
+    weights = Weights(source=known, digest="+".join(digests)) if known else branches[0].weights
+    notes = dict.fromkeys(supply.note for supply in branches if supply.note)
+    files = tuple(file for supply in branches for file in supply.files)
+    some = " (some branches)" if known and notes else ""
+    return Supply(weights, files, "; ".join(notes) + some)
 
 
 def _imagenet(
@@ -82,7 +99,7 @@ def _imagenet(
         file = shelf.at_hand(recipe)
         if file is None and not fetch:
             weights = Weights(source="imagenet", digest=shelf.digest(recipe, None))
-            return Supply(weights, None, "ImageNet weights to be downloaded"), offline
+            return Supply(weights, note="ImageNet weights to be downloaded"), offline
         if file is None:
             if offline:
                 raise Offline(offline)
@@ -91,8 +108,9 @@ def _imagenet(
         if settings.when_offline == "fail":
             raise Offline(f"{recipe.name}: {error}") from None
         note = "random weights: the ImageNet weights could not be downloaded"
-        return Supply(Weights(source="random"), None, note), str(error)
-    return Supply(Weights(source="imagenet", digest=shelf.digest(recipe, file)), file), offline
+        return Supply(Weights(source="random"), note=note), str(error)
+    weights = Weights(source="imagenet", digest=shelf.digest(recipe, file))
+    return Supply(weights, (file,)), offline
 
 
 def runs(
@@ -112,7 +130,7 @@ def runs(
                 split=benchmark.split,
                 seed=seed,
             )
-            planned.append(Planned(run, recipe, have.file, have.note))
+            planned.append(Planned(run, recipe, have.files, have.note))
     return tuple(planned)
 
 

@@ -98,7 +98,7 @@ def _job(planned: Planned, setting: Setting, device: Device) -> Job:
     return Job(
         run=planned.run,
         data=str(setting.data_folder.resolve()),
-        weights=str(planned.weights_file.resolve()) if planned.weights_file else None,
+        weights=tuple(str(file.resolve()) if file else None for file in planned.weights_files),
         output=str(setting.store.artefacts(planned.run).resolve()),
         device=device.id,
         device_name=device.name,

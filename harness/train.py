@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -25,7 +24,7 @@ from harness.learn import PhaseName, learn, sample_weights
 from harness.nouns import Cost, Dataset, Epoch, Head, Parts, Phase, Predictions, Run
 from harness.nouns import Optimizer as OptimizerSettings
 from harness.quiet import Quiet
-from zoo.build import backbone_layers, build
+from zoo.build import WeightsFiles, backbone_layers, branches, build
 from zoo.table import find
 
 PART_NAMES = ("train", "validation", "test")
@@ -56,11 +55,11 @@ class Trained:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def train(run: Run, data: Dataset, weights: Path | None, events: Events) -> Trained:
+def train(run: Run, data: Dataset, weights: WeightsFiles, events: Events) -> Trained:
     """Train one run and predict its three parts.
 
-    ``weights``: the file of the run's pretrained weights, None when they are random. Raises
-    WeightsError, ConfigError or DataError where the user's input does not fit.
+    ``weights``: as ``zoo.build`` takes them, None where they are random. Raises WeightsError,
+    ConfigError or DataError where the user's input does not fit.
     """
     clock = Clock()
     protocol = run.protocol
@@ -170,17 +169,18 @@ def build_optimizer(settings: OptimizerSettings) -> keras.Optimizer:
 
 
 def unfreeze(network: keras.Model, part: float | int, pretrained: bool) -> None:
-    """Leave only the last part of the backbone trainable, a fraction or a number of its layers.
+    """Leave only the last part of each backbone trainable, a fraction or a number of its layers.
 
     Pretrained BatchNorm stays frozen, and with it in inference mode: its statistics are worth
     more than what a small set could estimate.
     """
-    layers = backbone_layers(network)
-    last = round(part * len(layers)) if isinstance(part, float) else min(part, len(layers))
     network.trainable = True
-    for i, layer in enumerate(layers):
-        batch_norm = isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = i >= len(layers) - last and not (batch_norm and pretrained)
+    for branch in branches(network):
+        layers = backbone_layers(branch)
+        last = round(part * len(layers)) if isinstance(part, float) else min(part, len(layers))
+        for i, layer in enumerate(layers):
+            batch_norm = isinstance(layer, keras.layers.BatchNormalization)
+            layer.trainable = i >= len(layers) - last and not (batch_norm and pretrained)
 
 
 # --- the bench -----------------------------------------------------------------------------------

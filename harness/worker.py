@@ -84,7 +84,7 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
         device=job.device_name,
     )
     start = time.perf_counter() - BEGAN
-    weights = Path(job.weights) if job.weights else None
+    weights = tuple(Path(file) if file else None for file in job.weights)
     trained = train.train(job.run, open_dataset(Path(job.data)), weights, events)
     emit("phase", name="writing", steps=1)
     _write(Path(job.output), trained)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import dropwhile
 from pathlib import Path
@@ -26,7 +26,11 @@ CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 PREPROCESSING_LAYERS = (layers.InputLayer, layers.Rescaling, layers.Normalization)
 
 
-def build(recipe: Recipe, image_size: int, weights: Path | None = None) -> keras.Model:
+WeightsFiles = Path | None | Sequence[Path | None]
+"""One file, or none for random weights; of a joint network one a branch."""
+
+
+def build(recipe: Recipe, image_size: int, weights: WeightsFiles = None) -> keras.Model:
     """The recipe's backbone, from raw pixels to globally average-pooled features.
 
     In: RGB pixels 0-255 of any dtype, (B, image_size, image_size, 3). Out: (B, feature_width).
@@ -34,6 +38,29 @@ def build(recipe: Recipe, image_size: int, weights: Path | None = None) -> keras
     weights file the weights are random, drawn from Keras's global seed. Raises ConfigError when
     the image is too small for the network, WeightsError when the file does not fit it.
     """
+    count = len(recipe.branches) or 1
+    files = weights if isinstance(weights, Sequence) else (weights,) * count
+    if not recipe.branches:
+        (file,) = files
+        return _build_one(recipe, image_size, file)
+    pixels = keras.Input((image_size, image_size, 3), dtype="float32", name="pixels")
+    each = zip(recipe.branches, files, strict=True)
+    features = [_build_one(branch, image_size, file)(pixels) for branch, file in each]
+    return keras.Model(pixels, layers.Concatenate(name="features")(features), name="joint")
+
+
+def branches(model: keras.Model) -> list[keras.Model]:
+    """The backbones of a built model: itself, or those of a joint network."""
+    return [layer for layer in model.layers if model.name == "joint" and _is_model(layer)] or [
+        model
+    ]
+
+
+def _is_model(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.Model)
+
+
+def _build_one(recipe: Recipe, image_size: int, weights: Path | None) -> keras.Model:
     if image_size < recipe.minimum_size:
         raise ConfigError(
             f"image_size {image_size} is too small for {recipe.name}; "

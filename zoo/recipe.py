@@ -58,5 +58,8 @@ class Recipe:
     feature_width: int
     parameters: int
     multiply_adds: int
-    imagenet: KerasFile | PackageFile
+    imagenet: KerasFile | PackageFile | None
+    """None for a joint network, whose branches have their own."""
     citation: str
+    branches: tuple[Recipe, ...] = ()
+    """Of a joint network: backbones side by side, their features concatenated."""

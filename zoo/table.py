@@ -299,10 +299,34 @@ RECIPES: tuple[Recipe, ...] = (
 def find(name: str) -> Recipe:
     """The recipe of this name or alias; case, hyphens and underscores do not matter.
 
-    Raises UnknownName, with the nearest name, when there is none.
+    ``a+b+c`` is the joint network of several. Raises UnknownName, with the nearest name, when
+    there is none.
     """
+    if "+" in name:
+        return _joint(tuple(dict.fromkeys(find(part) for part in name.split("+"))))
     known = {spelling: recipe for recipe in RECIPES for spelling in (recipe.name, *recipe.aliases)}
     recipe = known.get(name.lower().replace("-", "").replace("_", "").strip())
     if recipe is None:
         raise UnknownName("recipe", name, known)
     return recipe
+
+
+def _joint(branches: tuple[Recipe, ...]) -> Recipe:
+    """Several backbones that see the same pixels, and give their features side by side."""
+    if len(branches) == 1:
+        return branches[0]
+    return Recipe(
+        name="+".join(branch.name for branch in branches),
+        title="Joint " + " + ".join(branch.title for branch in branches),
+        aliases=(),
+        constructor="",
+        preprocessing="inside",
+        native_size=max(branch.native_size for branch in branches),
+        minimum_size=max(branch.minimum_size for branch in branches),
+        feature_width=sum(branch.feature_width for branch in branches),
+        parameters=sum(branch.parameters for branch in branches),
+        multiply_adds=sum(branch.multiply_adds for branch in branches),
+        imagenet=None,
+        citation="; ".join(branch.citation for branch in branches),
+        branches=branches,
+    )

@@ -27,9 +27,10 @@ def imagenet_file(recipe: Recipe) -> Path:
     Raises Offline when a download is needed and fails, WeightsError when the file is damaged or
     its package is missing.
     """
-    if isinstance(recipe.imagenet, PackageFile):
-        return _installed(recipe, recipe.imagenet)
-    return _downloaded(recipe, recipe.imagenet)
+    source = _source(recipe)
+    if isinstance(source, PackageFile):
+        return _installed(recipe, source)
+    return _downloaded(recipe, source)
 
 
 def at_hand(recipe: Recipe) -> Path | None:
@@ -37,9 +38,15 @@ def at_hand(recipe: Recipe) -> Path | None:
 
     Raises WeightsError when the package that should hold them is missing or damaged.
     """
-    if isinstance(recipe.imagenet, PackageFile):
-        return _installed(recipe, recipe.imagenet)
-    return imagenet_file(recipe) if (keras_cache() / recipe.imagenet.filename).exists() else None
+    source = _source(recipe)
+    if isinstance(source, PackageFile):
+        return _installed(recipe, source)
+    return imagenet_file(recipe) if (keras_cache() / source.filename).exists() else None
+
+
+def _source(recipe: Recipe) -> KerasFile | PackageFile:
+    assert recipe.imagenet is not None, "the branches of a joint network have weights, not it"
+    return recipe.imagenet
 
 
 def user_file(recipe: Recipe, path: Path) -> Path:
@@ -70,7 +77,7 @@ def digest(recipe: Recipe, path: Path | None) -> str | None:
 
     None for a file that is neither pinned nor here yet.
     """
-    source = recipe.imagenet
+    source = _source(recipe)
     pinned = f"sha256:{source.sha256}" if isinstance(source, PackageFile) else source.digest
     return pinned or (f"sha256:{sha256(path)}" if path else None)
 

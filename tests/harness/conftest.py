@@ -51,7 +51,7 @@ def made_run(recipe: str = "vgg16", seed: int = 0) -> Run:
 
 
 def made_planned(recipe: str = "vgg16", seed: int = 0) -> Planned:
-    return Planned(made_run(recipe, seed), find(recipe), None, "")
+    return Planned(made_run(recipe, seed), find(recipe), (None,), "")
 
 
 def made_predictions(run: Run) -> dict[str, Predictions]:

@@ -323,6 +323,10 @@ def test_a_search_takes_all_that_have_finished(wbc: Cli, tmp_path: Path) -> None
         (("vgg16", "mobilenet"), "no common images"),
         (("vgg16", "lite0", "--rule", "concatenation"), "features.npz is missing"),
         (("vgg16", "lite0", "--rule", "soft-votes"), "did you mean 'soft vote'"),
+        (("vgg16", "--joint"), "at least two different branches"),
+        (("vgg16", "vgg16", "--joint"), "at least two different branches"),
+        (("vgg16", "lite0", "--joint", "--search"), "--search and --rule"),
+        (("vgg16", "lite0", "--data", "smear"), "--data belongs to --joint"),
         (("vgg16", "@elsewhere"), "nothing was imported as 'elsewhere'"),
     ],
 )

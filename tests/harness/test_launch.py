@@ -26,7 +26,7 @@ def launch(
     job = Job(
         run=made_run(),
         data="/nowhere",
-        weights=None,
+        weights=(None,),
         output=str(tmp_path),
         device="cpu",
         device_name="Test CPU",

@@ -72,6 +72,39 @@ def train(folder: Path, recipe: str, weights: Weights, chosen: Protocol, tmp_pat
     return trained
 
 
+def test_a_joint_network_trains_all_its_branches(smear: Path, tmp_path: Path) -> None:
+    """Multiply-adds, parameters and widths add up; fine-tuning moves every branch."""
+    from zoo.build import branches
+
+    tuned = protocol(fine_tuning=Phase(epochs=1, batch_size=16, unfreeze=1.0))
+    chosen = Weights(source="file", digest="sha256:test")
+    trained = train(smear, "lite0+mobilenetv2", chosen, tuned, tmp_path)
+    parts = [train(smear, name, chosen, protocol(), tmp_path) for name in ("lite0", "mobilenetv2")]
+    assert {line.phase for line in trained.history} == {"frozen", "fine-tuning"}
+    backbones = trained.cost.multiply_adds - head_cost(trained)
+    assert backbones == sum(part.cost.multiply_adds - head_cost(part) for part in parts)
+    assert trained.predictions["test"].features.shape == (40, 2560)
+    keras_seeded = [branch.get_weights() for branch in branches(fresh("lite0+mobilenetv2"))]
+    for branch, before in zip(branches(trained.network), keras_seeded, strict=True):
+        pairs = zip(branch.get_weights(), before, strict=True)
+        assert any(not np.array_equal(a, b) for a, b in pairs)
+
+
+def head_cost(trained: Any) -> int:
+    from harness import throughput
+
+    return throughput.multiply_adds(trained.head)
+
+
+def fresh(recipe: str) -> Any:
+    import keras
+
+    from zoo.build import build
+
+    keras.utils.set_random_seed(3)
+    return build(find(recipe), 32)
+
+
 # --- the pieces ----------------------------------------------------------------------------------
 
 
@@ -221,7 +254,7 @@ def test_two_executions_agree_bit_for_bit(smear: Path, tmp_path: Path) -> None:
         job = Job(
             run=made_run(data, "lite0", IMAGENET, chosen),
             data=str(smear),
-            weights=str(imagenet_file(find("lite0"))),
+            weights=(str(imagenet_file(find("lite0"))),),
             output=str(tmp_path / name),
             device=device.id,
             device_name=device.name,
@@ -252,7 +285,7 @@ def test_weights_that_do_not_fit_are_the_users_fault(smear: Path, tmp_path: Path
     job = Job(
         run=made_run(data, "mobilenetv2", Weights(source="file", digest="sha256:0"), protocol()),
         data=str(smear),
-        weights=str(path),
+        weights=(str(path),),
         output=str(tmp_path / "out"),
         device="cpu",
         device_name="Test CPU",
