@@ -232,7 +232,8 @@ def _row(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Row:
             title, weights, note = _ensemble_title(first), "ensemble", ""
         case OutsideRecord():
             kind = "baseline" if first.baseline else "imported"
-            name, title, weights, note = first.outside.name, first.outside.name, "–", first.note
+            name, weights, note = first.outside.name, "–", first.note
+            title = name.replace("-", " ").capitalize() if first.baseline else name
         case _:
             kind, name, title = "network", first.run.recipe, find(first.run.recipe).title
             weights, note = first.run.weights.source, first.note
