@@ -64,7 +64,6 @@ ratio_triples = st.tuples(*[st.integers(1, 20)] * 3).map(
 )
 
 
-@settings(deadline=None)
 @given(unique_sets(), ratio_triples, st.integers(0, 2**40))
 def test_different_pictures_are_split_to_the_image(
     labels: np.ndarray, ratios: tuple[float, float, float], seed: int
@@ -99,7 +98,6 @@ def copied_sets(draw: st.DrawFn, mixed: bool) -> Dataset:
     return dataset(np.array(labels), np.array(groups))
 
 
-@settings(deadline=None)
 @given(copied_sets(mixed=False), ratio_triples, st.integers(0, 99))
 def test_three_different_pictures_of_each_class_are_enough(
     data: Dataset, ratios: tuple[float, float, float], seed: int
@@ -109,7 +107,6 @@ def test_three_different_pictures_of_each_class_are_enough(
     assert sum(map(len, sides(parts))) == len(data)
 
 
-@settings(deadline=None)
 @given(copied_sets(mixed=True), st.integers(0, 99))
 def test_copies_with_several_labels_stay_together(data: Dataset, seed: int) -> None:
     """Such sets may be impossible to split; then the class is named, and nothing else happens."""
@@ -246,7 +243,6 @@ def test_what_a_given_split_lacks_is_said() -> None:
 # --- subsets -------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(unique_sets(), st.integers(1, 60), st.integers(1, 60), st.integers(1, 60))
 def test_a_subset_is_a_stratified_part_of_each_part(
     labels: np.ndarray, train: int, validation: int, test: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
@@ -56,7 +56,6 @@ def test_a_known_temperature_is_found() -> None:
     assert fit_temperature(probabilities, labels) == pytest.approx(2.5, rel=0.05)
 
 
-@settings(deadline=None)
 @given(predicted())
 def test_no_temperature_has_a_smaller_loss(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
@@ -111,7 +110,6 @@ def test_bounds_hold_where_the_likelihood_has_none() -> None:
     assert np.isfinite(soften(perfect, found)).all()
 
 
-@settings(deadline=None)
 @given(predicted(), st.floats(*TEMPERATURES))
 def test_softening_is_a_softmax_of_logs(
     case: tuple[np.ndarray, np.ndarray], temperature: float
@@ -128,7 +126,6 @@ def test_softening_is_a_softmax_of_logs(
 # --- measures ----------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(predicted())
 def test_brier_and_log_loss_are_scikit_learns(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
@@ -162,7 +159,6 @@ def test_calibration_error_by_hand() -> None:
     assert found == pytest.approx((0.425 + 0.425) / 2)
 
 
-@settings(deadline=None)
 @given(predicted(), st.integers(1, 20))
 def test_every_image_is_in_one_bin(case: tuple[np.ndarray, np.ndarray], bins: int) -> None:
     labels, probabilities = case
@@ -216,7 +212,6 @@ def test_flags_keep_the_budget_where_many_are_equally_sure() -> None:
     assert flag(labels, probabilities, 0.5) == Flagged(1.0, flagged=1, caught=1, errors=10)
 
 
-@settings(deadline=None)
 @given(predicted(), st.floats(0, 0.99))
 def test_flags_are_consistent(case: tuple[np.ndarray, np.ndarray], share: float) -> None:
     labels, probabilities = case

@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import ensembles
@@ -61,7 +61,6 @@ def test_a_useless_member_gets_no_weight() -> None:
 
 
 @given(cases)
-@settings(deadline=None)
 def test_greedy_never_falls_below_its_best_member(case: tuple[int, int, int, int]) -> None:
     votes, labels = members(*case)
     counts = ensembles.greedy(votes, labels)
@@ -72,7 +71,6 @@ def test_greedy_never_falls_below_its_best_member(case: tuple[int, int, int, int
 
 
 @given(cases)
-@settings(deadline=None)
 def test_the_best_subset_is_brute_forces(case: tuple[int, int, int, int]) -> None:
     votes, labels = members(*case)
     found = ensembles.best_subset(votes, labels)

@@ -200,9 +200,7 @@ def test_medmnists_figures_vouch_for_the_order(results: Path, tmp_path: Path) ->
 
 
 @given(st.binary(max_size=400), st.sampled_from([".npz", ".npy", ".csv"]))
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_bytes_get_past_the_reader(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"fuzz{suffix}"
     path.write_bytes(content)

@@ -100,7 +100,6 @@ def guessed(draw: st.DrawFn, rows: int = 2) -> tuple[int, np.ndarray, list[np.nd
 # --- one row -----------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(guessed(rows=1), st.integers(0, 1000))
 def test_bootstrapped_counts_score_as_resampled_labels(
     case: tuple[int, np.ndarray, list[np.ndarray]], seed: int
@@ -228,7 +227,6 @@ def test_the_test_images_noise_of_a_mean_is_bounded_by_the_seeds_mean(same: floa
 # --- two rows ----------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(guessed())
 def test_mcnemar_is_statsmodels(case: tuple[int, np.ndarray, list[np.ndarray]]) -> None:
     _, labels, (a, b) = case
@@ -247,7 +245,7 @@ def test_mcnemar_of_many_images() -> None:
     assert mcnemar(labels, a, b) == pytest.approx(their_mcnemar(table, exact=True).pvalue)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(guessed())
 def test_a_paired_difference_is_scikit_learns(
     case: tuple[int, np.ndarray, list[np.ndarray]],
@@ -265,7 +263,6 @@ def test_a_paired_difference_is_scikit_learns(
     assert turned.difference == pytest.approx(-expected)
 
 
-@settings(deadline=None)
 @given(guessed(rows=1))
 def test_a_row_does_not_differ_from_itself(
     case: tuple[int, np.ndarray, list[np.ndarray]],
@@ -361,7 +358,6 @@ def test_no_false_alarms_beyond_the_level(images: int, target: float, same: floa
 # --- a table of rows ---------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_holm_is_statsmodels(p: list[float]) -> None:
     np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1])
@@ -396,7 +392,6 @@ def test_a_better_row_below_opens_no_rank() -> None:
     assert rank_groups(guesses[::-1], labels, CLASSES) == [1, 1]
 
 
-@settings(deadline=None)
 @given(guessed(rows=6))
 def test_ranks_never_fall_and_are_places(
     case: tuple[int, np.ndarray, list[np.ndarray]],
@@ -496,7 +491,6 @@ def test_diversity_by_hand() -> None:
     assert pair.oracle_macro_f1 == pytest.approx(sklearn_f1(labels, best, 3))
 
 
-@settings(deadline=None)
 @given(guessed(rows=3))
 def test_diversity_is_symmetric_and_bounded(
     case: tuple[int, np.ndarray, list[np.ndarray]],
@@ -517,7 +511,6 @@ def test_independent_errors_have_no_q() -> None:
     assert diversity(labels, [a, b], 2).q_statistic[0, 1] == pytest.approx(0, abs=0.06)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
 def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
     front = pareto(np.array(points, dtype=float))

@@ -202,9 +202,7 @@ def _reads_or_refuses(folder: Path, content: bytes) -> None:
 
 
 ANY_CHANGES = st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)), max_size=8)
-FUZZ = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FUZZ = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @FUZZ

@@ -1,0 +1,165 @@
+"""How long ensembles and tables take, whole processes included.
+
+    python benchmarks/ensembles.py
+
+`ensemble` of three finished runs by every rule, `ensemble --search` of sixteen, the best of all
+65,535 subsets of sixteen members on 3,500 images, and `leaderboard` over 1,008 records. The runs
+are made up, so that nothing needs to be trained: of the quick profile's size, and of BloodMNIST's
+(11,959 training, 1,712 validation and 3,421 test images), where concatenation trains for minutes.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from harness import metrics
+from harness.ensembles import best_subset
+from harness.nouns import (
+    Cost,
+    DataSummary,
+    Environment,
+    Epoch,
+    Finished,
+    Predictions,
+    Protocol,
+    Run,
+    RunRecord,
+    Split,
+    Throughput,
+    Timings,
+    Weights,
+)
+from harness.store import FEATURES, PREDICTIONS, Store, write_arrays, write_predictions
+from zoo.table import RECIPES, find
+
+SIZES = {"train": 11_959, "validation": 1_712, "test": 3_421}
+QUICK = {"train": 320, "validation": 80, "test": 240}
+VOTES = ("soft vote", "weighted vote", "greedy", "stacking")
+CLASSES = tuple(f"class {k}" for k in range(8))
+WBC = [sys.executable, "-m", "harness.cli"]
+
+
+def predictions(seed: int, sizes: dict[str, int]) -> dict[str, Predictions]:
+    """Of a network that is right most of the time; a hard image is hard for every seed."""
+    rng, hard, parts, begin = np.random.default_rng(seed), np.random.default_rng(0), {}, 0
+    for name, count in sizes.items():
+        ids = np.arange(begin, begin + count)
+        begin += count
+        shape = (count, len(CLASSES))
+        labels = hard.integers(0, len(CLASSES), count)
+        logits = rng.normal(0, 1, shape) + hard.normal(0, 1, shape)
+        logits += 3.5 * np.eye(len(CLASSES))[labels]
+        powers = np.exp(logits)
+        shares = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+        parts[name] = Predictions(ids, labels, shares)
+    return parts
+
+
+def record(recipe: str, seed: int, parts: dict[str, Predictions]) -> RunRecord:
+    protocol, data = Protocol(), DataSummary(
+        name="made-up", images=10**5, image_size=96, class_names=CLASSES,
+        **{name: len(part.ids) for name, part in parts.items()},
+    )  # fmt: skip
+    throughput = Throughput(
+        median=100, p5=95, p95=105, batches=9, batch_size=32, precision="float32",
+        device="made up", exclusive=True,
+    )  # fmt: skip
+    epoch = Epoch(
+        phase="frozen", epoch=1, learning_rate=1e-3, train_loss=1, validation_loss=1,
+        validation_f1=0.5, seconds=1,
+    )  # fmt: skip
+    kept = {name: part for name, part in parts.items() if name != "train"}
+    return RunRecord(
+        run=Run(
+            recipe=recipe, weights=Weights(source="random"), protocol=protocol, data="0" * 24,
+            split=Split(), seed=seed,
+        ),
+        profile="full",
+        data=data,
+        result=Finished(
+            cost=Cost(
+                parameters=10**7, trainable_parameters=10**5, multiply_adds=10**9,
+                throughput=throughput, peak_memory_mb=900,
+            ),
+            timings=Timings(start=4, build=1, training=20, evaluation=1, total=26),
+            environment=Environment(
+                wbc_bench="0", python="3.11", keras="3", backend="none", numpy="2",
+                platform="none", cores=2,
+            ),
+            history=tuple(epoch.model_copy(update={"epoch": i}) for i in range(1, 31)),
+            **dict(metrics.judge(kept, CLASSES)),
+        ),
+    )  # fmt: skip
+
+
+def finished(root: Path, recipes: list[str], sizes: dict[str, int], seeds: int = 1) -> None:
+    store = Store(root)
+    for seed in range(seeds):
+        for i, recipe in enumerate(recipes):
+            parts = predictions(100 * seed + i, sizes)
+            made = record(recipe, seed, parts)
+            kept = {name: part for name, part in parts.items() if name != "train"}
+            store.save_predictions(made.run, kept)
+            store.save(made)
+
+
+def with_features(root: Path, sizes: dict[str, int]) -> None:
+    """What concatenation reads: each member's own feature width."""
+    store, rng = Store(root), np.random.default_rng(1)
+    for made in store.records():
+        width, folder = find(made.run.recipe).feature_width, store.artefacts(made.run)
+        parts = predictions(made.run.seed, sizes)
+        write_predictions(folder / PREDICTIONS, parts)
+        mixing = rng.normal(0, 1, (len(CLASSES), width)).astype(np.float32)
+        features = {name: part.probabilities @ mixing for name, part in parts.items()}
+        write_arrays(folder / FEATURES, features)
+
+
+def seconds(*words: str, times: int = 3) -> float:
+    taken = []
+    for _ in range(times):
+        begin = time.perf_counter()
+        subprocess.run([*WBC, *words], check=True, capture_output=True)
+        taken.append(time.perf_counter() - begin)
+    return statistics.median(taken)
+
+
+def show(what: str, taken: float) -> None:
+    print(f"{what:52s} {taken:6.2f} s", flush=True)
+
+
+def main() -> None:
+    names = [recipe.name for recipe in RECIPES]
+    three = ["densenet121", "efficientnetv2s", "lite0"]
+    with tempfile.TemporaryDirectory() as folder:
+        for title, sizes in (("quick", QUICK), ("full size", SIZES)):
+            root = Path(folder) / title
+            finished(root, three, sizes)
+            with_features(root, sizes)
+            where = ["--results", str(root)]
+            votes = [word for rule in VOTES for word in ("--rule", rule)]
+            show(f"{title}: three members, votes", seconds("ensemble", *three, *votes, *where))
+            show(
+                f"{title}: three members, all rules",
+                seconds("ensemble", *three, *where, times=1 if sizes is SIZES else 3),
+            )
+            finished(root, names, sizes)
+            show(f"{title}: search of sixteen", seconds("ensemble", "--search", *where, times=1))
+        held = [predictions(i, {"test": 3500})["test"] for i in range(16)]
+        begin = time.perf_counter()
+        best_subset(np.stack([part.probabilities for part in held]), held[0].labels)
+        show("best of 65,535 subsets, 3,500 images", time.perf_counter() - begin)
+        many = Path(folder) / "many"
+        finished(many, names, QUICK, seeds=63)
+        show("leaderboard, 1,008 records", seconds("leaderboard", "--results", str(many)))
+
+
+if __name__ == "__main__":
+    main()
