@@ -89,6 +89,10 @@ experiment_options = _options(
     profile_option,
     click.option("--seeds", type=click.IntRange(1, 100), help="Overrides sweep.seeds."),
     click.option("--retry-failed", is_flag=True, help="Run failed runs again."),
+    click.option(
+        "--shift", type=click.Choice(["none", "mixed", "full"]),
+        help="Overrides sweep.shift: the pass over harmed test images.",
+    ),
     config_option,
     data_option,
     results_option,
@@ -289,15 +293,33 @@ def fetch(source: str) -> int:
 @click.argument("source", required=False)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("preview.png"))
 @click.option("--per-class", type=click.IntRange(1, 50), default=10, show_default=True)
+@click.option("--shift", is_flag=True, help="Show how the shifted test harms some cells.")
 @config_option
-def preview(source: str | None, out: Path, per_class: int, config: Path | None) -> int:
+def preview(source: str | None, out: Path, per_class: int, shift: bool, config: Path | None) -> int:
     """Write a labelled sheet of a data set as PNG."""
     from harness import experiment
     from harness.data.preview import sheet
+    from harness.data.preview_shift import shift_sheet
 
     dataset, _ = experiment.open_source(source, config)
-    sheet(dataset, out, per_class=per_class)
+    if shift:
+        shift_sheet(dataset, out)
+    else:
+        sheet(dataset, out, per_class=per_class)
     click.echo(out)
+    return 0
+
+
+@data.command("split")
+@click.argument("source", required=False)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("split.csv"))
+@profile_option
+@config_option
+def write_split(source: str | None, out: Path, profile: Any, config: Path | None) -> int:
+    """Write which image is train, validation or test: CSV of index and part."""
+    from harness import experiment
+
+    click.echo(experiment.write_split(source, out, profile, config))
     return 0
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from harness.errors import ConfigError, did_you_mean
-from harness.nouns import Noun, Protocol, Split
+from harness.nouns import Noun, Protocol, Shift, Split
 from harness.records import Rule
 
 Profile = Literal["quick", "full"]
@@ -44,6 +44,8 @@ class SweepSettings(Noun):
     """After which a run is ended and recorded as failed; 0: never."""
     cpu_slots: int = Field(2, ge=1)
     """Runs side by side on the CPU: one builds its network while another computes."""
+    shift: Shift = "mixed"
+    """The pass over the shifted test images: each harmed once, in every way, or none."""
 
 
 class EnsembleSettings(Noun):

@@ -13,13 +13,14 @@ from rich.console import Console
 from harness import baseline, committee, devices, plan
 from harness.config import FILENAME, Benchmark, Profile, load
 from harness.data.decoded import open_dataset
+from harness.data.shifted import made_once
 from harness.data.sources import prepare
-from harness.data.split import carry_out
+from harness.data.split import carry_out, table
 from harness.errors import ConfigError, UnknownName, UserError
-from harness.nouns import Dataset, DataSummary
+from harness.nouns import Dataset, DataSummary, Shift
 from harness.plan import Planned
 from harness.records import Rule
-from harness.store import Store
+from harness.store import Store, write_atomically
 from zoo.table import find
 
 
@@ -35,6 +36,7 @@ class Request:
     config: Path | None
     data: str | None
     results: Path
+    shift: Shift | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def run(request: Request) -> int:
         data=wanted.data,
         profile=wanted.profile,
         slots=_slots(wanted),
+        shifted=_shifted(wanted, console),
     )
     launcher = WorkerProcess(timeout=60 * wanted.benchmark.sweep.timeout_minutes)
     try:
@@ -114,12 +117,28 @@ def show_plan(request: Request) -> int:
     return 0
 
 
-def open_source(source: str | None, config: Path | None) -> tuple[Dataset, Path]:
-    """The data set of a source, or of the settings file, decoded at the default profile's size."""
-    profile, _ = _profile(None, devices.visible())
-    benchmark = load(_config_file(config), profile)
+def open_source(
+    source: str | None, config: Path | None, profile: Profile | None = None
+) -> tuple[Dataset, Path]:
+    """The data set of a source, or of the settings file, decoded at the profile's size."""
+    benchmark = _benchmark(config, profile)
     folder = prepare(source or benchmark.data.source, benchmark.protocol.image_size, cache_folder())
     return open_dataset(folder), folder
+
+
+def write_split(source: str | None, out: Path, profile: Profile | None, config: Path | None) -> str:
+    """Write the split of a source as CSV, and say in a line what is in it."""
+    dataset, _ = open_source(source, config, profile)
+    parts = carry_out(_benchmark(config, profile).split, dataset)
+    try:
+        write_atomically(out, table(parts, dataset).encode())
+    except OSError as error:
+        raise UserError(f"{out}: the split cannot be written: {error}") from error
+    sizes = len(parts.train), len(parts.validation), len(parts.test)
+    train, validation, test = (f"{size:,}" for size in sizes)
+    return (
+        f"{out}: {train} training, {validation} validation, {test} test images of {len(dataset):,}"
+    )
 
 
 def cache_folder() -> Path:
@@ -181,6 +200,11 @@ def _profile(asked: Profile | None, at_hand: Sequence[devices.Device]) -> tuple[
     return "full", f"{at_hand[0].name} is visible"
 
 
+def _benchmark(config: Path | None, profile: Profile | None) -> Benchmark:
+    chosen, _ = _profile(profile, devices.visible())
+    return load(_config_file(config), chosen)
+
+
 def _config_file(asked: Path | None) -> Path | None:
     here = Path(FILENAME)
     return asked or (here if here.exists() else None)
@@ -191,13 +215,24 @@ def _settings(request: Request, profile: Profile) -> Benchmark:
     if request.data is not None:
         data = benchmark.data.model_copy(update={"source": request.data})
         benchmark = benchmark.model_copy(update={"data": data})
-    if request.seeds is not None:
-        sweep = benchmark.sweep.model_copy(update={"seeds": request.seeds})
-        benchmark = benchmark.model_copy(update={"sweep": sweep})
-    return benchmark
+    asked = {"seeds": request.seeds, "shift": request.shift}
+    update = {name: value for name, value in asked.items() if value is not None}
+    sweep = benchmark.sweep.model_copy(update=update)
+    return benchmark.model_copy(update={"sweep": sweep})
 
 
 # --- on the way ----------------------------------------------------------------------------------
+
+
+def _shifted(wanted: Experiment, console: Console) -> Path | None:
+    """The shifted copy of the test images, made here, once, before any worker starts."""
+    mode, split = wanted.benchmark.sweep.shift, wanted.benchmark.split
+    if mode == "none" or not wanted.pending:
+        return None
+    with console.status("harming a copy of the test images"):
+        dataset = open_dataset(wanted.data_folder)
+        test = carry_out(split, dataset).test
+        return made_once(wanted.data_folder, dataset, test, split, mode)
 
 
 def _slots(wanted: Experiment) -> tuple[devices.Device, ...]:
@@ -211,7 +246,10 @@ def _estimates(wanted: Experiment) -> dict[str, float]:
     records = wanted.store.records()
     name, cores = wanted.devices[0].name, devices.cores()
     return {
-        one.run.id: plan.estimate(one, wanted.data, records, name, cores) for one in wanted.pending
+        one.run.id: plan.estimate(
+            one, wanted.data, records, name, cores, shift=wanted.benchmark.sweep.shift
+        )
+        for one in wanted.pending
     }
 
 

@@ -105,6 +105,24 @@ def sample_weights(loss: Loss, targets: np.ndarray) -> np.ndarray:
     return np.asarray(targets @ class_weights(loss, targets), dtype=np.float32)
 
 
+def oversampled(targets: np.ndarray, seed: int) -> np.ndarray:
+    """Positions of the training images (m,), m >= n: all of them, then the repeats.
+
+    Every class comes as often as the largest, to the image: a rare one's images all the same
+    number of times, but for a random few that come once more. Of soft targets (n, K), an image
+    is repeated as the mix of its classes deserves, and the classes' shares come out alike.
+    """
+    mass = targets.sum(axis=0, dtype=np.float64)
+    wanted = targets @ np.divide(mass.max(), mass, out=np.zeros_like(mass), where=mass > 0)
+    shuffled = np.random.default_rng([seed, *b"oversampling"]).permutation(len(targets))
+    order = shuffled[np.argsort(targets[shuffled].argmax(axis=1), kind="stable")]
+    # Systematic resampling: one threshold an image's length along the line of what is wanted.
+    marks = np.floor(np.cumsum(wanted[order]) + 0.5 + 1e-9).astype(np.int64)
+    times = np.maximum(np.diff(marks, prepend=0), 1)
+    extra = np.repeat(order, times - 1)
+    return np.concatenate([np.arange(len(targets)), np.sort(extra)])
+
+
 def smooth(targets: np.ndarray, smoothing: float) -> np.ndarray:
     """Targets with a share spread evenly over all classes (Szegedy 2015, arXiv:1512.00567)."""
     return np.asarray(targets * (1 - smoothing) + smoothing / targets.shape[1], dtype=np.float32)

@@ -12,18 +12,19 @@ import numpy as np
 
 from harness import calibration, statistics
 from harness.nouns import Calibrated, ClassMetrics, Judged, Metrics, Predictions
-from harness.store import digest
+from harness.store import SHIFTED, digest
 
 RESAMPLES = 2000
 """Of the intervals: their ends are then good to about a twentieth of their width."""
 
 
 def judge(parts: Mapping[str, Predictions], class_names: Sequence[str]) -> Judged:
-    """Everything that a record says of its predictions; ``validation`` may be absent."""
-    validation, test = parts.get("validation"), parts["test"]
+    """Everything that a record says of its predictions; all but ``test`` may be absent."""
+    validation, test, shifted = parts.get("validation"), parts["test"], parts.get(SHIFTED)
     return Judged(
         validation=score(validation, class_names) if validation else None,
         test=score(test, class_names),
+        shifted=score(shifted, class_names) if shifted else None,
         calibrated=calibrate(validation, test) if validation else None,
         predictions_sha256=digest(parts),
     )

@@ -7,45 +7,21 @@ the same run has the same id on every machine.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
+
+from harness.noun import Noun as Noun
 
 SCHEMA = 1
 """Of the record files. Raised when their meaning changes."""
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Noun(BaseModel):
-    """Immutable, strict about unknown fields, with one canonical JSON form."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    ADDED: ClassVar[tuple[str, ...]] = ()
-    """Fields that came later: left out of the JSON at their default, so that ids stay."""
-
-    @model_serializer(mode="wrap")
-    def _without_late_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        told: dict[str, Any] = handler(self)
-        for name in self.ADDED:
-            if getattr(self, name) == type(self).model_fields[name].get_default():
-                told.pop(name, None)
-        return told
-
-    def canonical(self) -> str:
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+Shift = Literal["none", "mixed", "full"]
+"""What is predicted besides: nothing, each test image harmed once, or each in every way."""
 
 
 # --- the protocol: what every recipe gets, alike ---------------------------------------------
@@ -95,12 +71,18 @@ class Head(Noun):
 
 
 class Loss(Noun):
+    ADDED: ClassVar[tuple[str, ...]] = ("oversampling",)
+
     label_smoothing: Fraction = 0.0
     class_weight: Literal["none", "balanced"] | tuple[Annotated[float, Field(ge=0)], ...] = "none"
+    oversampling: bool = False
+    """Repeat the training images of rare classes until all classes are as large as the largest."""
 
 
 class Protocol(Noun):
     """The fixed hyperparameters. ``version`` is raised by hand when training changes meaning."""
+
+    ADDED: ClassVar[tuple[str, ...]] = ("test_views",)
 
     version: int = 1
     image_size: int = Field(96, ge=16, le=1024)
@@ -113,6 +95,8 @@ class Protocol(Noun):
     fine_tuning: Phase | None = None
     from_scratch: Phase | None = None
     """Replaces both phases where the weights are random; without it they stay frozen."""
+    test_views: int = Field(1, ge=1, le=8)
+    """Test-time augmentation: predictions are averaged over so many flips and quarter turns."""
 
 
 # --- the data ----------------------------------------------------------------------------------
@@ -147,19 +131,51 @@ class Subset(Noun):
     test: int = Field(ge=1)
 
 
+Count = Annotated[int, Field(ge=1)]
+Ratios = tuple[float, float, float]
+
+
 class Split(Noun):
     """Which image is train, validation and test: a rule, reproducible from the data alone."""
 
-    ratios: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    ADDED: ClassVar[tuple[str, ...]] = ("counts", "balanced_test", "folds", "fold")
+
+    ratios: Ratios = (0.7, 0.1, 0.2)
+    """Of train, validation and test; also as a word in percent, "72/8/20"."""
     seed: int = Field(0, ge=0)
     use_given: bool = True
     """Keep the split that the source came with, if it came with one."""
     subset: Subset | None = None
+    counts: tuple[Count, Count, Count] | None = None
+    """So many images instead of ratios; what is left over is in no part."""
+    balanced_test: bool = False
+    """Equally many test images of each class (report 000)."""
+    folds: int = Field(0, ge=0, le=100)
+    """Fold number ``fold`` of so many is the test part; the ratios divide the others."""
+    fold: int = Field(0, ge=0)
+
+    @field_validator("ratios", mode="before")
+    @classmethod
+    def _from_percents(cls, value: Any) -> Any:
+        """``"72/8/20"`` -> (0.72, 0.08, 0.2)."""
+        if not isinstance(value, str):
+            return value
+        try:
+            percents = [float(word) for word in value.split("/")]
+        except ValueError:
+            percents = []
+        if len(percents) != 3:
+            raise ValueError('ratios must be three numbers, or percents as in "72/8/20"')
+        return tuple(percent / 100 for percent in percents)
 
     @model_validator(mode="after")
-    def _sums_to_one(self) -> Split:
+    def _makes_sense(self) -> Split:
         if min(self.ratios) <= 0 or abs(sum(self.ratios) - 1) > 1e-6:
             raise ValueError("ratios must be three positive numbers that sum to 1")
+        if self.folds == 1 or self.fold >= max(self.folds, 1):
+            raise ValueError("folds must be 2 or more, and fold one of 0 to folds - 1")
+        if self.folds and (self.counts or self.balanced_test):
+            raise ValueError("folds go with ratios alone, without counts or balanced_test")
         return self
 
 
@@ -270,9 +286,13 @@ class Calibrated(Noun):
 class Judged(Noun):
     """Everything that predictions alone say: recomputed from them, it must be the same."""
 
+    ADDED: ClassVar[tuple[str, ...]] = ("shifted",)
+
     validation: Metrics | None
     """None only of predictions from outside that came without."""
     test: Metrics
+    shifted: Metrics | None = None
+    """Of the shifted copy of the test images; None where no pass was made over it."""
     calibrated: Calibrated | None
     """None without validation images, on which a temperature is fitted."""
     predictions_sha256: str
@@ -400,3 +420,5 @@ class Job(Noun):
     """Folder for predictions, features and trained weights."""
     device: str
     device_name: str
+    shifted: str | None = None
+    """File of the shifted copy of the test images, if there is to be a pass over it."""

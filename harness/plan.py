@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.config import Benchmark, WeightSettings
 from harness.errors import ConfigError, Offline
-from harness.nouns import Dataset, DataSummary, Parts, Run, RunRecord, Weights
+from harness.nouns import Dataset, DataSummary, Parts, Run, RunRecord, Shift, Weights
 from harness.store import Store
 from zoo import weights as shelf
 from zoo.recipe import Recipe
@@ -20,6 +20,8 @@ CORE_MULTIPLY_ADDS = 2.0e10
 """Multiply-adds a second of one processor core in convolutions: a first guess, until a record on
 the same device says better."""
 HEAD_SECONDS = 6.0
+SHIFTED_COPIES: dict[Shift, int] = {"none": 0, "mixed": 1, "full": 56}
+"""Passes over the test images: the mixed copy, and all 55 ways besides."""
 
 
 @dataclass(frozen=True)
@@ -180,11 +182,17 @@ def summarise(data: Dataset, parts: Parts) -> DataSummary:
 
 
 def estimate(
-    one: Planned, data: DataSummary, records: Sequence[RunRecord], device: str, cores: int
+    one: Planned,
+    data: DataSummary,
+    records: Sequence[RunRecord],
+    device: str,
+    cores: int,
+    shift: Shift = "none",
 ) -> float:
     """Seconds that a run will take on its own: from the rate of past records, else a first guess.
 
-    Counts the passes over images that the protocol asks for at most; early stopping makes it less.
+    Counts the passes over images that the protocol asks for at most, and those over the shifted
+    test images; early stopping makes it less.
     """
     rate = _known_rate(one, records, device)
     if rate is None:
@@ -198,7 +206,9 @@ def estimate(
         training = 2 * forward + protocol.fine_tuning.epochs * per_epoch + HEAD_SECONDS
     else:
         training = forward + HEAD_SECONDS
-    return START_SECONDS + training
+    views, copies = protocol.test_views, SHIFTED_COPIES[shift]
+    judging = (views - 1) * (data.validation + data.test) + views * copies * data.test
+    return START_SECONDS + training + judging / rate
 
 
 def _known_rate(one: Planned, records: Sequence[RunRecord], device: str) -> float | None:
@@ -208,5 +218,5 @@ def _known_rate(one: Planned, records: Sequence[RunRecord], device: str) -> floa
         throughput = record.result.cost.throughput
         if throughput.device == device and throughput.precision == one.run.protocol.precision:
             scale = (record.data.image_size / one.run.protocol.image_size) ** 2
-            return throughput.median * scale
+            return throughput.median * record.run.protocol.test_views * scale
     return None

@@ -36,7 +36,7 @@ class _State:
             case "phase":
                 self.phase, self.steps, self.done = event["name"], event["steps"], 0
                 self.epoch = 0
-            case "step" if self.phase == "features":
+            case "step" if self.phase in ("features", "judging"):
                 self.done = event["done"]
             case "epoch":
                 line = event["line"]

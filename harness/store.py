@@ -3,7 +3,7 @@
 results/records/RECIPE-ID.json    the record, written last: the run is done when it exists
 results/ensembles/RULE-ID.json    the record of an ensemble
 results/outside/NAME-ID.json      the record of predictions that no run made
-results/predictions/ID.npy        validation and test predictions, small enough to commit
+results/predictions/ID.npy        predictions of all that is judged, small enough to commit
 results/artefacts/ID/             predictions and features of every part, trained weights, log
 """
 
@@ -29,6 +29,9 @@ from harness.records import Ensemble, EnsembleRecord, OutsideRecord, Predicted, 
 FEATURES = "features.npz"
 PREDICTIONS = "predictions.npy"
 
+SHIFTED, EVERY_SHIFT, PLAIN = "shifted", "every-shift", "plain-"
+"""Parts beside validation and test: the mixed shifted copy; the test images in all 55 ways, one
+way after the other; and, of a run with several views, either test in the first view alone."""
 
 RecordT = TypeVar("RecordT", RunRecord, EnsembleRecord, OutsideRecord)
 
@@ -84,7 +87,10 @@ class Store:
         write_predictions(self.predictions_path(of), parts)
 
     def predictions(self, of: Predicted) -> dict[str, Predictions]:
-        """Validation and test predictions of what has a record. Raises StoreError."""
+        """Predictions of what has a record, by part: validation, test, and what else was judged.
+
+        Raises StoreError.
+        """
         return read_predictions(self.predictions_path(of))
 
     def trusted(self, record: Record) -> dict[str, Predictions]:

@@ -45,6 +45,8 @@ class Setting:
     profile: str
     slots: Sequence[Device]
     """One entry a run at a time; a device may be there several times."""
+    shifted: Path | None = None
+    """The shifted copy of the test images, one for all runs."""
 
 
 @dataclass
@@ -102,6 +104,7 @@ def _job(planned: Planned, setting: Setting, device: Device) -> Job:
         output=str(setting.store.artefacts(planned.run).resolve()),
         device=device.id,
         device_name=device.name,
+        shifted=str(setting.shifted.resolve()) if setting.shifted else None,
     )
 
 
@@ -141,6 +144,6 @@ def _finished(planned: Planned, ended: Ended, setting: Setting) -> Finished:
     assert ended.outcome is not None
     store, run = setting.store, planned.run
     parts = read_predictions(store.artefacts(run) / PREDICTIONS)
-    judged = {name: parts[name] for name in ("validation", "test")}
+    judged = {name: part for name, part in parts.items() if name != "train"}
     store.save_predictions(run, judged)
     return Finished(**dict(ended.outcome), **dict(metrics.judge(judged, setting.data.class_names)))

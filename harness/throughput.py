@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from harness.nouns import Throughput
+from harness.views import seen
 
 MINIMUM_BATCHES = 5
 ENOUGH_SECONDS = 3.0
@@ -61,6 +62,8 @@ def count(weights: list[keras.Variable]) -> int:
 class Meter:
     """Collects the seconds of warm, equal batches until they are enough for a median."""
 
+    views: int = 1
+    """Of test-time augmentation: an image is done when it was seen in all of them."""
     seconds: list[float] = field(default_factory=list)
 
     def enough(self) -> bool:
@@ -71,8 +74,11 @@ class Meter:
         return len(self.seconds) < MINIMUM_BATCHES
 
     def measure(self, network: keras.Model, batch: np.ndarray) -> np.ndarray:
+        """The features of the first view."""
         begin = time.perf_counter()
         features = np.asarray(network.predict_on_batch(batch))
+        for view in range(1, self.views):
+            np.asarray(network.predict_on_batch(seen(batch, view)))
         self.seconds.append(time.perf_counter() - begin)
         return features
 

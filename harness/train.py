@@ -2,6 +2,7 @@
 
     seed → build the backbone → train (frozen head, then fine-tuning; or from scratch)
          → pooled features of every part → probabilities → Predictions
+         → the same of the shifted copy of the test images, and in further views
 
 Every stream of randomness is derived from the run's seed and the epoch, never from global state
 that an earlier step could have moved.
@@ -12,15 +13,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import keras
 import numpy as np
 
 from harness import throughput
+from harness.data.shifted import Shifted
 from harness.data.split import carry_out
 from harness.head import HeadLearner, Standard
-from harness.learn import PhaseName, learn, sample_weights
+from harness.judge import Judge, images_to_pass
+from harness.learn import PhaseName, learn, oversampled, sample_weights
 from harness.nouns import Cost, Dataset, Epoch, Head, Parts, Phase, Predictions, Run
 from harness.nouns import Optimizer as OptimizerSettings
 from harness.quiet import Quiet
@@ -55,8 +59,14 @@ class Trained:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def train(run: Run, data: Dataset, weights: WeightsFiles, events: Events) -> Trained:
-    """Train one run and predict its three parts.
+def train(
+    run: Run,
+    data: Dataset,
+    weights: WeightsFiles,
+    events: Events,
+    shifted: Shifted | None = None,
+) -> Trained:
+    """Train one run and predict its three parts, and the shifted copy of its test images.
 
     ``weights``: as ``zoo.build`` takes them, None where they are random. Raises WeightsError,
     ConfigError or DataError where the user's input does not fit.
@@ -87,7 +97,7 @@ def train(run: Run, data: Dataset, weights: WeightsFiles, events: Events) -> Tra
 
     # A backbone that has learnt gives new features; a frozen one's are still good.
     features = features or bench.features(PART_NAMES)
-    predictions = {name: bench.predictions(name, head, features[name]) for name in PART_NAMES}
+    predictions = bench.predictions(head, features, shifted)
     seconds["evaluation"] = clock.lap()
     return Trained(network, head, predictions, tuple(bench.history), bench.cost(head), seconds)
 
@@ -196,9 +206,9 @@ class _ImageLearner:
 
     def __post_init__(self) -> None:
         loss = self.bench.run.protocol.loss
-        self._targets = self.bench.targets("train")
+        self._targets = self.bench.labels[0]
         self._weights = sample_weights(loss, self._targets)
-        self._ids = self.bench.ids("train")
+        self._ids = self.bench.ids("train")[self.bench.drawn]
 
     def step(self, order: np.ndarray, learning_rate: float) -> float:
         self.model.optimizer.learning_rate = learning_rate
@@ -241,9 +251,17 @@ class _Bench:
         classes = len(self.data.class_names)
         return np.eye(classes, dtype=np.float32)[self.data.labels[self.ids(part)]]
 
+    @cached_property
+    def drawn(self) -> np.ndarray:
+        """The training images of an epoch, by position: each once, or the rare ones again."""
+        targets = self.targets("train")
+        if self.run.protocol.loss.oversampling:
+            return oversampled(targets, self.run.seed)
+        return np.arange(len(targets))
+
     @property
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.targets("train"), self.targets("validation")
+        return self.targets("train")[self.drawn], self.targets("validation")
 
     # Training
 
@@ -252,7 +270,7 @@ class _Bench:
         protocol = self.run.protocol
         learner = HeadLearner(
             (protocol.head, protocol.loss, phase.optimizer),
-            (features["train"], self.targets("train")),
+            (features["train"][self.drawn], self.labels[0]),
             features["validation"],
             self.run.seed,
         )
@@ -318,12 +336,15 @@ class _Bench:
             begin = self._measured(ids, out)
         for at in range(begin, len(ids), size):
             batch = self._batch(ids, at)
-            with self.events.quiet.working():
-                found = np.asarray(self.network.predict_on_batch(batch))
+            found = self.forward(batch)
             out[at : at + size] = found[: len(ids) - at]
             if total:
                 self.events.step(done + min(at + size, len(ids)), total)
         return out
+
+    def forward(self, batch: np.ndarray) -> np.ndarray:
+        with self.events.quiet.working():
+            return np.asarray(self.network.predict_on_batch(batch))
 
     def _batch(self, ids: np.ndarray, at: int) -> np.ndarray:
         size = self.run.protocol.inference_batch
@@ -331,7 +352,8 @@ class _Bench:
 
     def _measured(self, ids: np.ndarray, out: np.ndarray) -> int:
         """Begin a pass with nothing else on the device, and time it until that is enough."""
-        meter, size, at = throughput.Meter(), self.run.protocol.inference_batch, 0
+        meter, at = throughput.Meter(self.run.protocol.test_views), 0
+        size = self.run.protocol.inference_batch
         with self.events.quiet.alone() as exclusive:
             while at < len(ids) and not meter.enough():
                 found = meter.measure(self.network, self._batch(ids, at))
@@ -342,12 +364,28 @@ class _Bench:
         self._meter = (meter, exclusive)
         return at
 
-    def predictions(self, part: str, head: keras.Model, features: np.ndarray) -> Predictions:
-        probabilities = np.asarray(head(features, training=False), dtype=np.float32)
-        if not np.isfinite(probabilities).all():
-            raise FloatingPointError("training diverged: the probabilities are not finite")
-        ids = self.ids(part)
-        return Predictions(ids, np.asarray(self.data.labels[ids]), probabilities, features)
+    def predictions(
+        self, head: keras.Model, features: dict[str, np.ndarray], shifted: Shifted | None
+    ) -> dict[str, Predictions]:
+        """Of the three parts, of the shifted copy, and of both tests in the first view alone."""
+        views = self.run.protocol.test_views
+        ids = {part: self.ids(part) for part in PART_NAMES}
+        judged = len(ids["validation"]), len(ids["test"])
+        total = images_to_pass(views, judged, shifted)
+        if total:
+            self.events.phase("judging", total)
+        judge = Judge(
+            self.data,
+            self.forward,
+            lambda found: np.asarray(head(found, training=False), dtype=np.float32),
+            self.run.protocol.inference_batch,
+            views,
+            lambda done: self.events.step(done, total),
+        )
+        told = {"train": judge.train(ids["train"], features["train"])}
+        told |= judge.part("validation", ids["validation"], features["validation"])
+        told |= judge.part("test", ids["test"], features["test"])
+        return told if shifted is None else told | judge.shifted(shifted)
 
     def cost(self, head: keras.Model) -> Cost:
         assert self._meter is not None, "the features come before the cost"

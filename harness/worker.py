@@ -75,6 +75,8 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
 
     _make_deterministic(keras.backend.backend())
     from harness.data.decoded import open_dataset
+    from harness.data.shifted import open_shifted
+    from harness.data.split import carry_out
 
     events = train.Events(
         phase=lambda name, steps: emit("phase", name=name, steps=steps),
@@ -85,7 +87,11 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     )
     start = time.perf_counter() - BEGAN
     weights = tuple(Path(file) if file else None for file in job.weights)
-    trained = train.train(job.run, open_dataset(Path(job.data)), weights, events)
+    data, shifted = open_dataset(Path(job.data)), None
+    if job.shifted:
+        test = carry_out(job.run.split, data).test
+        shifted = open_shifted(Path(job.shifted), data, test, job.run.split)
+    trained = train.train(job.run, data, weights, events, shifted)
     emit("phase", name="writing", steps=1)
     _write(Path(job.output), trained)
     return _outcome(trained, start).model_dump(mode="json")
@@ -118,7 +124,11 @@ def _write(output: Path, trained: Any) -> None:
     output.mkdir(parents=True, exist_ok=True)
     store.write_arrays(
         output / store.FEATURES,
-        {name: part.features for name, part in trained.predictions.items()},
+        {
+            name: part.features
+            for name, part in trained.predictions.items()
+            if part.features is not None
+        },
     )
     store.write_predictions(output / store.PREDICTIONS, trained.predictions)
     _save_weights(trained.head, output / "head.weights.h5")

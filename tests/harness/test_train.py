@@ -18,6 +18,7 @@ from harness.nouns import (
     Epoch,
     Head,
     Job,
+    Loss,
     Optimizer,
     Phase,
     Protocol,
@@ -53,11 +54,23 @@ def made_run(data: Dataset, recipe: str, weights: Weights, chosen: Protocol) -> 
     )
 
 
-def train(folder: Path, recipe: str, weights: Weights, chosen: Protocol, tmp_path: Path) -> Any:
+def train(
+    folder: Path,
+    recipe: str,
+    weights: Weights,
+    chosen: Protocol,
+    tmp_path: Path,
+    shift: Any = None,
+) -> Any:
     from harness import train as trainer
+    from harness.data.shifted import made_once, open_shifted
+    from harness.data.split import carry_out
     from harness.quiet import Quiet
 
-    data = open_dataset(folder)
+    data, shifted = open_dataset(folder), None
+    if shift is not None:
+        test = carry_out(SMALL, data).test
+        shifted = open_shifted(made_once(folder, data, test, SMALL, shift), data, test, SMALL)
     heard: list[Epoch] = []
     events = trainer.Events(
         phase=lambda *_: None,
@@ -67,7 +80,8 @@ def train(folder: Path, recipe: str, weights: Weights, chosen: Protocol, tmp_pat
         device="Test CPU",
     )
     file = imagenet_file(find(recipe)) if weights.source == "imagenet" else None
-    trained = trainer.train(made_run(data, recipe, weights, chosen), data, file, events)
+    run = made_run(data, recipe, weights, chosen)
+    trained = trainer.train(run, data, file, events, shifted)
     assert tuple(heard) == trained.history
     return trained
 
@@ -241,6 +255,63 @@ def test_the_best_epochs_weights_come_back(smear: Path, tmp_path: Path) -> None:
     part = trained.predictions["validation"]
     final = cross_entropy(np.eye(8)[part.labels], part.probabilities)
     assert final == pytest.approx(min(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize("phase", ["frozen", "fine-tuning"])
+def test_the_shifted_copy_is_predicted_by_the_network_that_was_trained(
+    smear: Path, tmp_path: Path, phase: str
+) -> None:
+    from harness.data.shifted import made_once
+
+    tuned = Phase(epochs=1, batch_size=16, unfreeze=0.2) if phase == "fine-tuning" else None
+    chosen = protocol(fine_tuning=tuned)
+    trained = train(smear, "lite0", IMAGENET, chosen, tmp_path, "mixed")
+    part = trained.predictions["shifted"]
+    test = trained.predictions["test"]
+    np.testing.assert_array_equal(part.ids, test.ids)
+    np.testing.assert_array_equal(part.labels, test.labels)
+    images = np.load(made_once(smear, open_dataset(smear), test.ids, SMALL), mmap_mode="r")
+    direct = trained.head(trained.network(images[-3:].astype(np.float32), training=False))
+    np.testing.assert_allclose(part.probabilities[-3:], np.asarray(direct), rtol=1e-2, atol=1e-4)
+    assert (part.probabilities != test.probabilities).any()
+    without = train(smear, "lite0", IMAGENET, chosen, tmp_path)
+    for name, told in without.predictions.items():
+        np.testing.assert_array_equal(told.probabilities, trained.predictions[name].probabilities)
+
+
+def test_several_views_are_averaged_and_cost_images_a_second(smear: Path, tmp_path: Path) -> None:
+    one = train(smear, "lite0", IMAGENET, protocol(), tmp_path, "mixed")
+    four = train(smear, "lite0", IMAGENET, protocol(test_views=4), tmp_path, "mixed")
+    for name in ("test", "shifted"):
+        plain = four.predictions[f"plain-{name}"].probabilities
+        np.testing.assert_array_equal(plain, one.predictions[name].probabilities)
+        assert np.abs(four.predictions[name].probabilities - plain).max() > 1e-3
+    images = open_dataset(smear).images[four.predictions["test"].ids[:8]]
+    from harness.views import seen
+
+    mean = np.mean(
+        [
+            np.asarray(four.head(four.network(seen(images, v).astype(np.float32), training=False)))
+            for v in range(4)
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(
+        four.predictions["test"].probabilities[:8], mean, rtol=1e-2, atol=1e-4
+    )
+
+
+def test_oversampling_trains_on_the_rare_again(smear: Path, tmp_path: Path) -> None:
+    """The head sees other batches, and the parts are predicted as they are."""
+    loss = Loss(oversampling=True)
+    plain = train(smear, "lite0", IMAGENET, protocol(), tmp_path)
+    more = train(smear, "lite0", IMAGENET, protocol(loss=loss), tmp_path)
+    for name, part in more.predictions.items():
+        np.testing.assert_array_equal(part.ids, plain.predictions[name].ids)
+    assert more.history[0].train_loss != plain.history[0].train_loss
+    scratch = Phase(epochs=1, batch_size=16)
+    chosen = protocol(from_scratch=scratch, loss=loss)
+    train(smear, "mobilenet", Weights(source="random"), chosen, tmp_path)
 
 
 @pytest.mark.slow
