@@ -153,6 +153,7 @@ def test_a_disc_is_even_and_as_wide_as_told(radius: float) -> None:
         assert spread == pytest.approx(radius**2 / 4, rel=0.25)
 
 
+@settings(deadline=None)
 @given(st.floats(1, 60), st.floats(0.5, 30), st.floats(0, 6.3))
 def test_a_trail_leaves_the_cell_where_it_was(length: float, sigma: float, angle: float) -> None:
     kernel = shift._trail(length, sigma, angle)

@@ -11,15 +11,16 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("zoo.recipe", "harness.errors", "harness.noun", "harness"),
+    ("zoo.recipe", "harness.errors", "harness", "harness.noun"),
     ("zoo.table", "harness.nouns", "zoo.weights", "zoo.torch_file", "zoo"),
     ("harness.statistics", "harness.records"),
     ("harness.config", "harness.store", "harness.metrics", "harness.pace", "harness.quiet",
      "harness.devices", "harness.data", "harness.calibration", "harness.views"),
     ("harness.plan", "harness.leaderboard", "harness.launch", "harness.figures", "harness.learn",
      "harness.head", "harness.ensembles", "harness.committee", "harness.findings",
-     "harness.baseline", "harness.judge"),
-    ("harness.report", "harness.spreadsheet", "harness.sweep", "harness.progress"),
+     "harness.baseline", "harness.judge", "harness.robustness"),
+    ("harness.report", "harness.spreadsheet", "harness.sweep", "harness.progress",
+     "harness.figures_shift"),
     ("harness.tables", "harness.comparison", "harness.outside"),
     ("harness.experiment",),
     ("harness.cli",),

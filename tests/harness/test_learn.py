@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.learn import class_weights, oversampled, sample_weights
@@ -50,6 +50,7 @@ def test_balanced_weights_give_every_class_the_same_pull(seed: int) -> None:
     assert float(sample_weights(loss, targets).mean()) == pytest.approx(1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=2, max_size=8), st.integers(0, 99))
 def test_oversampling_makes_every_class_as_large_as_the_largest(
     counts: list[int], seed: int

@@ -1,0 +1,280 @@
+"""What the shifted test says, from made-up predictions whose truth is known."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.metrics import f1_score
+
+from harness.data.shift import KINDS
+from harness.data.shifted import WAYS, deal
+from harness.nouns import Predictions, Run
+from harness.robustness import (
+    Robustness,
+    choice,
+    effect_of_views,
+    mean,
+    overlap,
+    rank_agreement,
+    robustness,
+    ways_of,
+)
+from harness.statistics import paired
+from harness.store import EVERY_SHIFT, PLAIN, SHIFTED
+
+from .conftest import made_run
+
+CLASSES = 4
+LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(CLASSES), [200, 150, 100, 60]))
+
+
+def told(labels: np.ndarray, guess: np.ndarray) -> Predictions:
+    probabilities = (0.1 + 0.6 * np.eye(CLASSES)[guess]).astype(np.float32)
+    return Predictions(np.arange(len(labels)), labels, probabilities)
+
+
+def guessed(right: np.ndarray, labels: np.ndarray = LABELS) -> Predictions:
+    """Right where told so, else the next class."""
+    return told(labels, np.where(right, labels, (labels + 1) % CLASSES))
+
+
+def harmed_by(run: Run, kind: str, from_severity: int = 1) -> np.ndarray:
+    """Whether each row of the mixed copy has this kind at this severity or above."""
+    return np.array([WAYS[way][0] == kind and WAYS[way][1] >= from_severity for way in ways(run)])
+
+
+def ways(run: Run) -> np.ndarray:
+    return deal(LABELS, run.data, run.split)
+
+
+def sure(count: int = len(LABELS)) -> np.ndarray:
+    return np.ones(count, bool)
+
+
+# --- a row ---------------------------------------------------------------------------------------
+
+
+def test_the_kind_that_a_network_fails_on_is_its_worst() -> None:
+    run = made_run()
+    found = robustness(guessed(sure()), guessed(~harmed_by(run, "motion", 3)), run)
+    assert found.clean == 1
+    assert found.worst.name == "motion"
+    assert found.gap == pytest.approx(1 - found.shifted)
+    assert 0 < found.gap < 0.2
+    for group in found.kinds:
+        assert (group.macro_f1 < 1) == (group.name == "motion")
+        assert group.low <= group.macro_f1 <= group.high
+    scores = [group.macro_f1 for group in found.severities]
+    assert scores[:2] == [1, 1]
+    assert max(scores[2:]) < 1
+
+
+def test_every_image_is_in_one_kind_and_one_severity() -> None:
+    found = robustness(guessed(sure()), guessed(sure()), made_run())
+    assert [group.name for group in found.kinds] == list(KINDS)
+    assert sum(group.images for group in found.kinds) == len(LABELS)
+    assert sum(group.images for group in found.severities) == len(LABELS)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 50))
+def test_scores_are_scikit_learns(seed: int) -> None:
+    """Of all images, and of each kind over the classes that are among its images."""
+    run, rng = made_run(), np.random.default_rng(seed)
+    test, shifted = (guessed(rng.random(len(LABELS)) < share) for share in (0.9, 0.6))
+    found = robustness(test, shifted, run)
+    guess = shifted.probabilities.argmax(axis=1)
+    assert found.clean == pytest.approx(
+        f1_score(LABELS, test.probabilities.argmax(axis=1), average="macro")
+    )
+    assert found.shifted == pytest.approx(f1_score(LABELS, guess, average="macro"))
+    kinds = ways(run) // 5
+    for i, group in enumerate(found.kinds):
+        here = kinds == i
+        present = np.unique(LABELS[here])
+        assert group.macro_f1 == pytest.approx(
+            f1_score(LABELS[here], guess[here], labels=present, average="macro")
+        )
+
+
+def test_a_class_that_a_kind_has_no_image_of_is_nobodys_fault() -> None:
+    labels = np.repeat([0, 1], 55)
+    found = robustness(guessed(sure(110), labels), guessed(sure(110), labels), made_run())
+    assert {group.macro_f1 for group in found.kinds} == {1.0}
+    assert found.shifted == 1
+
+
+def test_fewer_images_than_kinds() -> None:
+    few = guessed(sure(4), np.arange(4))
+    found = robustness(few, few, made_run())
+    assert sum(math.isnan(group.macro_f1) for group in found.kinds) == 7
+    assert found.shifted == 1
+
+
+def test_every_shift_is_scored_in_its_own_order() -> None:
+    run, n = made_run(), len(LABELS)
+    labels = np.tile(LABELS, 55)
+    right = np.array([WAYS[w][0] != "bubble" for w in np.repeat(np.arange(55), n)])
+    found = robustness(guessed(sure()), guessed(right, labels), run, part=EVERY_SHIFT)
+    assert found.worst.name == "bubble"
+    assert found.worst.macro_f1 == 0
+    assert {group.images for group in found.kinds} == {5 * n}
+    np.testing.assert_array_equal(ways_of(PLAIN + SHIFTED, LABELS, run), ways(run))
+
+
+def test_the_mean_over_seeds() -> None:
+    run = made_run()
+    one = robustness(guessed(sure()), guessed(sure()), run)
+    two = robustness(guessed(sure()), guessed(~harmed_by(run, "JPEG")), run)
+    both = mean([one, two])
+    assert both.shifted == pytest.approx((one.shifted + two.shifted) / 2)
+    assert both.worst.name == "JPEG"
+    assert both.worst.macro_f1 == pytest.approx(two.worst.macro_f1 / 2 + 0.5)
+    assert mean([one]) == one
+
+
+# --- the views -----------------------------------------------------------------------------------
+
+
+def test_the_effect_of_views_is_paired_on_both_tests() -> None:
+    rng = np.random.default_rng(1)
+    right = rng.random(len(LABELS)) < 0.8
+    better = right | (rng.random(len(LABELS)) < 0.5)
+    parts = {
+        "test": guessed(better), PLAIN + "test": guessed(right),
+        SHIFTED: guessed(right), PLAIN + SHIFTED: guessed(right),
+    }  # fmt: skip
+    found = effect_of_views(parts)
+    assert set(found) == {"test", SHIFTED}
+    assert found["test"].difference > 0.05
+    assert found["test"].p < 0.01
+    assert found[SHIFTED].difference == 0
+    assert effect_of_views({"test": parts["test"], SHIFTED: parts[SHIFTED]}) == {}
+
+
+# --- a table of rows -----------------------------------------------------------------------------
+
+
+def test_ranks_that_agree_and_ranks_that_are_turned_about() -> None:
+    scores = {"validation": [0.9, 0.8, 0.7, 0.6], "test": [0.95, 0.9, 0.85, 0.8],
+              "shifted": [0.1, 0.2, 0.3, 0.4]}  # fmt: skip
+    alike, opposed, also = rank_agreement(scores)
+    assert (alike.first, alike.second, alike.rows) == ("validation", "test", 4)
+    assert alike.spearman == pytest.approx(1)
+    assert alike.kendall == pytest.approx(1)
+    assert opposed.spearman == pytest.approx(-1)
+    assert also.kendall == pytest.approx(-1)
+    assert alike.p == pytest.approx(2 / 24)
+
+
+def test_too_few_rows_or_none_that_differ() -> None:
+    assert rank_agreement({"a": [1, 2], "b": [2, 1]}) == ()
+    (flat,) = rank_agreement({"a": [1, 1, 1], "b": [1, 2, 3]})
+    assert math.isnan(flat.spearman)
+    with pytest.raises(ValueError, match="a has 3 rows, b 2"):
+        rank_agreement({"a": [1, 2, 3], "b": [1, 2]})
+
+
+def rows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Guesses of three networks: good, worse, and about as good as the first."""
+    rng = np.random.default_rng(3)
+    good = rng.random(len(LABELS)) < 0.95
+    fair = good.copy()
+    fair[np.flatnonzero(good)[::60]] = False
+    fair[np.flatnonzero(~good)[::4]] = True
+    chance = (good, rng.random(len(LABELS)) < 0.75, fair)
+    return tuple(guessed(right).probabilities.argmax(axis=1) for right in chance)  # type: ignore
+
+
+def test_a_wrong_choice_is_a_warning_with_its_regret() -> None:
+    names, guesses = ("Good", "Bad", "Fair"), rows()
+    found = choice("shifted test", names, (0.8, 0.9, 0.85), LABELS, guesses)
+    assert (found.chosen, found.best) == ("Bad", "Good")
+    f1 = [f1_score(LABELS, guess, average="macro") for guess in guesses]
+    assert found.regret == pytest.approx(f1[0] - f1[1])
+    assert found.wrong
+    assert found.p == pytest.approx(2 * paired(LABELS, guesses[0], guesses[1], CLASSES).p)
+    assert found.sentence == (
+        f"Warning: choosing by validation picks Bad (macro F1 {100 * f1[1]:.2f} % on the shifted "
+        f"test), but Good is {100 * found.regret:.2f} points better there (p = {found.p:.2g}): "
+        "the wrong network."
+    )
+
+
+def test_a_choice_that_may_be_chance_is_no_warning() -> None:
+    found = choice("test", ("Good", "Bad", "Fair"), (0.8, 0.7, 0.9), LABELS, rows())
+    assert found.chosen == "Fair"
+    assert found.best == "Good"
+    assert not found.wrong
+    assert "which these images do not tell from chance" in found.sentence
+    assert "Warning" not in found.sentence
+
+
+def test_the_right_choice_regrets_nothing() -> None:
+    found = choice("test", ("Good", "Bad"), (0.9, 0.8), LABELS, rows()[:2])
+    assert (found.chosen, found.best, found.regret) == ("Good", "Good", 0)
+    assert "also the best" in found.sentence
+    twins = choice("test", ("One", "Two"), (0.8, 0.9), LABELS, [rows()[0]] * 2)
+    assert twins.chosen == twins.best == "Two"
+
+
+def test_several_seeds_are_chosen_by_their_mean() -> None:
+    good, bad, fair = rows()
+    guesses = [np.stack([good, fair]), np.stack([bad, bad])]
+    found = choice("test", ("Good", "Bad"), (0.7, 0.8), LABELS, guesses)
+    assert found.wrong
+    assert found.best_f1 == pytest.approx(
+        (f1_score(LABELS, good, average="macro") + f1_score(LABELS, fair, average="macro")) / 2
+    )
+
+
+# --- what the training has seen ------------------------------------------------------------------
+
+
+def test_kinds_that_resemble_what_the_training_did() -> None:
+    assert overlap(()) == ()
+    assert overlap({"flip", "rotation", "zoom", "shift", "brightness", "contrast"}) == (
+        "brighter", "darker", "less contrast", "more contrast",
+    )  # fmt: skip
+    assert overlap(["color degeneration"]) == ("saturation",)
+    assert overlap(["mixing", "cutting", "masking", "noise"]) == ()
+
+
+# --- the figure ----------------------------------------------------------------------------------
+
+
+def pixels(rows: dict[str, Robustness], seen: tuple[str, ...] = ()) -> np.ndarray:
+    from harness.figures_shift import heat_map
+
+    buffer = io.BytesIO()
+    heat_map(rows, "made-up", seen).savefig(buffer, format="png")
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def test_the_heat_map_orders_kinds_and_marks_those_seen() -> None:
+    from harness.figures_shift import heat_map
+
+    run = made_run()
+    rows = {
+        "VGG16": robustness(guessed(sure()), guessed(~harmed_by(run, "JPEG")), run),
+        "ResNet50": robustness(guessed(sure()), guessed(~harmed_by(run, "JPEG", 4)), run),
+    }
+    figure = heat_map(rows, "made-up", ("brighter",))
+    axes = figure.axes[0]
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels[:2] == ["clean", "shifted"]
+    assert labels[-1] == "JPEG"
+    assert "brighter *" in labels
+    assert "* resembles" in axes.get_title()
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(rows)
+    table = np.asarray(axes.images[0].get_array())
+    assert table.shape == (2, 13)
+    assert table[0, 0] == rows["VGG16"].clean
+    assert table[1, -1] == rows["ResNet50"].worst.macro_f1
+    assert pixels(rows).std() > 20
