@@ -113,10 +113,13 @@ def _group(name: str, part: Predictions, which: np.ndarray) -> Group:
     confusion = counts.reshape(classes, classes)
     # The bootstrap counts absent classes as zero, as scikit-learn does; here they do not count.
     present = classes / len(np.unique(labels))
-    low, high = statistics.interval(statistics.bootstrap(confusion, RESAMPLES).macro_f1)
-    return Group(
-        name, len(labels), _macro_f1(part, which), min(1.0, low * present), min(1.0, high * present)
-    )
+    score = _macro_f1(part, which)
+    ends = np.array(statistics.interval(statistics.bootstrap(confusion, RESAMPLES).macro_f1))
+    # An image that is there in five severities is still one image: five times the variance, at
+    # most, of as many different ones.
+    again = len(labels) / len(np.unique(part.ids[which]))
+    low, high = np.clip(score + (ends * present - score) * math.sqrt(again), 0, 1)
+    return Group(name, len(labels), score, float(low), float(high))
 
 
 def _macro_f1(part: Predictions, which: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from sklearn.metrics import f1_score
+from sklearn.metrics import confusion_matrix, f1_score
 
 from harness.data.shift import KINDS
 from harness.data.shifted import WAYS, deal
@@ -25,7 +25,7 @@ from harness.robustness import (
     robustness,
     ways_of,
 )
-from harness.statistics import paired
+from harness.statistics import bootstrap, interval, paired
 from harness.store import EVERY_SHIFT, PLAIN, SHIFTED
 
 from .conftest import made_run
@@ -35,8 +35,9 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(CLASSES), [200
 
 
 def told(labels: np.ndarray, guess: np.ndarray) -> Predictions:
+    """Of every shift, the same images come again and again."""
     probabilities = (0.1 + 0.6 * np.eye(CLASSES)[guess]).astype(np.float32)
-    return Predictions(np.arange(len(labels)), labels, probabilities)
+    return Predictions(np.arange(len(labels)) % len(LABELS), labels, probabilities)
 
 
 def guessed(right: np.ndarray, labels: np.ndarray = LABELS) -> Predictions:
@@ -126,6 +127,18 @@ def test_every_shift_is_scored_in_its_own_order() -> None:
     assert found.worst.macro_f1 == 0
     assert {group.images for group in found.kinds} == {5 * n}
     np.testing.assert_array_equal(ways_of(PLAIN + SHIFTED, LABELS, run), ways(run))
+
+
+def test_images_that_come_again_do_not_narrow_an_interval() -> None:
+    """The same guesses in all five severities of a kind say no more than those of one."""
+    run, n = made_run(), len(LABELS)
+    right = np.random.default_rng(2).random(n) < 0.7
+    often = guessed(np.tile(right, 55), np.tile(LABELS, 55))
+    group = robustness(guessed(right), often, run, part=EVERY_SHIFT).kinds[0]
+    counts = confusion_matrix(LABELS, guessed(right).probabilities.argmax(axis=1))
+    low, high = interval(bootstrap(counts, 2000).macro_f1)
+    assert group.images == 5 * n
+    assert group.high - group.low == pytest.approx(high - low, rel=0.1)
 
 
 def test_the_mean_over_seeds() -> None:
