@@ -299,7 +299,10 @@ class Judged(Noun):
 
 
 class Throughput(Noun):
-    """Images a second from raw pixels to pooled features, warm, one fixed batch after another."""
+    """Images a second from raw pixels to pooled features, warm, one fixed batch after another.
+
+    With several test views an image counts once, when it was seen in all of them.
+    """
 
     median: float
     p5: float

@@ -317,8 +317,12 @@ def test_oversampling_trains_on_the_rare_again(smear: Path, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_two_executions_agree_bit_for_bit(smear: Path, tmp_path: Path) -> None:
     """Two processes, both phases: identical predictions, features and learning curves."""
+    from harness.data.shifted import made_once
+    from harness.data.split import carry_out
+
     data = open_dataset(smear)
-    chosen = protocol(fine_tuning=Phase(epochs=2, batch_size=16, unfreeze=0.6))
+    shifted = made_once(smear, data, carry_out(SMALL, data).test, SMALL, "full")
+    chosen = protocol(test_views=2, fine_tuning=Phase(epochs=2, batch_size=16, unfreeze=0.6))
     device = Device("cpu", "Test CPU")
     ends = []
     for name in ("one", "two"):
@@ -329,10 +333,12 @@ def test_two_executions_agree_bit_for_bit(smear: Path, tmp_path: Path) -> None:
             output=str(tmp_path / name),
             device=device.id,
             device_name=device.name,
+            shifted=str(shifted),
         )
         ends.append(WorkerProcess()(job, device.environment, lambda _: None))
     one, two = (read_predictions(tmp_path / name / PREDICTIONS) for name in ("one", "two"))
-    for part in ("train", "validation", "test"):
+    assert {"shifted", "every-shift", "plain-test", "plain-shifted"} < set(one)
+    for part in one:
         np.testing.assert_array_equal(one[part].probabilities, two[part].probabilities)
     features = [read_arrays(tmp_path / name / FEATURES) for name in ("one", "two")]
     for part in features[0]:
