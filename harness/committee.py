@@ -13,6 +13,7 @@ import numpy as np
 
 from harness import calibration, ensembles, metrics
 from harness.errors import StoreError, UnknownName, UserError, did_you_mean
+from harness.learn import oversampled
 from harness.nouns import Finished, Predictions, Run, RunRecord
 from harness.records import (
     CalibratedMembers,
@@ -22,10 +23,17 @@ from harness.records import (
     OutsideRecord,
     Rule,
 )
-from harness.store import FEATURES, PREDICTIONS, Store, read_arrays, read_predictions
+from harness.store import (
+    FEATURES,
+    PREDICTIONS,
+    SHIFTED,
+    Store,
+    read_arrays,
+    read_predictions,
+)
 from zoo.table import find
 
-PARTS = ("validation", "test")
+PARTS = ("validation", "test", SHIFTED)
 RULES: tuple[Rule, ...] = ("soft vote", "weighted vote", "greedy", "stacking", "concatenation")
 SEARCH_RULES: tuple[Rule, ...] = ("greedy", "best subset")
 ALL_RULES: tuple[Rule, ...] = (*RULES, "best subset")
@@ -251,8 +259,12 @@ def _fit_shares(rule: Rule, votes: np.ndarray, labels: np.ndarray) -> np.ndarray
 def _fit_concatenation(committee: Committee) -> Fitted:
     run = committee.records[0].run
     one_hot = np.eye(len(committee.records[0].data.class_names), dtype=np.float32)
+    features, targets = committee.features("train"), one_hot[committee.train_labels()]
+    if run.protocol.loss.oversampling:
+        drawn = oversampled(targets, run.seed)
+        features, targets = features[drawn], targets[drawn]
     side = ensembles.TrainingSide(
-        train=(committee.features("train"), one_hot[committee.train_labels()]),
+        train=(features, targets),
         validation=(committee.features("validation"), one_hot[committee.labels("validation")]),
     )
     head = ensembles.concatenate(side, run.protocol, run.seed)
