@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("harness.plan", "harness.leaderboard", "harness.launch", "harness.figures", "harness.learn",
      "harness.head", "harness.ensembles", "harness.committee", "harness.findings",
      "harness.baseline"),
-    ("harness.report", "harness.spreadsheet", "harness.sweep", "harness.progress"),
+    ("harness.cells", "harness.report", "harness.spreadsheet", "harness.sweep", "harness.progress"),
     ("harness.tables", "harness.comparison", "harness.outside"),
     ("harness.experiment",),
     ("harness.cli",),
