@@ -121,7 +121,7 @@ class Row:
         return None if None in known else fmean(value for value in known if value is not None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Board:
     """Everything that was run on one split of one data set under one protocol."""
 

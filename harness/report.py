@@ -6,13 +6,9 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from harness import cells, findings
-from harness.cells import Cell, Table, escape
-from harness.leaderboard import Board, Row, title_of
-from harness.nouns import (
-    Failed,
-    Phase,
-    RunRecord,
-)
+from harness.cells import Cell, Stress, Table, escape
+from harness.leaderboard import Board, Kind, Row, title_of
+from harness.nouns import Failed, Phase, RunRecord
 from zoo.table import find
 
 INTRODUCTION = """\
@@ -28,6 +24,15 @@ EMPTY = """
 Nothing has been run yet. `wbc-bench run --all` fills this page.
 """
 
+STRESS: dict[Kind, Stress] = {
+    "network": "strong", "ensemble": "emphasis", "imported": "emphasis", "baseline": "emphasis",
+}  # fmt: skip
+CONFUSIONS = "The confusions that the field knows"
+CONFUSIONS_LEGEND = (
+    "Percent of the first class's test images that were taken for the second; ig: immature "
+    "granulocyte."
+)
+
 
 def markdown(boards: Sequence[Board]) -> str:
     """The whole LEADERBOARD.md."""
@@ -40,11 +45,10 @@ def _section(board: Board) -> str:
     data = board.data
     lines = [f"## {data.name}, {board.profile} profile", "", *what_was_run(board), ""]
     if board.rows:
-        lines += [cells.markdown(main_table(board)), "", *notes(board), ""]
+        lines += [cells.markdown(main_table(board)), "", "  \n".join(notes(board)), ""]
         lines += [f"{sentence}\n" for sentence in findings.significance(board)]
-        confused = _confusion_table(board)
-        if confused:
-            lines += ["### The confusions that the field knows", "", confused, ""]
+        if confused := confusion_table(board):
+            lines += [f"### {CONFUSIONS}", "", CONFUSIONS_LEGEND, "", cells.markdown(confused), ""]
         lines += _folded("Recall of every class (%)", cells.markdown(class_table(board)))
         if board.ensembles:
             lines += _folded("The ensembles, and what each member brings", _ensembles(board))
@@ -126,15 +130,11 @@ def _main_row(
 ) -> list[str | Cell]:
     classes = row.judged[0].test.per_class
     worst = min(range(len(classes)), key=lambda k: _recall(row, k))
-    cost = row.cost
+    cost, stress = row.cost, STRESS[row.kind]
     marks = [word for word, on in zip(("speed", "size"), front, strict=True) if on]
     return [
         str(rank or "–"),
-        Cell(
-            row.title,
-            "strong" if row.kind == "network" else "emphasis",
-            "⚠" if suspect else "",
-        ),
+        Cell(row.title, stress, "⚠" if suspect else ""),
         row.weights + (" †" if row.kind == "network" and row.note else ""),
         _with_spread(row),
         _interval(row.interval),
@@ -185,7 +185,7 @@ def notes(board: Board) -> list[str]:
     lines += [f"*{escape(row.title)}*: {escape(row.note)}." for row in others]
     if board.seeds > 1:
         lines.append("±: sample standard deviation over the seeds.")
-    return ["  \n".join(lines)]
+    return lines
 
 
 def class_table(board: Board) -> Table:
@@ -198,20 +198,16 @@ def class_table(board: Board) -> Table:
     return cells.table(heads, rows, "In brackets: the test images of the class.")
 
 
-def _confusion_table(board: Board) -> str:
-    """Shares of the true class that became its neighbour; nothing for data without the classes."""
+def confusion_table(board: Board) -> Table | None:
+    """Shares of the true class that became its neighbour; None for data without the classes."""
     names, shares = findings.confusions(board)
     if not names:
-        return ""
+        return None
     rows = [
         [row.title, *(f"{100 * share:.1f}" for share in line)]
         for row, line in zip(board.rows, shares, strict=True)
     ]
-    legend = (
-        "Percent of the first class's test images that were taken for the second; ig: immature "
-        "granulocyte."
-    )
-    return f"{legend}\n\n{cells.markdown(cells.table(['Network', *names], rows))}"
+    return cells.table(["Network", *names], rows)
 
 
 def _ensembles(board: Board) -> str:
