@@ -1,6 +1,7 @@
 """What a board says beyond its rows: the front, the members, the confusions, in numbers and words.
 
-Pure functions of a Board; what takes long is done once a board. Comparisons are made on the first seed that the rows share.
+Pure functions of a Board; what takes long is done once a board. Comparisons are made on the first
+seed that the rows share.
 """
 
 from __future__ import annotations
