@@ -314,4 +314,4 @@ def _draw_figures(wanted: Experiment) -> None:
         from harness.figures import draw
 
         for record in finished:
-            draw(record, wanted.store.root / "figures")
+            draw(record, wanted.store.root / "figures" / "runs")

@@ -1,12 +1,14 @@
 """What a board says beyond its rows: the front, the members, the confusions, in numbers and words.
 
-Pure functions of a Board. Comparisons are made on the first seed that the rows share.
+Pure functions of a Board; what takes long is done once a board. Comparisons are made on the first
+seed that the rows share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -32,6 +34,7 @@ CONFUSED = (
 # --- cost ----------------------------------------------------------------------------------------
 
 
+@cache
 def fronts(board: Board) -> tuple[tuple[bool, bool], ...]:
     """Of each row: is it on the Pareto front of F1 against images/s, and against parameters?
 
@@ -81,6 +84,7 @@ class Membership:
     """Macro F1 of one who always believes a member that is right, if there is one."""
 
 
+@cache
 def memberships(board: Board) -> tuple[Membership, ...]:
     """Every soft vote of the board, taken apart; one a set of members."""
     found: dict[frozenset[str], Membership] = {}
@@ -125,6 +129,7 @@ def _macro_f1(board: Board, guess: np.ndarray) -> float:
     return macro_f1(board.labels, guess, len(board.data.class_names))
 
 
+@cache
 def disagreement(board: Board) -> tuple[tuple[Row, ...], np.ndarray]:
     """The networks and, of each two, the share of images that exactly one guesses right (m, m)."""
     rows = board.networks
@@ -162,10 +167,11 @@ def _share(row: Row, true: int, guess: int) -> float:
 # --- words ---------------------------------------------------------------------------------------
 
 
-def significance(board: Board) -> list[str]:
+@cache
+def significance(board: Board) -> tuple[str, ...]:
     """What the ranks mean, what this test set can and cannot show, and what ensembles gained."""
     if len(board.ranked) < 2:
-        return []
+        return ()
     points = 100 * board.smallest_difference
     lines = [
         "Rows that share a rank cannot be told apart on these test images (paired test of macro "
@@ -178,7 +184,7 @@ def significance(board: Board) -> list[str]:
     networks = [row for row in board.ranked if row.kind == "network"]
     if networks and board.ensembles:
         lines.append(_gain_of_ensembles(board, _chosen(board.ensembles), _chosen(networks)))
-    return lines
+    return tuple(lines)
 
 
 def _chosen(rows: Sequence[Row]) -> Row:

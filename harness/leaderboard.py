@@ -121,7 +121,7 @@ class Row:
         return None if None in known else fmean(value for value in known if value is not None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Board:
     """Everything that was run on one split of one data set under one protocol."""
 
@@ -192,8 +192,11 @@ def _board(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Board
     labels = rows[0].parts[0]["test"].labels if rows else np.empty(0, int)
     classes = len(first.data.class_names)
     suspects = _suspects(rows, labels, classes)
-    ranks = _ranks(rows, suspects, labels, classes)
-    ranked = [row.guesses for row, rank in zip(rows, ranks, strict=True) if rank]
+    ranked = [i for i, row in enumerate(rows) if row.kind != "baseline" and not suspects[i]]
+    guesses = [rows[i].guesses for i in ranked]
+    pairs = statistics.pairwise(labels, guesses, classes) if guesses else None
+    places = statistics.rank_groups(guesses, labels, classes, pairs=pairs)
+    ranks = dict(zip(ranked, places, strict=True))
     return Board(
         fingerprint=first.run.data,
         data=first.data,
@@ -202,8 +205,8 @@ def _board(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Board
         profile=first.profile,
         rows=tuple(rows),
         suspects=tuple(suspects),
-        ranks=tuple(ranks),
-        smallest_difference=statistics.smallest_difference(labels, ranked, classes),
+        ranks=tuple(map(ranks.get, range(len(rows)))),
+        smallest_difference=statistics.smallest_difference(labels, guesses, classes, pairs=pairs),
         labels=labels,
         failed=tuple(r for r in records if isinstance(r, RunRecord) and not r.finished),
         predictions=predictions,
@@ -262,7 +265,7 @@ def title_of(member: str) -> str:
     return member[1:] if member.startswith("@") else find(member).title
 
 
-# --- suspects and ranks --------------------------------------------------------------------------
+# --- suspects ------------------------------------------------------------------------------------
 
 
 def _suspects(rows: Sequence[Row], labels: np.ndarray, classes: int) -> list[str]:
@@ -281,14 +284,3 @@ def _suspects(rows: Sequence[Row], labels: np.ndarray, classes: int) -> list[str
                 reason = f"below the raw-pixel floor of {100 * floor.macro_f1:.2f} %"
         reasons.append(reason)
     return reasons
-
-
-def _ranks(
-    rows: Sequence[Row], suspects: Sequence[str], labels: np.ndarray, classes: int
-) -> list[int | None]:
-    ranked = [i for i, row in enumerate(rows) if not suspects[i] and row.kind not in {"baseline"}]
-    found = statistics.rank_groups([rows[i].guesses for i in ranked], labels, classes)
-    ranks: list[int | None] = [None] * len(rows)
-    for i, rank in zip(ranked, found, strict=True):
-        ranks[i] = rank
-    return ranks

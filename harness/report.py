@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from tabulate import tabulate
-
-from harness import findings
-from harness.leaderboard import Board, Row, title_of
-from harness.nouns import (
-    Failed,
-    Phase,
-    RunRecord,
-)
+from harness import cells, findings
+from harness.cells import Cell, Stress, Table, escape
+from harness.leaderboard import Board, Kind, Row, title_of
+from harness.nouns import Failed, Phase, RunRecord
 from zoo.table import find
 
 INTRODUCTION = """\
@@ -29,6 +24,15 @@ EMPTY = """
 Nothing has been run yet. `wbc-bench run --all` fills this page.
 """
 
+STRESS: dict[Kind, Stress] = {
+    "network": "strong", "ensemble": "emphasis", "imported": "emphasis", "baseline": "emphasis",
+}  # fmt: skip
+CONFUSIONS = "The confusions that the field knows"
+CONFUSIONS_LEGEND = (
+    "Percent of the first class's test images that were taken for the second; ig: immature "
+    "granulocyte."
+)
+
 
 def markdown(boards: Sequence[Board]) -> str:
     """The whole LEADERBOARD.md."""
@@ -39,20 +43,19 @@ def markdown(boards: Sequence[Board]) -> str:
 
 def _section(board: Board) -> str:
     data = board.data
-    lines = [f"## {data.name}, {board.profile} profile", "", *_what_was_run(board), ""]
+    lines = [f"## {data.name}, {board.profile} profile", "", *what_was_run(board), ""]
     if board.rows:
-        lines += [_main_table(board), "", *_notes(board), ""]
+        lines += [cells.markdown(main_table(board)), "", "  \n".join(notes(board)), ""]
         lines += [f"{sentence}\n" for sentence in findings.significance(board)]
-        confused = _confusion_table(board)
-        if confused:
-            lines += ["### The confusions that the field knows", "", confused, ""]
-        lines += _folded("Recall of every class (%)", _class_table(board))
+        if confused := confusion_table(board):
+            lines += [f"### {CONFUSIONS}", "", CONFUSIONS_LEGEND, "", cells.markdown(confused), ""]
+        lines += _folded("Recall of every class (%)", cells.markdown(class_table(board)))
         if board.ensembles:
             lines += _folded("The ensembles, and what each member brings", _ensembles(board))
-        lines += _folded("Calibration", _calibration_table(board))
-        lines += _folded("All metrics and all costs", _full_table(board))
+        lines += _folded("Calibration", cells.markdown(calibration_table(board)))
+        lines += _folded("All metrics and all costs", cells.markdown(full_table(board)))
     if board.failed:
-        lines += ["**Failed**", "", _failed_table(board.failed), ""]
+        lines += ["**Failed**", "", cells.markdown(failed_table(board.failed)), ""]
     lines += _folded("How to reproduce this", _recipe_for(board))
     return "\n".join(lines)
 
@@ -60,7 +63,7 @@ def _section(board: Board) -> str:
 # --- what was run --------------------------------------------------------------------------------
 
 
-def _what_was_run(board: Board) -> list[str]:
+def what_was_run(board: Board) -> list[str]:
     data = board.data
     used = data.train + data.validation + data.test
     part = f"{used:,} of its {data.images:,}" if used < data.images else f"its {data.images:,}"
@@ -110,7 +113,8 @@ def _phase_in_words(phase: Phase) -> str:
 # --- the tables ----------------------------------------------------------------------------------
 
 
-def _main_table(board: Board) -> str:
+def main_table(board: Board) -> Table:
+    """The table that people look at: one row a row of the board, in its order."""
     heads = [
         "Rank", "Network", "Weights", "Macro F1 (%)", "95 % interval", "Accuracy (%)", "AUC (%)",
         "Worst recall (%)", "Calibration error (%)", "Parameters (M)", "Multiply-adds (G)",
@@ -118,24 +122,25 @@ def _main_table(board: Board) -> str:
     ]  # fmt: skip
     fronts = findings.fronts(board)
     rows = zip(board.ranks, board.rows, board.suspects, fronts, strict=True)
-    return _table(heads, [_main_row(*row) for row in rows])
+    return cells.table(heads, [_main_row(*row) for row in rows])
 
 
-def _main_row(rank: int | None, row: Row, suspect: str, front: tuple[bool, bool]) -> list[str]:
+def _main_row(
+    rank: int | None, row: Row, suspect: str, front: tuple[bool, bool]
+) -> list[str | Cell]:
     classes = row.judged[0].test.per_class
     worst = min(range(len(classes)), key=lambda k: _recall(row, k))
-    cost, title = row.cost, _escape(row.title)
-    name = f"**{title}**" if row.kind == "network" else f"*{title}*"
+    cost, stress = row.cost, STRESS[row.kind]
     marks = [word for word, on in zip(("speed", "size"), front, strict=True) if on]
     return [
         str(rank or "–"),
-        f"{name} ⚠" if suspect else name,
+        Cell(row.title, stress, "⚠" if suspect else ""),
         row.weights + (" †" if row.kind == "network" and row.note else ""),
         _with_spread(row),
         _interval(row.interval),
         _percent(row.test(lambda m: m.accuracy)),
         _percent(row.auc),
-        f"{_percent(_recall(row, worst))} {_escape(classes[worst].name)}",
+        f"{_percent(_recall(row, worst))} {classes[worst].name}",
         f"{100 * row.test(lambda m: m.calibration_error):.1f}",
         f"{cost.parameters / 1e6:,.2f}" if cost else "–",
         f"{cost.multiply_adds / 1e9:,.2f}" if cost else "–",
@@ -153,7 +158,7 @@ def _images_per_second(row: Row) -> str:
     return _rate(row.images_per_second) + mark
 
 
-def _notes(board: Board) -> list[str]:
+def notes(board: Board) -> list[str]:
     lines = [
         "Images/s: raw pixels to pooled features, warm, median of batches of "
         f"{board.protocol.inference_batch} with nothing else of the sweep on the device. "
@@ -161,7 +166,7 @@ def _notes(board: Board) -> list[str]:
         "macro F1 and more images/s (speed), or a better macro F1 and fewer parameters (size)."
     ]
     suspects = [
-        f"{_escape(row.title)} is {reason}"
+        f"{escape(row.title)} is {reason}"
         for row, reason in zip(board.rows, board.suspects, strict=True)
         if reason
     ]
@@ -170,47 +175,53 @@ def _notes(board: Board) -> list[str]:
             f"⚠ Suspect recipe, not ranked: {'; '.join(suspects)}. Its weights, preprocessing or "
             "training deserve a look before its place is believed."
         )
-    notes = sorted({row.note for row in board.networks if row.note})
-    lines += [f"† {note[0].upper()}{note[1:]}." for note in notes]
+    remarks = sorted({row.note for row in board.networks if row.note})
+    lines += [f"† {note[0].upper()}{note[1:]}." for note in remarks]
     if any(not r.cost.throughput.exclusive for row in board.networks for r in row.runs):
         lines.append("‡ Other runs shared the device while this was measured.")
     if any("§" in _images_per_second(row) for row in board.ensembles):
         lines.append("§ By formula, not measured: the members one after the other.")
     others = (row for row in board.rows if row.kind in {"imported", "baseline"})
-    lines += [f"*{_escape(row.title)}*: {_escape(row.note)}." for row in others]
+    lines += [f"*{escape(row.title)}*: {escape(row.note)}." for row in others]
     if board.seeds > 1:
         lines.append("±: sample standard deviation over the seeds.")
-    return ["  \n".join(lines)]
+    return lines
 
 
-def _class_table(board: Board) -> str:
+def class_table(board: Board) -> Table:
+    """Recall of every class."""
     classes = board.rows[0].judged[0].test.per_class
-    heads = ["Network", *(f"{_escape(c.name)} ({c.support})" for c in classes)]
+    heads = ["Network", *(f"{c.name} ({c.support})" for c in classes)]
     rows = [
-        [_escape(row.title), *(_percent(_recall(row, k)) for k in range(len(classes)))]
-        for row in board.rows
+        [row.title, *(_percent(_recall(row, k)) for k in range(len(classes)))] for row in board.rows
     ]
-    return _table(heads, rows) + "\n\nIn brackets: the test images of the class."
+    return cells.table(heads, rows, "In brackets: the test images of the class.")
 
 
-def _confusion_table(board: Board) -> str:
-    """Shares of the true class that became its neighbour; nothing for data without the classes."""
+def confusion_table(board: Board) -> Table | None:
+    """Shares of the true class that became its neighbour; None for data without the classes."""
     names, shares = findings.confusions(board)
     if not names:
-        return ""
+        return None
     rows = [
-        [_escape(row.title), *(f"{100 * share:.1f}" for share in line)]
+        [row.title, *(f"{100 * share:.1f}" for share in line)]
         for row, line in zip(board.rows, shares, strict=True)
     ]
-    legend = (
-        "Percent of the first class's test images that were taken for the second; ig: immature "
-        "granulocyte."
-    )
-    return f"{legend}\n\n{_table(['Network', *names], rows)}"
+    return cells.table(["Network", *names], rows)
 
 
 def _ensembles(board: Board) -> str:
-    """What each rule made of its members, what choosing cost, and what each member brings."""
+    found = findings.memberships(board)
+    tables = [membership_table(one) for one in found]
+    analyses = [
+        f"**{escape(one.row.title)}**: {membership_words(one)}\n\n{cells.markdown(written)}"
+        for one, written in zip(found, tables, strict=True)
+    ]
+    return "\n\n".join([cells.markdown(ensemble_table(board)), *analyses])
+
+
+def ensemble_table(board: Board) -> Table:
+    """What each rule made of its members, and what choosing cost: one row an ensemble."""
     heads = [
         "Ensemble", "Members and their shares", "Validation F1 (%)", "Test F1 (%)",
         "Weights, float32 (MB)", "Fit (s)",
@@ -222,68 +233,74 @@ def _ensembles(board: Board) -> str:
         kept = ", ".join(f"{title_of(n)} {100 * s:.0f} %" for n, s in shares if s > 0)
         rows.append(
             [
-                _escape(row.title),
-                _escape(kept),
+                row.title,
+                kept,
                 _percent(row.validation(lambda m: m.macro_f1)),
                 _percent(row.macro_f1),
                 _megabytes(row),
                 f"{fmean(r.seconds for r in row.ensembles):.2f}",
             ]
         )
-    text = _table(heads, rows) + (
-        "\n\nRules are fitted on validation images (concatenation on training images); where a "
-        "rule chose among many, the distance from validation to test is what the choice cost."
+    legend = (
+        "Rules are fitted on validation images (concatenation on training images); where a rule "
+        "chose among many, the distance from validation to test is what the choice cost."
     )
-    return "\n\n".join([text, *map(_membership, findings.memberships(board))])
+    return cells.table(heads, rows, legend)
 
 
-def _membership(found: findings.Membership) -> str:
+def membership_table(found: findings.Membership) -> Table:
+    """What each member of a soft vote brings."""
     heads = [
         "Member", "Alone F1 (%)", "Without it (%)", "What it brings (points)", "95 % interval",
         "Disagreement (%)", "Q", "In words",
     ]  # fmt: skip
     rows = [
         [
-            _escape(member.title),
+            member.title,
             _percent(member.alone),
             _percent(member.without),
             f"{100 * member.gain.difference:+.2f}",
             f"{100 * member.gain.low:+.1f} to {100 * member.gain.high:+.1f}",
             f"{100 * member.disagreement:.1f}",
             f"{member.q_statistic:.2f}".replace("nan", "–"),
-            _escape(member.verdict),
+            member.verdict,
         ]
         for member in found.members
     ]
+    return cells.table(heads, rows)
+
+
+def membership_words(found: findings.Membership) -> str:
     return (
-        f"**{_escape(found.row.title)}**: {_percent(found.row.macro_f1)} %; an oracle that always "
+        f"{_percent(found.row.macro_f1)} %; an oracle that always "
         f"believes a member that is right would have {_percent(found.oracle)} %. Disagreement (one "
         "right, the other wrong) and Yule's Q (1: the same errors; 0: independent): mean over the "
-        f"other members.\n\n{_table(heads, rows)}"
+        "other members."
     )
 
 
-def _calibration_table(board: Board) -> str:
+def calibration_table(board: Board) -> Table:
     heads = [
         "Network", "Calibration error (%)", "Log loss", "Brier", "Temperature",
         "Calibration error then (%)", "Log loss then", "Brier then",
         "Members softened first (%)", "Least sure 2 %: errors caught",
     ]  # fmt: skip
-    return _table(heads, list(map(_calibration_row, board.rows))) + (
-        "\n\nA temperature fitted on the validation images softens all probabilities; then: the "
+    legend = (
+        "A temperature fitted on the validation images softens all probabilities; then: the "
         "test images after it. Members softened first: the calibration error of a vote whose "
         "members each got their own temperature before it. Errors caught: if a person looked at "
         "the least sure 2 % of the test images."
     )
+    return cells.table(heads, list(map(_calibration_row, board.rows)), legend)
 
 
 def _calibration_row(row: Row) -> list[str]:
     after = [result.calibrated for result in row.judged if result.calibrated]
-    cells = ["–"] * 5
+    then = ["–"] * 5
     if after:
         caught, errors = sum(c.caught for c in after), sum(c.errors for c in after)
         share = f", {100 * caught / errors:.0f} %" if errors else ""
-        cells = [
+        then = [
             f"{fmean(c.temperature for c in after):.2f}",
             f"{100 * fmean(c.calibration_error for c in after):.1f}",
             f"{fmean(c.log_loss for c in after):.3f}",
@@ -293,27 +310,27 @@ def _calibration_row(row: Row) -> list[str]:
     before = [r.calibrated_members for r in row.ensembles if r.calibrated_members]
     first = f"{100 * fmean(c.calibration_error for c in before):.1f}" if before else "–"
     return [
-        _escape(row.title),
+        row.title,
         f"{100 * row.test(lambda m: m.calibration_error):.1f}",
         f"{row.test(lambda m: m.log_loss):.3f}",
         f"{row.test(lambda m: m.brier):.3f}",
-        *cells[:4],
+        *then[:4],
         first,
-        cells[4],
+        then[4],
     ]
 
 
-def _full_table(board: Board) -> str:
+def full_table(board: Board) -> Table:
     heads = [
         "Network", "Accuracy, 95 % interval", "Balanced accuracy (%)", "Macro precision (%)",
         "Macro recall (%)", "Validation F1 (%)", "Seed noise (points)", "Test-set noise (points)",
         "Trained parameters (M)", "Weights, float32 (MB)", "Images/s, p5–p95", "Whole run (s)",
         "Peak memory (MiB)",
     ]  # fmt: skip
-    return _table(heads, list(map(_full_row, board.rows))) + (
-        "\n\nNoise: standard deviations of macro F1, over the seeds and over test sets like this "
-        "one."
+    legend = (
+        "Noise: standard deviations of macro F1, over the seeds and over test sets like this one."
     )
+    return cells.table(heads, list(map(_full_row, board.rows)), legend)
 
 
 def _full_row(row: Row) -> list[str]:
@@ -323,7 +340,7 @@ def _full_row(row: Row) -> list[str]:
     )
     seeds, images = row.noise
     return [
-        _escape(row.title),
+        row.title,
         _interval(interval),
         _percent(row.test(lambda m: m.balanced_accuracy)),
         _percent(row.test(lambda m: m.macro_precision)),
@@ -348,13 +365,13 @@ def _run_costs(row: Row) -> list[str]:
     ]
 
 
-def _failed_table(failed: Sequence[RunRecord]) -> str:
+def failed_table(failed: Sequence[RunRecord]) -> Table:
     rows = []
     for record in failed:
         assert isinstance(record.result, Failed)
         title = find(record.run.recipe).title
-        rows.append([title, str(record.run.seed), _escape(record.result.reason)])
-    return _table(["Network", "Seed", "Reason"], rows)
+        rows.append([title, str(record.run.seed), record.result.reason])
+    return cells.table(["Network", "Seed", "Reason"], rows)
 
 
 def _recipe_for(board: Board) -> str:
@@ -377,7 +394,7 @@ def _recipe_for(board: Board) -> str:
             ),
             "```",
             "",
-            f"SOURCE is what `{_escape(board.data.name)}` was read from; its fingerprint must be "
+            f"SOURCE is what `{escape(board.data.name)}` was read from; its fingerprint must be "
             f"`{board.fingerprint}`.",
             "",
             *(f"Made with {line}." for line in environment),
@@ -391,16 +408,6 @@ def _recipe_for(board: Board) -> str:
 
 
 # --- how things are written ----------------------------------------------------------------------
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    numbers = {"Rank", "Seed"}
-    left = {
-        "Network", "Weights", "Reason", "Ensemble", "Members and their shares", "Member",
-        "In words", "Front",
-    }  # fmt: skip
-    align = ["left" if h in left else "center" if h in numbers else "right" for h in heads]
-    return tabulate(rows, heads, tablefmt="github", colalign=align, disable_numparse=True)
 
 
 def _folded(title: str, body: str) -> list[str]:
@@ -437,8 +444,3 @@ def _rate(images_per_second: float) -> str:
 
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
-def _escape(text: str) -> str:
-    """Safe inside a Markdown table cell."""
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())

@@ -16,8 +16,10 @@ import os
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
@@ -172,20 +174,38 @@ def write_predictions(path: Path, parts: Mapping[str, Predictions]) -> None:
 def read_predictions(path: Path) -> dict[str, Predictions]:
     """What ``write_predictions`` wrote, by part. Raises StoreError naming the file."""
     try:
-        table = np.load(path, allow_pickle=False)
-        _, starts = np.unique(table["part"], return_index=True)
+        table = _table(path.read_bytes())
+        names = table["part"]
+        starts = [0, *(np.flatnonzero(names[1:] != names[:-1]) + 1), len(table)]
         parts = {}
-        for at in sorted(starts):
-            name = table["part"][at]
-            rows = table[table["part"] == name]
-            parts[name.decode()] = Predictions(
+        for begin, end in pairwise(starts):
+            rows = table[begin:end]
+            parts[names[begin].decode()] = Predictions(
                 rows["id"].astype(np.int64),
                 rows["label"].astype(np.int64),
                 np.ascontiguousarray(rows["probabilities"]),
             )
-    except (OSError, ValueError, IndexError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, IndexError, KeyError, EOFError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); delete it and run again") from None
     return parts
+
+
+def _table(content: bytes) -> np.ndarray:
+    """The array of an npy; a thousand of them share one header, which is then read once."""
+    begin = 10 + int.from_bytes(content[8:10], "little")
+    shape, fields = _header(content[:begin])
+    return np.frombuffer(content, fields, offset=begin).reshape(shape)
+
+
+@cache
+def _header(content: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    stream = io.BytesIO(content)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("not an npy of this program")
+    shape, _, fields = np.lib.format.read_array_header_1_0(stream)
+    if fields.hasobject:
+        raise ValueError("objects cannot be loaded")
+    return shape, fields
 
 
 def digest(parts: Mapping[str, Predictions]) -> str:
@@ -202,18 +222,22 @@ def digest(parts: Mapping[str, Predictions]) -> str:
 
 def _read(path: Path, kind: type[RecordT]) -> RecordT:
     try:
-        content = json.loads(path.read_bytes())
-        number = content.get("schema_number")
-    except (OSError, ValueError, AttributeError) as error:
+        content = path.read_bytes()
+        record = kind.model_validate_json(content)
+        if record.schema_number == SCHEMA and "schema_number" in record.model_fields_set:
+            return record
+    except OSError as error:
+        raise StoreError(f"{path}: not a record ({error}); delete it and run again") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+    try:
+        number = json.loads(content).get("schema_number")
+    except (ValueError, AttributeError) as error:
         raise StoreError(f"{path}: not a record ({error}); delete it and run again") from None
     if number != SCHEMA:
         raise StoreError(f"{path}: {_schema_advice(number)}")
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise StoreError(f"{path}: {key}: {first['msg']}; delete it and run again") from None
+    key = ".".join(str(part) for part in problem["loc"])
+    raise StoreError(f"{path}: {key}: {problem['msg']}; delete it and run again")
 
 
 def _schema_advice(number: object) -> str:

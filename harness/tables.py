@@ -1,12 +1,13 @@
-"""A results folder's records -> its LEADERBOARD.md and leaderboard.csv."""
+"""A results folder's records -> its LEADERBOARD.md, leaderboard.csv, figures and index.html."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness import metrics, report, spreadsheet
+from harness import metrics, page, report, spreadsheet
 from harness.committee import Committee, Member, recounted
+from harness.gallery import Gallery
 from harness.leaderboard import Board, boards
 from harness.nouns import Judged, Noun, Predictions
 from harness.store import Store, write_atomically
@@ -19,18 +20,28 @@ def read_boards(results: Path) -> tuple[Board, ...]:
     return boards(records, {r.of.id: store.trusted(r) for r in records if r.judged})
 
 
-def tables(results: Path) -> dict[Path, str]:
-    """Both tables as the records and predictions give them, by the path that each belongs at."""
-    ranked = read_boards(results)
+def tables(results: Path, ranked: Sequence[Board], gallery: Gallery) -> dict[Path, str]:
+    """Both tables and the page, by the path that each belongs at.
+
+    The page holds the figures that lie in the folder.
+    """
+    pictures = {board: gallery.pictures(board) for board in gallery.plots}
     return {
         results / "LEADERBOARD.md": report.markdown(ranked),
         results / "leaderboard.csv": spreadsheet.csv_text(ranked),
+        results / "index.html": page.html(ranked, pictures),
     }
 
 
 def write_tables(results: Path) -> tuple[Path, ...]:
-    """Write both tables again; returns their paths. Raises StoreError."""
-    written = tables(results)
+    """Write the tables and the page again, and the figures that changed.
+
+    Returns the paths of tables and page. Raises StoreError.
+    """
+    ranked = read_boards(results)
+    gallery = Gallery(results, ranked)
+    gallery.refresh()
+    written = tables(results, ranked, gallery)
     for path, text in written.items():
         write_atomically(path, text.encode())
     return tuple(written)
@@ -40,7 +51,8 @@ def verify(results: Path) -> list[str]:
     """What in a results folder is not what its stored predictions give; empty when all is true.
 
     Recomputes every metric of every record from the predictions, their hash, and then the tables
-    from the records, byte for byte. Raises StoreError naming what cannot be read.
+    and the page from the records, byte for byte; of a figure the digest of what it shows.
+    Raises StoreError naming what cannot be read.
     """
     store, wrong = Store(results), []
     for record in store.everything():
@@ -52,7 +64,10 @@ def verify(results: Path) -> list[str]:
     if wrong:  # What the tables rest on is not true: nothing more can be said of them.
         return wrong
     wrong += _miscounted(store)
-    for path, text in tables(results).items():
+    ranked = read_boards(results)
+    gallery = Gallery(results, ranked)
+    wrong += gallery.lies()
+    for path, text in tables(results, ranked, gallery).items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             wrong.append(f"{path}: not what the records give; 'wbc-bench leaderboard' writes it")
     return wrong

@@ -93,7 +93,7 @@ def test_run_all_fills_the_leaderboard_and_runs_nothing_twice(
     page = (tmp_path / "results" / "LEADERBOARD.md").read_text()
     assert all(f"**{recipe.title}**" in page for recipe in RECIPES)
     assert len(trainer.launched) == len(RECIPES) == 16
-    assert len(list((tmp_path / "results" / "figures").glob("*.png"))) == 32
+    assert len(list((tmp_path / "results" / "figures" / "runs").glob("*.png"))) == 32
     code, out, _ = wbc("run", "--all")
     assert code == 0
     assert "0 runs pending, 16 done" in out

@@ -158,7 +158,7 @@ def test_the_words_name_what_validation_would_have_chosen(tmp_path: Path) -> Non
     assert "share the first rank" in first
     assert "Chosen on validation, the best ensemble is" in second
     assert "significant difference" in second
-    assert findings.significance(board_of(vgg16=said(0.9))) == []
+    assert findings.significance(board_of(vgg16=said(0.9))) == ()
 
 
 def test_softened_members_are_in_the_calibration_table(tmp_path: Path) -> None:
