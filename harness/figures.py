@@ -35,6 +35,7 @@ from harness.plots import (
     Mark,
     Plot,
     Reliability,
+    Shifted,
     printable,
 )
 from harness.store import write_atomically
@@ -198,6 +199,19 @@ def _(plot: Reliability) -> Figure:
 
 
 @picture.register
+def _(plot: Shifted) -> Figure:
+    scores = np.ma.masked_invalid(np.array(plot.scores))
+    figure, axes = _axes(3.6 + 0.46 * scores.shape[1], 1.8 + 0.3 * len(scores))
+    texts = [[f"{100 * score:.0f}" for score in row] for row in plot.scores]
+    _cells(axes, scores, texts)
+    axes.set_xticks(range(len(plot.columns)), plot.columns, rotation=45, ha="right")
+    axes.set_yticks(range(len(scores)), [_shortened(title, 34) for title in plot.titles])
+    axes.set_ylim(len(scores) - 0.5, -0.5)
+    axes.axvline(1.5, color=INK, lw=1)
+    return figure
+
+
+@picture.register
 def _(plot: Disagreement) -> Figure:
     shares = 100 * np.array(plot.shares)
     figure, axes = _axes(2.8 + 0.36 * len(shares), 2.4 + 0.36 * len(shares))
@@ -324,8 +338,8 @@ def _counts(axes: Axes, counts: np.ndarray, names: Sequence[str]) -> None:
 
 def _cells(axes: Axes, shares: np.ma.MaskedArray, texts: Sequence[Sequence[str]]) -> None:
     """Cells coloured by their share of 1, but for those that are masked."""
-    edges = np.arange(len(shares) + 1) - 0.5
-    axes.pcolormesh(edges, edges, shares, cmap=SHADES, vmin=0, vmax=1)
+    down, across = (np.arange(count + 1) - 0.5 for count in shares.shape)
+    axes.pcolormesh(across, down, shares, cmap=SHADES, vmin=0, vmax=1)
     for row, column in np.argwhere(~np.ma.getmaskarray(shares)):
         text = texts[row][column]
         axes.text(

@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from statistics import fmean
 
 import numpy as np
 
-from harness import statistics
+from harness import robustness, statistics
 from harness.ensembles import soft_vote
 from harness.leaderboard import Board, Row, title_of
+from harness.nouns import Metrics
+from harness.robustness import Robustness
 from harness.statistics import Paired
+from harness.store import SHIFTED
 
 RESAMPLES = 2000
 
@@ -164,6 +168,54 @@ def _share(row: Row, true: int, guess: int) -> float:
     return float((counts[:, guess] / np.maximum(counts.sum(axis=1), 1)).mean())
 
 
+# --- the shifted test ----------------------------------------------------------------------------
+
+
+def hardiness(row: Row, *, intervals: bool = False) -> Robustness | None:
+    """What harm costs a row, mean over its seeds; None where not all of them were asked."""
+    if not all(SHIFTED in parts for parts in row.parts):
+        return None
+    pairs = zip(row.records, row.parts, strict=True)
+    return robustness.mean(
+        [
+            robustness.robustness(
+                parts["test"], parts[SHIFTED], record.run, intervals=intervals
+            )
+            for record, parts in pairs
+        ]
+    )  # fmt: skip
+
+
+def choices(board: Board) -> list[str]:
+    """What choosing a network by validation costs on either test, and how alike they rank."""
+    rows = [row for row in board.ranked if row.kind == "network" and row.validation(_f1)]
+    if len(rows) < 2:
+        return []
+    names, validation = [row.title for row in rows], [row.validation(_f1) or 0 for row in rows]
+    guesses = [row.guesses for row in rows]
+    lines = [robustness.choice("test", names, validation, board.labels, guesses).sentence]
+    columns = {"validation": validation, "test": [row.macro_f1 for row in rows]}
+    if all(SHIFTED in parts for row in rows for parts in row.parts):
+        held = [np.stack([parts[SHIFTED].probabilities for parts in row.parts]) for row in rows]
+        harmed, labels = [votes.argmax(axis=2) for votes in held], rows[0].parts[0][SHIFTED].labels
+        found = robustness.choice("shifted test", names, validation, labels, harmed)
+        lines.append(found.sentence)
+        columns["shifted test"] = [_shifted_f1(row) for row in rows]
+    agreements = robustness.rank_agreement(columns)
+    if agreements:
+        told = (f"{a.first} and {a.second} {a.spearman:.2f}" for a in agreements)
+        lines.append(f"How alike they order the networks (Spearman's rho): {', '.join(told)}.")
+    return lines
+
+
+def _f1(of: Metrics) -> float:
+    return of.macro_f1
+
+
+def _shifted_f1(row: Row) -> float:
+    return fmean(result.shifted.macro_f1 for result in row.judged if result.shifted)
+
+
 # --- words ---------------------------------------------------------------------------------------
 
 
@@ -189,7 +241,7 @@ def significance(board: Board) -> tuple[str, ...]:
 
 def _chosen(rows: Sequence[Row]) -> Row:
     """What one would take who sees the validation images only."""
-    return max(rows, key=lambda row: (row.validation(lambda m: m.macro_f1) or 0, row.name))
+    return max(rows, key=lambda row: (row.validation(_f1) or 0, row.name))
 
 
 def _gain_of_ensembles(board: Board, chosen: Row, single: Row) -> str:

@@ -96,6 +96,11 @@ class Row:
         known = [measure(result.validation) for result in self.judged if result.validation]
         return fmean(known) if known else None
 
+    def shifted(self, measure: Callable[[Metrics], float]) -> float | None:
+        """The same of the shifted test; None where not every seed was asked."""
+        known = [measure(result.shifted) for result in self.judged if result.shifted]
+        return fmean(known) if len(known) == len(self.judged) else None
+
     @property
     def macro_f1(self) -> float:
         return self.test(lambda metrics: metrics.macro_f1)

@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from harness import cells, findings, report
+from harness import cells, findings, provenance, report
 from harness.cells import Cell, Table
 from harness.leaderboard import Board, Row
 from harness.nouns import Epoch
@@ -67,15 +67,20 @@ def _template() -> Any:
 def _board(board: Board, pictures: Sequence[tuple[Plot, str]]) -> dict[str, Any]:
     name = slug(board)
     notes = report.notes(board) if board.rows else []
+    words = [*findings.significance(board), *findings.choices(board)]
     confused = report.confusion_table(board) if board.rows else None
+    shifted = report.shift_table(board) if board.rows else None
     return {
         "slug": name,
         "title": f"{board.data.name}, {board.profile} profile",
-        "facts": [inline(line.removeprefix("- ")) for line in report.what_was_run(board)],
+        "facts": [inline(line.removeprefix("- ")) for line in provenance.what_was_run(board)],
         "table": _table(report.main_table(board)) if board.rows else None,
         "kinds": sorted({row.kind for row in board.rows}),
-        "notes": list(map(inline, [*notes, *findings.significance(board)])),
+        "notes": list(
+            map(inline, [*notes, *findings.significance(board), *findings.choices(board)])
+        ),
         "confused": _table(confused) if confused else None,
+        "shifted": _table(shifted) if shifted else None,
         "pictures": [
             {"name": plot.name, "caption": plot.caption, "svg": inlined(svg, f"{name}-{plot.name}")}
             for plot, svg in pictures

@@ -26,7 +26,7 @@ DIGITS = 6
 
 FOREST_ROWS = 120
 MATRIX_PANELS, RELIABILITY_PANELS = 4, 4
-DISAGREEING = 30
+DISAGREEING, HARDENED = 30, 40
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,22 @@ class Disagreement(Plot):
     )
 
 
+@dataclass(frozen=True)
+class Shifted(Plot):
+    titles: tuple[str, ...]
+    columns: tuple[str, ...]
+    """Clean, shifted, then the kinds of harm, from the mildest on average to the worst."""
+    scores: tuple[tuple[float, ...], ...]
+    name: ClassVar[str] = "shifted"
+    caption: ClassVar[str] = (
+        "Macro F1 in percent on the test images as they are, on their shifted copy, and on the "
+        "images of each kind of harm."
+    )
+
+
 NAMES = tuple(
     kind.name
-    for kind in (AgainstThroughput, AgainstParameters, Forest, Confusions, Reliability,
+    for kind in (AgainstThroughput, AgainstParameters, Forest, Confusions, Shifted, Reliability,
                  Disagreement)
 )  # fmt: skip
 """In the order in which they are shown."""
@@ -171,6 +184,7 @@ def plots(board: Board) -> tuple[Plot, ...]:
     found.append(Forest(title, shown, len(marks) - len(shown)))
     if board.networks:
         found.append(_confusions(board, title))
+    found += _shifted(board, title)
     found.append(_reliability(board, title))
     if sum(row.kind == "network" for row in board.ranked) > 1:
         found.append(_disagreement(board, title))
@@ -230,6 +244,21 @@ def _confusions(board: Board, title: str) -> Plot:
         for row in board.networks[:MATRIX_PANELS]
     )  # fmt: skip
     return Confusions(title, tuple(map(printable, board.data.class_names)), panels)
+
+
+def _shifted(board: Board, title: str) -> list[Plot]:
+    pairs = [(row, findings.hardiness(row)) for row in board.rows[:HARDENED]]
+    told = [(printable(row.title), hard) for row, hard in pairs if hard]
+    if not told:
+        return []
+    kinds = np.array([[kind.macro_f1 for kind in hard.kinds] for _, hard in told])
+    order = np.argsort(-np.nan_to_num(kinds.mean(axis=0), nan=1.0), kind="stable")
+    columns = ("clean", "shifted", *(told[0][1].kinds[i].name for i in order))
+    scores = tuple(
+        (hard.clean, hard.shifted, *map(float, line[order]))
+        for (_, hard), line in zip(told, kinds, strict=True)
+    )
+    return [Shifted(title, tuple(name for name, _ in told), columns, scores)]
 
 
 def _reliability(board: Board, title: str) -> Plot:

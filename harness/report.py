@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from harness import cells, findings
+from harness import cells, findings, provenance
 from harness.cells import Cell, Stress, Table, escape
 from harness.leaderboard import Board, Kind, Row, title_of
-from harness.nouns import Failed, Phase, RunRecord
+from harness.nouns import Failed, RunRecord
 from zoo.table import find
 
 INTRODUCTION = """\
@@ -43,12 +43,15 @@ def markdown(boards: Sequence[Board]) -> str:
 
 def _section(board: Board) -> str:
     data = board.data
-    lines = [f"## {data.name}, {board.profile} profile", "", *what_was_run(board), ""]
+    lines = [f"## {data.name}, {board.profile} profile", "", *provenance.what_was_run(board), ""]
     if board.rows:
         lines += [cells.markdown(main_table(board)), "", "  \n".join(notes(board)), ""]
         lines += [f"{sentence}\n" for sentence in findings.significance(board)]
         if confused := confusion_table(board):
             lines += [f"### {CONFUSIONS}", "", CONFUSIONS_LEGEND, "", cells.markdown(confused), ""]
+        lines += [f"{sentence}\n" for sentence in findings.choices(board)]
+        if shifted := shift_table(board):
+            lines += _folded("The shifted test, kind by kind", cells.markdown(shifted))
         lines += _folded("Recall of every class (%)", cells.markdown(class_table(board)))
         if board.ensembles:
             lines += _folded("The ensembles, and what each member brings", _ensembles(board))
@@ -56,58 +59,8 @@ def _section(board: Board) -> str:
         lines += _folded("All metrics and all costs", cells.markdown(full_table(board)))
     if board.failed:
         lines += ["**Failed**", "", cells.markdown(failed_table(board.failed)), ""]
-    lines += _folded("How to reproduce this", _recipe_for(board))
+    lines += _folded("How to reproduce this", provenance.how_to_reproduce(board))
     return "\n".join(lines)
-
-
-# --- what was run --------------------------------------------------------------------------------
-
-
-def what_was_run(board: Board) -> list[str]:
-    data = board.data
-    used = data.train + data.validation + data.test
-    part = f"{used:,} of its {data.images:,}" if used < data.images else f"its {data.images:,}"
-    networks = _plural(len(board.networks), "network")
-    seeds = f", up to {board.seeds} seeds each" if board.seeds > 1 else ""
-    random = sum(row.weights == "random" for row in board.networks)
-    weights = f"{random} of them with random weights" if random else "all with pretrained weights"
-    if random == len(board.networks):
-        weights = "all with random weights"
-    devices = "; ".join(board.devices) or "none"
-    return [
-        f"- **Images:** {part} images of {len(data.class_names)} classes at "
-        f"{data.image_size} × {data.image_size} pixels: {data.train:,} for training, "
-        f"{data.validation:,} for validation, {data.test:,} for the test "
-        f"(fingerprint `{board.fingerprint}`).",
-        f"- **Protocol:** {_protocol_in_words(board)}.",
-        f"- **Networks:** {networks}{seeds}, {weights}.",
-        f"- **Device:** {devices}.",
-    ]
-
-
-def _protocol_in_words(board: Board) -> str:
-    protocol = board.protocol
-    units = " + ".join(str(u) for u in protocol.head.units) or "no hidden layer"
-    words = [f"head of {units} units trained on the frozen backbone's features"]
-    if protocol.fine_tuning:
-        part = protocol.fine_tuning.unfreeze
-        last = f"{part:.0%}" if isinstance(part, float) else _plural(part, "layer")
-        words.append(f"then the last {last} of the backbone fine-tuned with it")
-    text = f"{', '.join(words)} ({_phase_in_words(protocol.frozen)}"
-    if protocol.fine_tuning:
-        text += f"; then {_phase_in_words(protocol.fine_tuning)}"
-    text += f"), {protocol.precision}"
-    if protocol.from_scratch:
-        text += "; networks with random weights are trained from scratch instead"
-        text += f" ({_phase_in_words(protocol.from_scratch)})"
-    return text
-
-
-def _phase_in_words(phase: Phase) -> str:
-    return (
-        f"at most {phase.epochs} epochs, {phase.optimizer.name} at "
-        f"{phase.optimizer.learning_rate:g}, batches of {phase.batch_size}"
-    )
 
 
 # --- the tables ----------------------------------------------------------------------------------
@@ -117,8 +70,8 @@ def main_table(board: Board) -> Table:
     """The table that people look at: one row a row of the board, in its order."""
     heads = [
         "Rank", "Network", "Weights", "Macro F1 (%)", "95 % interval", "Accuracy (%)", "AUC (%)",
-        "Worst recall (%)", "Calibration error (%)", "Parameters (M)", "Multiply-adds (G)",
-        "Images/s", "Front", "Training (s)",
+        "Shifted F1 (%)", "Gap", "Worst recall (%)", "Calibration error (%)", "Parameters (M)",
+        "Multiply-adds (G)", "Images/s", "Front", "Training (s)",
     ]  # fmt: skip
     fronts = findings.fronts(board)
     rows = zip(board.ranks, board.rows, board.suspects, fronts, strict=True)
@@ -140,6 +93,7 @@ def _main_row(
         _interval(row.interval),
         _percent(row.test(lambda m: m.accuracy)),
         _percent(row.auc),
+        *_shifted_cells(row),
         f"{_percent(_recall(row, worst))} {classes[worst].name}",
         f"{100 * row.test(lambda m: m.calibration_error):.1f}",
         f"{cost.parameters / 1e6:,.2f}" if cost else "–",
@@ -148,6 +102,13 @@ def _main_row(
         " + ".join(marks),
         f"{fmean(r.timings.training for r in row.runs):,.1f}" if row.runs else "–",
     ]
+
+
+def _shifted_cells(row: Row) -> list[str]:
+    shifted = row.shifted(lambda m: m.macro_f1)
+    if shifted is None:
+        return ["–", "–"]
+    return [_percent(shifted), f"{100 * (row.macro_f1 - shifted):.1f}"]
 
 
 def _images_per_second(row: Row) -> str:
@@ -181,6 +142,11 @@ def notes(board: Board) -> list[str]:
         lines.append("‡ Other runs shared the device while this was measured.")
     if any("§" in _images_per_second(row) for row in board.ensembles):
         lines.append("§ By formula, not measured: the members one after the other.")
+    if any(result.shifted for row in board.rows for result in row.judged):
+        lines.append(
+            "Shifted: each test image harmed once, by one of eleven kinds at one of five "
+            "severities, the same for every row. Gap: points of macro F1 that this costs."
+        )
     others = (row for row in board.rows if row.kind in {"imported", "baseline"})
     lines += [f"*{escape(row.title)}*: {escape(row.note)}." for row in others]
     if board.seeds > 1:
@@ -196,6 +162,33 @@ def class_table(board: Board) -> Table:
         [row.title, *(_percent(_recall(row, k)) for k in range(len(classes)))] for row in board.rows
     ]
     return cells.table(heads, rows, "In brackets: the test images of the class.")
+
+
+def shift_table(board: Board) -> Table | None:
+    """Macro F1 of every kind of harm and every severity; None where no row was asked."""
+    found = [(row, findings.hardiness(row)) for row in board.rows]
+    known = [(row, hard) for row, hard in found if hard]
+    if not known:
+        return None
+    first = known[0][1]
+    kinds = [group.name for group in first.kinds]
+    heads = ["Network", "Worst kind", *kinds, *(f"Severity {s.name}" for s in first.severities)]
+    rows = [
+        [
+            row.title,
+            hard.worst.name,
+            *(_percent(group.macro_f1) for group in (*hard.kinds, *hard.severities)),
+        ]
+        for row, hard in known
+    ]
+    best = findings.hardiness(known[0][0], intervals=True)
+    assert best is not None, "it was there a moment ago"
+    width = max(group.high - group.low for group in best.kinds) * 50
+    legend = (
+        f"Macro F1 in percent over the classes that a kind has images of. A kind has about "
+        f"{first.kinds[0].images} images: each is good to about ± {width:.0f} points (95 %)."
+    )
+    return cells.table(heads, rows, legend)
 
 
 def confusion_table(board: Board) -> Table | None:
@@ -374,39 +367,6 @@ def failed_table(failed: Sequence[RunRecord]) -> Table:
     return cells.table(["Network", "Seed", "Reason"], rows)
 
 
-def _recipe_for(board: Board) -> str:
-    """The command, and the protocol as the records hold it."""
-    names = " ".join(sorted({row.name for row in board.networks}))
-    environment = sorted(
-        {
-            f"wbc-bench {r.environment.wbc_bench}, Keras {r.environment.keras} on "
-            f"{r.environment.backend}, Python {r.environment.python}, {r.environment.platform}"
-            for row in board.networks
-            for r in row.runs
-        }
-    )
-    seeds = f" --seeds {board.seeds}" if board.seeds > 1 else ""
-    return "\n".join(
-        [
-            "```",
-            f"wbc-bench run {names} --profile {board.profile} --data SOURCE{seeds}".replace(
-                "  ", " "
-            ),
-            "```",
-            "",
-            f"SOURCE is what `{escape(board.data.name)}` was read from; its fingerprint must be "
-            f"`{board.fingerprint}`.",
-            "",
-            *(f"Made with {line}." for line in environment),
-            "",
-            "```json",
-            f'{{"protocol": {board.protocol.canonical()},',
-            f' "split": {board.split.canonical()}}}',
-            "```",
-        ]
-    )
-
-
 # --- how things are written ----------------------------------------------------------------------
 
 
@@ -440,7 +400,3 @@ def _percent(fraction: float | None) -> str:
 def _rate(images_per_second: float) -> str:
     digits = 1 if images_per_second < 100 else 0
     return f"{images_per_second:,.{digits}f}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -63,20 +63,28 @@ class Robustness:
 
 
 def robustness(
-    test: Predictions, shifted: Predictions, run: Run, *, part: str = SHIFTED
+    test: Predictions,
+    shifted: Predictions,
+    run: Run,
+    *,
+    part: str = SHIFTED,
+    intervals: bool = True,
 ) -> Robustness:
     """Of one run or ensemble, from its predictions of the test images and of their shifted copy.
 
     ``part`` says which copy: the mixed one, or ``every-shift``. ``run``: whose data and split
-    they are; of an ensemble the first member's.
+    they are; of an ensemble the first member's. Without ``intervals`` their ends are NaN: they
+    are most of the work.
     """
     ways = ways_of(part, shifted.labels, run)
     kind, severity = ways // len(SEVERITIES), ways % len(SEVERITIES)
     return Robustness(
         clean=_macro_f1(test, np.ones(len(test.labels), bool)),
         shifted=_macro_f1(shifted, np.ones(len(shifted.labels), bool)),
-        kinds=tuple(_group(name, shifted, kind == i) for i, name in enumerate(KINDS)),
-        severities=tuple(_group(str(s), shifted, severity == i) for i, s in enumerate(SEVERITIES)),
+        kinds=tuple(_group(name, shifted, kind == i, intervals) for i, name in enumerate(KINDS)),
+        severities=tuple(
+            _group(str(s), shifted, severity == i, intervals) for i, s in enumerate(SEVERITIES)
+        ),
     )
 
 
@@ -104,16 +112,18 @@ def _mean_group(groups: tuple[Group, ...]) -> Group:
     return Group(groups[0].name, groups[0].images, score, low, high)
 
 
-def _group(name: str, part: Predictions, which: np.ndarray) -> Group:
+def _group(name: str, part: Predictions, which: np.ndarray, intervals: bool) -> Group:
     if not which.any():
         return Group(name, 0, math.nan, math.nan, math.nan)
+    score = _macro_f1(part, which)
+    if not intervals:
+        return Group(name, int(which.sum()), score, math.nan, math.nan)
     labels, guess = part.labels[which], part.probabilities[which].argmax(axis=1)
     classes = part.probabilities.shape[1]
     counts = np.bincount(labels * classes + guess, minlength=classes**2)
     confusion = counts.reshape(classes, classes)
     # The bootstrap counts absent classes as zero, as scikit-learn does; here they do not count.
     present = classes / len(np.unique(labels))
-    score = _macro_f1(part, which)
     ends = np.array(statistics.interval(statistics.bootstrap(confusion, RESAMPLES).macro_f1))
     # An image that is there in five severities is still one image: five times the variance, at
     # most, of as many different ones.

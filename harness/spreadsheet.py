@@ -39,7 +39,8 @@ def _csv_line_columns() -> tuple[str, ...]:
         "run", "status", "reason", "macro_f1", "macro_f1_low", "macro_f1_high", "accuracy",
         "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_precision", "macro_recall",
         "auc", "log_loss", "brier", "calibration_error", "temperature", "validation_macro_f1",
-        "parameters", "trainable_parameters", "multiply_adds", "images_per_second",
+        "shifted_macro_f1", "parameters", "trainable_parameters", "multiply_adds",
+        "images_per_second",
         "images_per_second_p5", "images_per_second_p95", "images_per_second_measured", "device",
         "training_seconds", "total_seconds", "peak_memory_mb", "note",
     )  # fmt: skip
@@ -88,6 +89,7 @@ def _csv_scores(result: Judged) -> dict[str, Any]:
         "brier": test.brier,
         "calibration_error": test.calibration_error,
         "temperature": result.calibrated.temperature if result.calibrated else "",
+        "shifted_macro_f1": result.shifted.macro_f1 if result.shifted else "",
         "validation_macro_f1": result.validation.macro_f1 if result.validation else "",
     }
 

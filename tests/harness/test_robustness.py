@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from sklearn.metrics import confusion_matrix, f1_score
 
 from harness.data.shift import KINDS
 from harness.data.shifted import WAYS, deal
 from harness.nouns import Predictions, Run
 from harness.robustness import (
-    Robustness,
     choice,
     effect_of_views,
     mean,
@@ -260,34 +257,3 @@ def test_kinds_that_resemble_what_the_training_did() -> None:
 
 
 # --- the figure ----------------------------------------------------------------------------------
-
-
-def pixels(rows: dict[str, Robustness], seen: tuple[str, ...] = ()) -> np.ndarray:
-    from harness.figures_shift import heat_map
-
-    buffer = io.BytesIO()
-    heat_map(rows, "made-up", seen).savefig(buffer, format="png")
-    return np.asarray(Image.open(buffer).convert("RGB"))
-
-
-def test_the_heat_map_orders_kinds_and_marks_those_seen() -> None:
-    from harness.figures_shift import heat_map
-
-    run = made_run()
-    rows = {
-        "VGG16": robustness(guessed(sure()), guessed(~harmed_by(run, "JPEG")), run),
-        "ResNet50": robustness(guessed(sure()), guessed(~harmed_by(run, "JPEG", 4)), run),
-    }
-    figure = heat_map(rows, "made-up", ("brighter",))
-    axes = figure.axes[0]
-    labels = [label.get_text() for label in axes.get_xticklabels()]
-    assert labels[:2] == ["clean", "shifted"]
-    assert labels[-1] == "JPEG"
-    assert "brighter *" in labels
-    assert "* resembles" in axes.get_title()
-    assert [label.get_text() for label in axes.get_yticklabels()] == list(rows)
-    table = np.asarray(axes.images[0].get_array())
-    assert table.shape == (2, 13)
-    assert table[0, 0] == rows["VGG16"].clean
-    assert table[1, -1] == rows["ResNet50"].worst.macro_f1
-    assert pixels(rows).std() > 20

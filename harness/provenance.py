@@ -1,0 +1,91 @@
+"""What was run, on what, under which protocol, and how to run it again: a board in words."""
+
+from __future__ import annotations
+
+from harness.cells import escape
+from harness.leaderboard import Board
+from harness.nouns import Phase
+
+
+def what_was_run(board: Board) -> list[str]:
+    data = board.data
+    used = data.train + data.validation + data.test
+    part = f"{used:,} of its {data.images:,}" if used < data.images else f"its {data.images:,}"
+    networks = _plural(len(board.networks), "network")
+    seeds = f", up to {board.seeds} seeds each" if board.seeds > 1 else ""
+    random = sum(row.weights == "random" for row in board.networks)
+    weights = f"{random} of them with random weights" if random else "all with pretrained weights"
+    if random == len(board.networks):
+        weights = "all with random weights"
+    devices = "; ".join(board.devices) or "none"
+    return [
+        f"- **Images:** {part} images of {len(data.class_names)} classes at "
+        f"{data.image_size} × {data.image_size} pixels: {data.train:,} for training, "
+        f"{data.validation:,} for validation, {data.test:,} for the test "
+        f"(fingerprint `{board.fingerprint}`).",
+        f"- **Protocol:** {_protocol_in_words(board)}.",
+        f"- **Networks:** {networks}{seeds}, {weights}.",
+        f"- **Device:** {devices}.",
+    ]
+
+
+def _protocol_in_words(board: Board) -> str:
+    protocol = board.protocol
+    units = " + ".join(str(u) for u in protocol.head.units) or "no hidden layer"
+    words = [f"head of {units} units trained on the frozen backbone's features"]
+    if protocol.fine_tuning:
+        part = protocol.fine_tuning.unfreeze
+        last = f"{part:.0%}" if isinstance(part, float) else _plural(part, "layer")
+        words.append(f"then the last {last} of the backbone fine-tuned with it")
+    text = f"{', '.join(words)} ({_phase_in_words(protocol.frozen)}"
+    if protocol.fine_tuning:
+        text += f"; then {_phase_in_words(protocol.fine_tuning)}"
+    text += f"), {protocol.precision}"
+    if protocol.from_scratch:
+        text += "; networks with random weights are trained from scratch instead"
+        text += f" ({_phase_in_words(protocol.from_scratch)})"
+    return text
+
+
+def _phase_in_words(phase: Phase) -> str:
+    return (
+        f"at most {phase.epochs} epochs, {phase.optimizer.name} at "
+        f"{phase.optimizer.learning_rate:g}, batches of {phase.batch_size}"
+    )
+
+
+def how_to_reproduce(board: Board) -> str:
+    """The command, and the protocol as the records hold it."""
+    names = " ".join(sorted({row.name for row in board.networks}))
+    environment = sorted(
+        {
+            f"wbc-bench {r.environment.wbc_bench}, Keras {r.environment.keras} on "
+            f"{r.environment.backend}, Python {r.environment.python}, {r.environment.platform}"
+            for row in board.networks
+            for r in row.runs
+        }
+    )
+    seeds = f" --seeds {board.seeds}" if board.seeds > 1 else ""
+    return "\n".join(
+        [
+            "```",
+            f"wbc-bench run {names} --profile {board.profile} --data SOURCE{seeds}".replace(
+                "  ", " "
+            ),
+            "```",
+            "",
+            f"SOURCE is what `{escape(board.data.name)}` was read from; its fingerprint must be "
+            f"`{board.fingerprint}`.",
+            "",
+            *(f"Made with {line}." for line in environment),
+            "",
+            "```json",
+            f'{{"protocol": {board.protocol.canonical()},',
+            f' "split": {board.split.canonical()}}}',
+            "```",
+        ]
+    )
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
