@@ -76,9 +76,7 @@ def _board(board: Board, pictures: Sequence[tuple[Plot, str]]) -> dict[str, Any]
         "facts": [inline(line.removeprefix("- ")) for line in provenance.what_was_run(board)],
         "table": _table(report.main_table(board)) if board.rows else None,
         "kinds": sorted({row.kind for row in board.rows}),
-        "notes": list(
-            map(inline, [*notes, *findings.significance(board), *findings.choices(board)])
-        ),
+        "notes": list(map(inline, [*notes, *words])),
         "confused": _table(confused) if confused else None,
         "shifted": _table(shifted) if shifted else None,
         "pictures": [
