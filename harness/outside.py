@@ -1,6 +1,6 @@
 """Predictions from elsewhere -> rows and members; and ours, written down for others.
 
-    npz    probabilities (n, K) and labels (n,); maybe validation_probabilities, validation_labels
+    npz    probabilities (n, K) and labels (n,); maybe the same with validation_ and shifted_
     npy    probabilities (n, K), with the labels in an npy of their own
     csv    a header, a column ``label`` (index or class name) and one column a class, by its name
     csv    MedMNIST's result file: no header, index and K scores a line, its AUC and accuracy in
@@ -35,6 +35,8 @@ from harness.tables import read_boards
 from zoo.table import find
 
 Format = Literal["csv", "npz", "medmnist"]
+PREFIXES = {"test": "", "validation": "validation_", "shifted": "shifted_"}
+"""Of the arrays of an npz, by part."""
 SUM_TOLERANCE = 1e-3
 """How far a row's probabilities may be from 1: that of numbers printed with few digits."""
 MEDMNIST_NAME = re.compile(
@@ -207,7 +209,7 @@ def _whole(labels: np.ndarray, path: Path) -> np.ndarray:
 def _read_npz(path: Path) -> Claim:
     held = npz.keys(path)
     parts: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
-    for part, prefix in (("test", ""), ("validation", "validation_")):
+    for part, prefix in PREFIXES.items():
         if f"{prefix}probabilities" in held:
             if f"{prefix}labels" not in held:
                 raise DataError(f"{path}: labels absent: no {prefix}labels in it")
@@ -266,8 +268,8 @@ def _headed(path: Path, lines: Sequence[Sequence[str]]) -> Claim:
         by_part.setdefault("test" if part_column is None else line[part_column], []).append(line)
     parts: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
     for part, rows in by_part.items():
-        if part not in {"test", "validation"}:
-            raise DataError(f"{path}: part {part!r}; test or validation is expected")
+        if part not in PREFIXES:
+            raise DataError(f"{path}: part {part!r}; {', '.join(PREFIXES)} are known")
         numbers = _numbers(path, rows, columns, len(heads))
         labels = [_label(path, row[label_column], names) for row in rows]
         parts[part] = (numbers, np.array(labels))
@@ -349,8 +351,10 @@ def _as_medmnist(parts: Parts) -> bytes:
 
 def _as_npz(parts: Parts) -> bytes:
     arrays = {}
-    for part, held in parts.items():
-        prefix = "" if part == "test" else f"{part}_"
+    for part, prefix in PREFIXES.items():
+        if part not in parts:
+            continue
+        held = parts[part]
         arrays[f"{prefix}probabilities"] = held.probabilities
         arrays[f"{prefix}labels"], arrays[f"{prefix}images"] = held.labels, held.ids
     buffer = io.BytesIO()
@@ -362,7 +366,10 @@ def _as_csv(parts: Parts, class_names: Sequence[str]) -> bytes:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["part", "image", "label", *class_names])
-    for part, held in parts.items():
+    for part in PREFIXES:
+        if part not in parts:
+            continue
+        held = parts[part]
         for id_, label, row in zip(held.ids, held.labels, held.probabilities, strict=True):
             writer.writerow([part, id_, class_names[label], *map(_exact, row)])
     return buffer.getvalue().encode()
