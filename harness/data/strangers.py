@@ -1,0 +1,114 @@
+"""Pictures that are no cells, found without being told where or what they are.
+
+Report 003 picked two such pictures by hand and took every image whose features (VGG16) have a
+cosine similarity above 0.8 with one of them. Here the prototypes are discovered: a picture that
+occurs again and again while nothing but its own copies comes near it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+NEAR = 0.8
+"""Cosine similarity of features above which two pictures are of one kind (report 003)."""
+
+CHANCE = 0.05
+"""Of taking an ordinary picture, which happens to be repeated and lonely, for a stranger."""
+
+STRAGGLERS = 0.05
+"""Of a family's size: so many other pictures may come near it, being copies that were not
+recognised as such. They stay."""
+
+_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """A family of copies with nothing near it, so not one of these cells."""
+
+    prototype: int
+    """The id whose features stand for the family: of its most frequent pixels."""
+    ids: NDArray[np.int64]
+    nearest: float
+    """Cosine similarity of the nearest other picture to any of the family."""
+    rarity: float
+    """Share of less repeated pictures that are as lonely."""
+
+
+@dataclass(frozen=True)
+class Loneliness:
+    """``similarity`` float32 (F,): of each family to the nearest less repeated one; 1 is a twin."""
+
+    firsts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    similarity: NDArray[np.float32]
+
+
+def strangers(
+    features: np.ndarray, family: np.ndarray, groups: np.ndarray, ids: NDArray[np.int64]
+) -> tuple[tuple[Stranger, ...], Loneliness]:
+    """The families among ``ids`` that are no cells, the largest first; and how lonely each is.
+
+    ``features`` float32 (N, width), of any backbone; ``family`` and ``groups`` (N,) as made by
+    harness.data.copies and the Dataset. A family is a stranger when it has several members, when
+    nothing less repeated comes within NEAR of any of them, and when such loneliness is too rare
+    among less repeated pictures to be chance: its share there, times the number of repeated
+    families (Bonferroni), is at most CHANCE.
+    """
+    firsts, of_family, sizes = np.unique(family[ids], return_inverse=True, return_counts=True)
+    # Images with equal pixels have equal features: one of each group is enough.
+    _, one_each = np.unique(groups[ids], return_index=True)
+    lonely = _loneliness(features[ids[one_each]], of_family[one_each], sizes)
+    repeated = np.flatnonzero(sizes > 1)
+    found = []
+    for f in repeated:
+        less = sizes < sizes[f]
+        if not less.any():
+            continue  # Everything is repeated as often: that tells nothing.
+        rarity = float(np.mean(lonely[less] <= lonely[f]))
+        if lonely[f] < NEAR and rarity * len(repeated) <= CHANCE:
+            its = ids[of_family == f]
+            found.append(Stranger(_most_frequent(its, groups), its, float(lonely[f]), rarity))
+    found.sort(key=lambda one: (-len(one.ids), one.prototype))
+    return tuple(found), Loneliness(firsts, sizes, lonely)
+
+
+def similarity_to(features: np.ndarray, prototype: int) -> NDArray[np.float32]:
+    """Cosine similarity of every image to one: (N,)."""
+    norms = np.linalg.norm(features, axis=1) * np.linalg.norm(features[prototype])
+    return np.asarray(features @ features[prototype] / np.maximum(norms, 1e-12), np.float32)
+
+
+def _loneliness(features: np.ndarray, owner: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Of each family (F,), the similarity of its nearest less repeated picture.
+
+    ``features`` (n, width) of different pictures, ``owner`` (n,) their families, ``sizes`` (F,)
+    how many images each family has. As many stragglers as its size allows are passed over.
+    """
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    vectors = (features / np.maximum(norms, 1e-12)).astype(np.float32)
+    size, passed = sizes[owner], np.floor(STRAGGLERS * sizes).astype(int)
+    lonely = np.full(len(sizes), -1, np.float32)
+    nearest: dict[int, np.ndarray] = {}
+    for start in range(0, len(vectors), _ROWS):
+        rows = slice(start, start + _ROWS)
+        near = vectors[rows] @ vectors.T
+        # Singles are compared with the other singles, families with what is less repeated.
+        near[size[None, :] >= np.maximum(size[rows], 2)[:, None]] = -1
+        own = np.arange(len(near))
+        near[own, start + own] = -1
+        np.maximum.at(lonely, owner[rows], near.max(axis=1))
+        for row in np.flatnonzero(passed[owner[rows]] > 0):
+            f = int(owner[start + row])
+            nearest[f] = np.maximum(nearest.get(f, near[row]), near[row])
+    for f, near_family in nearest.items():
+        lonely[f] = np.sort(near_family)[-1 - passed[f]] if passed[f] < len(near_family) else -1
+    return lonely
+
+
+def _most_frequent(ids: np.ndarray, groups: np.ndarray) -> int:
+    pixels, counts = np.unique(groups[ids], return_counts=True)
+    return int(pixels[np.argmax(counts)])
