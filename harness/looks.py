@@ -1,4 +1,4 @@
-"""What pictures look like to a network: features of every image, computed once by a child process."""
+"""What pictures look like to a network: features, computed once, by a child process."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def features(
     dataset = open_dataset(folder)
     ids, of_image = np.unique(dataset.groups, return_inverse=True)
     weights = shelf.imagenet_file(find(RECIPE))
-    path = cache / "features" / f"{_key(dataset.fingerprint)}.npy"
+    path = cache / "features" / f"{key(dataset.fingerprint)}.npy"
     known = _read(path, len(ids))
     if known is None:
         job = FeatureJob(
@@ -93,7 +93,7 @@ def _compute(job: FeatureJob, device: Device, report: Callable[[Event], None]) -
         raise DataError(f"the features of {job.data} could not be computed: {reason}")
 
 
-def _key(fingerprint: str) -> str:
+def key(fingerprint: str) -> str:
     """All that the features depend on."""
     recipe = find(RECIPE)
     frameworks = [version(name) for name in ("keras", "tensorflow")]

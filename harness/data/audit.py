@@ -30,6 +30,8 @@ REMOVED: tuple[Kind, ...] = ("not-a-cell", "constant", "unreadable")
 
 REMOVABLE = tuple(kind for kind in KINDS if kind != "lonely")
 
+CHANNELS = ("red", "green", "blue")
+
 FLAT = 2.0
 """Standard deviation of all pixel values below which an image shows nothing."""
 
@@ -183,7 +185,7 @@ def _no_cell(one: Stranger, dataset: Dataset) -> Finding:
     labels = np.unique(dataset.labels[one.ids])
     under = f"{len(labels)} labels" if len(labels) > 1 else dataset.class_names[labels[0]]
     reason = (
-        f"not a cell: one of {len(one.ids)} copies of image {one.prototype}, under {under}; "
+        f"not a cell: one of {len(one.ids):,} copies of image {one.prototype}, under {under}; "
         f"the nearest other picture has similarity {one.nearest:.2f}"
     )
     return Finding("not-a-cell", one.ids, one.ids, reason)
