@@ -11,7 +11,7 @@ from tabulate import tabulate
 from harness import audit_figures as figures
 from harness.data import copies
 from harness.data.audit import CHANNELS, KINDS, REMOVABLE, Finding, Kind
-from harness.data.strangers import CHANCE, NEAR
+from harness.data.strangers import CHANCE, DEVIATIONS, NEAR
 from harness.errors import DataError
 from harness.inspection import Inspected
 from harness.store import write_atomically
@@ -190,10 +190,11 @@ def _method() -> str:
         f"- **Near copies**: pairs whose {copies.HASH_SIDE**2}-bit perceptual hashes (imagehash's "
         f"pHash) differ in at most {copies.FAR} bits, and whose fine detail, moved onto each "
         f"other, correlates with {copies.ALIKE} or more.\n"
-        f"- **Not a cell**: a picture that is repeated while nothing less repeated comes within a "
+        f"- **Not a cell**: a picture that is repeated while nothing as rare comes within a "
         f"cosine similarity of {NEAR} (report 003's threshold) of any of its copies, in the "
         "features of EfficientNet-Lite0 with ImageNet weights; and that is lonelier than chance "
-        f"allows (share of pictures as lonely, times the repeated pictures, at most {CHANCE}).\n"
+        f"allows: its angle to the nearest picture is {DEVIATIONS} deviations beyond the mean, and "
+        f"the share of pictures as lonely, times the repeated pictures, at most {CHANCE}.\n"
         "- **Shows nothing**: the pixels' deviation is below 2 of 255."
     )
 
