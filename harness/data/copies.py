@@ -31,7 +31,7 @@ the embedded set and of the cells above), the most alike of different cells 0.62
 cells were enlarged from 28 or 64 px."""
 
 FLAT = 0.1
-"""Of 255: deviation of detail below which it is no detail but rounding."""
+"""Of 255: mean strength of detail below which it is no detail but rounding."""
 
 FINE, COARSE = 1.0, 4.0
 """Detail is what lies between two Gaussian blurs, deviations in pixels of a 96 px image."""
@@ -139,7 +139,9 @@ def _detail(grey: np.ndarray) -> np.ndarray:
 
     scale = len(grey) / 96
     fine, coarse = (cv2.GaussianBlur(grey, (0, 0), s * scale) for s in (FINE, COARSE))
-    return np.asarray(fine - coarse)
+    detail = fine - coarse
+    # Saturated: else the dark rim of the nucleus, which many cells share, would be all that counts.
+    return np.asarray(np.tanh(detail / max(float(np.abs(detail).mean()), FLAT)))
 
 
 def members(family: np.ndarray) -> Iterator[NDArray[np.int64]]:
@@ -171,4 +173,4 @@ def _correlation(one: np.ndarray, other: np.ndarray, x: float, y: float) -> floa
     a, b = moved[top:bottom, left:right].ravel(), other[top:bottom, left:right].ravel()
     a, b = a - a.mean(), b - b.mean()
     size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size > FLAT**2 * a.size else 0.0
+    return float(a @ b) / size if size > 1e-3 * a.size else 0.0
