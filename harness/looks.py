@@ -57,7 +57,8 @@ def features(
     """
     dataset = open_dataset(folder)
     ids, of_image = np.unique(dataset.groups, return_inverse=True)
-    weights = shelf.imagenet_file(find(RECIPE))
+    weights = shelf.at_hand(find(RECIPE))
+    assert weights is not None, "they come with a package"
     path = cache / "features" / f"{key(dataset.fingerprint)}.npy"
     known = _read(path, len(ids))
     if known is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 
 import harness.launch
-import harness.looks  # before the stand-in: an audit's child stays real
 from harness.cli import cli, main
 from harness.committee import RULES
 from harness.store import FEATURES, PREDICTIONS, Store, write_arrays, write_predictions
@@ -416,26 +416,38 @@ def test_recipes_are_completed() -> None:
 
 
 @pytest.mark.slow
-def test_audit_then_a_clean_run(wbc: Cli, tmp_path: Path, trainer: StandIn, offline: None) -> None:
-    """The real network audits; the run then has only cells, under a name that says so."""
-    code, out, _ = wbc("data", "audit", "smear@200")
-    assert code == 0
+def test_audit_then_clean_data(wbc: Cli, tmp_path: Path, offline: None) -> None:
+    """With the real network: a page, a manifest, and the data without what it lists."""
+    from harness.experiment import open_source
+
+    code, out, err = wbc("data", "audit", "smear@200")
+    assert code == 0, err
     assert "200 images: 5 to remove, 195 kept" in out
     assert out.splitlines()[-1] == "audit/smear@200/AUDIT.md"
     assert len((tmp_path / "audit" / "smear@200" / "manifest.csv").read_text().splitlines()) == 6
-    (tmp_path / "benchmark.toml").write_text(SETTINGS)
-    code, out, _ = wbc("run", "vgg16", "--data", "smear@200", "--clean")
-    assert code == 0
-    assert "smear@200, cleaned" in out
-    (record,) = Store(tmp_path / "results").records()
-    assert record.data.images == 195
-    # A manifest of the user's own, relative to the settings: the same images, so the same run.
+    assert wbc("data", "preview", "smear@200", "--clean")[0] == 0
+    by_audit, _ = open_source("smear@200", None, clean=True)
+    assert len(by_audit) == 195
+    # A manifest of the user's own, relative to the settings: the same images, the same data.
     manifest = "audit/smear@200/manifest.csv"
     clean = f'[data]\nsource = "smear@200"\nclean = true\nmanifest = "{manifest}"\n'
-    (tmp_path / "benchmark.toml").write_text(clean + SETTINGS)
-    code, out, _ = wbc("run", "vgg16")
-    assert code == 0
-    assert "0 runs pending, 1 done" in out
+    (tmp_path / "benchmark.toml").write_text(clean)
+    by_manifest, _ = open_source(None, None)
+    assert by_manifest.fingerprint == by_audit.fingerprint
+
+
+def test_a_run_on_cleaned_data(wbc: Cli, tmp_path: Path, trainer: StandIn, offline: None) -> None:
+    """One image less, under a name that says so; another manifest is another run."""
+    digest = hashlib.sha256(np.load(make_set(tmp_path / "set.npz"))["images"][7].data).hexdigest()
+    hidden_manifest(tmp_path, f"7,{digest},not-a-cell,x")
+    code, out, err = wbc("run", "vgg16")
+    assert code == 0, err
+    assert "set, cleaned" in out
+    (record,) = Store(tmp_path / "results").records()
+    assert record.data.images == 119
+    assert "0 runs pending, 1 done" in wbc("run", "vgg16")[1]
+    (tmp_path / "benchmark.toml").write_text('[data]\nsource = "set.npz"\n' + SETTINGS)
+    assert "1 runs pending, 0 done" in wbc("run", "vgg16")[1]
 
 
 def hidden_manifest(tmp_path: Path, line: str) -> Path:
