@@ -299,6 +299,7 @@ def fetch(source: str) -> int:
 @click.option("--per-class", type=click.IntRange(1, 50), default=10, show_default=True)
 @click.option("--shift", is_flag=True, help="Show how the shifted test harms some cells.")
 @clean_option
+@click.option("--mask", is_flag=True, help="White but for the cells, as with mask = true.")
 @config_option
 def preview(
     source: str | None,

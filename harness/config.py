@@ -30,6 +30,8 @@ class DataSettings(Noun):
     """Leave out what an audit finds to be no cell, to show nothing or to be unreadable."""
     manifest: str | None = None
     """Of a clean set: a removal manifest of the user's own; relative to benchmark.toml."""
+    mask: bool = False
+    """Make everything white but the cell."""
 
     @model_validator(mode="after")
     def _manifest_is_meant(self) -> DataSettings:

@@ -119,11 +119,18 @@ def show_plan(request: Request) -> int:
 
 
 def open_source(
-    source: str | None, config: Path | None, profile: Profile | None = None, *, clean: bool = False
+    source: str | None,
+    config: Path | None,
+    profile: Profile | None = None,
+    *,
+    clean: bool = False,
+    mask: bool = False,
 ) -> tuple[Dataset, Path]:
     """The data set of a source, or of the settings file, decoded at the profile's size."""
     benchmark = _benchmark(config, profile)
     settings = _overridden(benchmark.data, source, clean)
+    if mask:
+        settings = settings.model_copy(update={"mask": True})
     folder = prepare_data(settings, benchmark.protocol.image_size, _workplace())
     return open_dataset(folder), folder
 

@@ -26,6 +26,7 @@ from harness.data.decoded import (
     resizer_version,
 )
 from harness.data.manifest import Manifest, cleaned, parse, read_manifest
+from harness.data.mask import masked
 from harness.data.sources import find
 from harness.devices import Device
 from harness.errors import DataError
@@ -74,7 +75,7 @@ def inspect(source: Source, at: Workplace) -> Inspected:
 
 
 def prepare_data(settings: DataSettings, image_size: int, at: Workplace) -> Path:
-    """The folder of the benchmark's data, decoded at ``image_size`` and cleaned if it says so.
+    """The folder of the benchmark's data, decoded at ``image_size``, cleaned and masked if told.
 
     Without a manifest of the user's own, the source is audited first, once. Raises DataError for
     a manifest that does not fit the data.
@@ -84,6 +85,8 @@ def prepare_data(settings: DataSettings, image_size: int, at: Workplace) -> Path
         own = settings.manifest
         manifest = read_manifest(Path(own)) if own else default_manifest(source, at)
         source = cleaned(source, manifest)
+    if settings.mask:
+        source = masked(source)
     at.tell("reading the images")
     return made_once(source, image_size, at.cache)
 
