@@ -125,34 +125,29 @@ def audit(dataset: Dataset, origin: Provenance, features: np.ndarray, family: np
 
 
 def _look_through(dataset: Dataset, origin: Provenance) -> tuple[Pixels, NDArray[np.int64]]:
-    """The pixels of all images, batch after batch, and the ids of those that show nothing."""
-    count, blank = np.zeros(3), []
-    total, squares = np.zeros(3), np.zeros(3)
-    darkest, brightest = 255, 0
+    """The pixels of all images, one after another, and the ids of those that show nothing."""
+    import cv2
+
     readable = np.ones(len(dataset), bool)
     readable[list(origin.unreadable)] = False
-    for start in range(0, len(dataset), 256):
-        part = slice(start, start + 256)
-        images = np.asarray(dataset.images[part])[readable[part]]
-        if len(images) == 0:
-            continue
-        values = images.reshape(len(images), -1, 3)
-        sums = values.sum(axis=1, dtype=np.int64)
-        sums_of_squares = np.einsum("ipc,ipc->ic", values, values, dtype=np.int64)
-        size = values.shape[1]
-        spread = sums_of_squares / size - (sums / size) ** 2
-        ids = start + np.flatnonzero(readable[part])
-        blank += ids[spread.mean(axis=1) < FLAT**2].tolist()
-        count += size * len(ids)
-        total, squares = total + sums.sum(axis=0), squares + sums_of_squares.sum(axis=0)
-        darkest, brightest = min(darkest, int(values.min())), max(brightest, int(values.max()))
-    mean = total / np.maximum(count, 1)
-    deviation = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
+    moments = np.zeros((len(dataset), 2, 3))
+    darkest, brightest = 255, 0
+    for i in np.flatnonzero(readable).tolist():
+        image = np.asarray(dataset.images[i])
+        mean, deviation = cv2.meanStdDev(image)
+        moments[i] = mean[:, 0], deviation[:, 0]
+        darkest, brightest = min(darkest, int(image.min())), max(brightest, int(image.max()))
+    means, variances = moments[readable, 0], moments[readable, 1] ** 2
+    blank = np.flatnonzero(readable & ((moments[:, 1] ** 2).mean(axis=1) < FLAT**2))
+    mean, deviation = np.zeros(3), np.zeros(3)
+    if readable.any():
+        mean = means.mean(axis=0)
+        deviation = np.sqrt(variances.mean(axis=0) + means.var(axis=0))
     shapes, number = np.unique(origin.sizes[readable], axis=0, return_counts=True)
     order = np.argsort(-number, kind="stable")
     sizes = {(int(shapes[k, 0]), int(shapes[k, 1])): int(number[k]) for k in order}
     told = Pixels(darkest, brightest, tuple(mean.tolist()), tuple(deviation.tolist()), sizes)
-    return told, np.array(blank, np.int64)
+    return told, blank
 
 
 def _unreadable(i: int, origin: Provenance) -> Finding:

@@ -100,19 +100,35 @@ def _loneliness(features: np.ndarray, owner: np.ndarray, sizes: np.ndarray) -> n
     vectors = (features / np.maximum(norms, 1e-12)).astype(np.float32)
     size, passed = sizes[owner], np.floor(STRAGGLERS * sizes).astype(int)
     lonely = np.full(len(sizes), -1, np.float32)
+    single = np.flatnonzero(size == 1)
+    lonely[owner[single]] = _nearest(vectors[single])
     nearest: dict[int, np.ndarray] = {}
-    for start in range(0, len(vectors), _ROWS):
-        rows = slice(start, start + _ROWS)
+    repeated = np.flatnonzero(size > 1)
+    for start in range(0, len(repeated), _ROWS):
+        rows = repeated[start : start + _ROWS]
         near = vectors[rows] @ vectors.T
         more_repeated, own = size[None, :] > size[rows, None], owner == owner[rows, None]
         near[more_repeated | own] = -1
         np.maximum.at(lonely, owner[rows], near.max(axis=1))
-        for row in np.flatnonzero(passed[owner[rows]] > 0):
-            f = int(owner[start + row])
-            nearest[f] = np.maximum(nearest.get(f, near[row]), near[row])
+        for row, f in enumerate(owner[rows].tolist()):
+            if passed[f]:
+                nearest[f] = np.maximum(nearest.get(f, near[row]), near[row])
     for f, near_family in nearest.items():
         lonely[f] = np.sort(near_family)[-1 - passed[f]] if passed[f] < len(near_family) else -1
     return lonely
+
+
+def _nearest(vectors: np.ndarray) -> NDArray[np.float32]:
+    """Of each unit vector (n, width), its product with the nearest other; -1 without others."""
+    best = np.full(len(vectors), -1, np.float32)
+    for start in range(0, len(vectors), _ROWS):
+        rows, rest = slice(start, start + _ROWS), slice(start, None)
+        near = vectors[rows] @ vectors[rest].T
+        np.fill_diagonal(near, -1)
+        # Each pair is multiplied once and counts for both.
+        best[rows] = np.maximum(best[rows], near.max(axis=1))
+        best[rest] = np.maximum(best[rest], near.max(axis=0))
+    return best
 
 
 def _most_frequent(ids: np.ndarray, groups: np.ndarray) -> int:
