@@ -314,7 +314,7 @@ def preview(
     from harness.data.preview import sheet
     from harness.data.preview_shift import shift_sheet
 
-    dataset, _ = experiment.open_source(source, config, **prepared)
+    dataset, _ = experiment.open_source(source, config, None, **prepared)
     if shift:
         shift_sheet(dataset, out)
     else:
