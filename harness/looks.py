@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
@@ -11,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from harness import launch
 from harness.data.decoded import open_dataset, resizer_version
 from harness.devices import Device
 from harness.errors import DataError
-from harness.launch import Event, WorkerProcess, died
 from harness.nouns import Noun
 from zoo import weights as shelf
 from zoo.table import find
@@ -48,7 +49,7 @@ class FeatureJob(Noun):
 
 
 def features(
-    folder: Path, cache: Path, device: Device, report: Callable[[Event], None]
+    folder: Path, cache: Path, device: Device, report: Callable[[launch.Event], None]
 ) -> np.ndarray:
     """Pooled ImageNet features of every image of a decoded folder, float32 (N, width).
 
@@ -78,10 +79,8 @@ def features(
     return known[of_image]
 
 
-def _compute(job: FeatureJob, device: Device, report: Callable[[Event], None]) -> None:
-    import sys
-
-    launcher = WorkerProcess(command=(sys.executable, "-m", COMMAND_MODULE))
+def _compute(job: FeatureJob, device: Device, report: Callable[[launch.Event], None]) -> None:
+    launcher = launch.WorkerProcess(command=(sys.executable, "-m", COMMAND_MODULE))
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
         try:
@@ -90,7 +89,7 @@ def _compute(job: FeatureJob, device: Device, report: Callable[[Event], None]) -
             launcher.stop()
             raise
     if last.get("event") != "done":
-        reason = last["reason"] if last.get("event") == "failed" else died(code)
+        reason = last["reason"] if last.get("event") == "failed" else launch.died(code)
         raise DataError(f"the features of {job.data} could not be computed: {reason}")
 
 

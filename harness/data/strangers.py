@@ -24,7 +24,7 @@ Ordinary cells that are repeated reach 3.9 (200 pairs in small embedded sets, wh
 largest), strangers there 6.6 and more; the two of the challenge's file, as it is rebuilt for the
 tests, 5.4 and 11."""
 
-STRAGGLERS = 0.05
+STRAGGLERS = 0.01
 """Of a family's size: so many other pictures may come near it, being copies that were not
 recognised as such. They stay."""
 
@@ -56,14 +56,28 @@ class Loneliness:
 def strangers(
     features: np.ndarray, family: np.ndarray, groups: np.ndarray, ids: NDArray[np.int64]
 ) -> tuple[tuple[Stranger, ...], Loneliness]:
-    """The families among ``ids`` that are no cells, the largest first; and how lonely each is.
+    """The families among ``ids`` that are no cells, the largest first; and how lonely the rest is.
 
     ``features`` float32 (N, width), of any backbone; ``family`` and ``groups`` (N,) as made by
     harness.data.copies and the Dataset. A family is a stranger when it has several members, when
     nothing comes within NEAR of any of them (but what is still more repeated), and when such
     loneliness is too rare among less repeated pictures to be chance: DEVIATIONS beyond their mean,
     and of a share that, times the number of repeated families (Bonferroni), is at most CHANCE.
+    Then the rest is looked through again, because strangers may resemble each other.
     """
+    found: list[Stranger] = []
+    while True:
+        more, loneliness = _strangers(features, family, groups, ids)
+        if not more:
+            found.sort(key=lambda one: (-len(one.ids), one.prototype))
+            return tuple(found), loneliness
+        found += more
+        ids = np.setdiff1d(ids, np.concatenate([one.ids for one in more]))
+
+
+def _strangers(
+    features: np.ndarray, family: np.ndarray, groups: np.ndarray, ids: NDArray[np.int64]
+) -> tuple[list[Stranger], Loneliness]:
     firsts, of_family, sizes = np.unique(family[ids], return_inverse=True, return_counts=True)
     # Images with equal pixels have equal features: one of each group is enough.
     _, one_each = np.unique(groups[ids], return_index=True)
@@ -80,8 +94,7 @@ def strangers(
         if lonely[f] < NEAR and far and rarity * len(repeated) <= CHANCE:
             its = ids[of_family == f]
             found.append(Stranger(_most_frequent(its, groups), its, float(lonely[f]), rarity))
-    found.sort(key=lambda one: (-len(one.ids), one.prototype))
-    return tuple(found), Loneliness(firsts, sizes, lonely)
+    return found, Loneliness(firsts, sizes, lonely)
 
 
 def similarity_to(features: np.ndarray, prototype: int) -> NDArray[np.float32]:

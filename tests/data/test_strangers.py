@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.strangers import NEAR, Stranger, similarity_to, strangers
+from harness.data.strangers import CHANCE, NEAR, Stranger, similarity_to, strangers
 
 WIDTH = 32
 
@@ -70,13 +70,19 @@ def test_a_lone_odd_picture_is_not_taken() -> None:
     assert lonely.firsts[np.argmin(lonely.similarity)] == 300
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(80, 400), st.integers(1, 6), st.integers(2, 60))
-def test_repeated_cells_stay(seed: int, count: int, repeated: int, times: int) -> None:
-    """However often a picture is repeated: as long as it looks like the others, it stays."""
-    every = cells(count + repeated, seed)
-    families = [(vector, times) for vector in every[count:]]
-    assert found(*with_families(every[:count], *families)) == ()
+def test_repeated_cells_stay() -> None:
+    """However often a picture is repeated: as long as it looks like the others, it stays.
+
+    To err is a matter of chance, and of less of it than is allowed.
+    """
+    taken = 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        count, repeated, times = rng.integers(80, 400), rng.integers(1, 7), rng.integers(2, 90)
+        every = cells(count + repeated, seed)
+        families = [(vector, int(times)) for vector in every[count:]]
+        taken += bool(found(*with_families(every[:count], *families)))
+    assert taken <= CHANCE * 150
 
 
 def test_where_everything_is_repeated_alike_nothing_can_be_told() -> None:
@@ -93,14 +99,14 @@ def test_a_set_in_which_every_cell_is_there_twice() -> None:
 
 
 def test_a_few_unrecognised_copies_do_not_hide_a_stranger() -> None:
-    """Two stragglers beside 60 copies are passed over, and they stay; twenty hide it."""
+    """Two stragglers beside 200 copies are passed over, and they stay; twenty hide it."""
     near = axis(5) + 0.3 * axis(7)
     base = np.concatenate([cells(300), near[None], 1.1 * near[None]])
-    one, *rest = found(*with_families(base, (axis(5), 60)))
+    one, *rest = found(*with_families(base, (axis(5), 200)))
     assert not rest
-    assert one.ids.tolist() == list(range(302, 362))
+    assert one.ids.tolist() == list(range(302, 502))
     base = np.concatenate([cells(300), np.repeat(near[None], 20, axis=0)])
-    assert found(*with_families(base, (axis(5), 60))) == ()
+    assert found(*with_families(base, (axis(5), 200))) == ()
 
 
 @settings(max_examples=15, deadline=None)
