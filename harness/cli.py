@@ -75,6 +75,9 @@ config_option = click.option(
     "--config", type=click.Path(path_type=Path), help=f"Settings file [{CONFIG} here, if any]."
 )
 data_option = click.option("--data", metavar="SOURCE", help="Overrides data.source.")
+clean_option = click.option(
+    "--clean", is_flag=True, help="Leave out what 'data audit' would remove."
+)
 results_option = click.option(
     "--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
     help="Folder for records, tables and artefacts.",
@@ -95,6 +98,7 @@ experiment_options = _options(
     ),
     config_option,
     data_option,
+    clean_option,
     results_option,
 )  # fmt: skip
 
@@ -294,14 +298,23 @@ def fetch(source: str) -> int:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("preview.png"))
 @click.option("--per-class", type=click.IntRange(1, 50), default=10, show_default=True)
 @click.option("--shift", is_flag=True, help="Show how the shifted test harms some cells.")
+@clean_option
+@click.option("--mask", is_flag=True, help="White but for the cells, as with mask = true.")
 @config_option
-def preview(source: str | None, out: Path, per_class: int, shift: bool, config: Path | None) -> int:
+def preview(
+    source: str | None,
+    out: Path,
+    per_class: int,
+    shift: bool,
+    config: Path | None,
+    **prepared: bool,
+) -> int:
     """Write a labelled sheet of a data set as PNG."""
     from harness import experiment
     from harness.data.preview import sheet
     from harness.data.preview_shift import shift_sheet
 
-    dataset, _ = experiment.open_source(source, config)
+    dataset, _ = experiment.open_source(source, config, None, **prepared)
     if shift:
         shift_sheet(dataset, out)
     else:
@@ -320,6 +333,33 @@ def write_split(source: str | None, out: Path, profile: Any, config: Path | None
     from harness import experiment
 
     click.echo(experiment.write_split(source, out, profile, config))
+    return 0
+
+
+@data.command()
+@click.argument("source", required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the page.  [audit/NAME]")
+@click.option(
+    "--remove",
+    multiple=True,
+    metavar="KIND",
+    help="Findings to remove as well: several-labels, exact-copies, near-copies, leak.",
+)
+@config_option
+def audit(
+    source: str | None, out: Path | None, remove: tuple[str, ...], config: Path | None
+) -> int:
+    """What is wrong with a data set, and what to leave out of it."""
+    from harness import experiment
+    from harness.data.audit import REMOVABLE
+    from harness.errors import UnknownName
+
+    for kind in remove:
+        if kind not in REMOVABLE:
+            raise UnknownName("kind of finding", kind, REMOVABLE)
+    lines, page = experiment.run_audit(source, config, out, remove)
+    for line in (*lines, page):
+        click.echo(line)
     return 0
 
 

@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from harness.errors import ConfigError, did_you_mean
 from harness.nouns import Noun, Protocol, Shift, Split
@@ -26,6 +26,18 @@ FILENAME = "benchmark.toml"
 
 class DataSettings(Noun):
     source: str = "smear"
+    clean: bool = False
+    """Leave out what an audit finds to be no cell, to show nothing or to be unreadable."""
+    manifest: str | None = None
+    """Of a clean set: a removal manifest of the user's own; relative to benchmark.toml."""
+    mask: bool = False
+    """Make everything white but the cell."""
+
+    @model_validator(mode="after")
+    def _manifest_is_meant(self) -> DataSettings:
+        if self.manifest is not None and not self.clean:
+            raise ValueError("a manifest is named, but clean is false; set clean = true")
+        return self
 
 
 class WeightSettings(Noun):
@@ -178,9 +190,11 @@ def _first_error(error: ValidationError) -> str:
 
 
 def _rooted(benchmark: Benchmark, path: Path | None) -> Benchmark:
-    """Relative weights files are meant relative to the file that names them."""
-    if path is None or not benchmark.weights.files:
+    """Relative weights files and manifests are meant relative to the file that names them."""
+    if path is None:
         return benchmark
-    rooted = {recipe: str(path.parent / file) for recipe, file in benchmark.weights.files.items()}
-    weights = benchmark.weights.model_copy(update={"files": rooted})
-    return benchmark.model_copy(update={"weights": weights})
+    files = {recipe: str(path.parent / file) for recipe, file in benchmark.weights.files.items()}
+    data, weights = benchmark.data, benchmark.weights.model_copy(update={"files": files})
+    if data.manifest is not None:
+        data = data.model_copy(update={"manifest": str(path.parent / data.manifest)})
+    return benchmark.model_copy(update={"data": data, "weights": weights})

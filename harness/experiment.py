@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
 from rich.console import Console
 
 from harness import baseline, committee, devices, plan
-from harness.config import FILENAME, Benchmark, Profile, load
+from harness.config import FILENAME, Benchmark, DataSettings, Profile, load
 from harness.data.decoded import open_dataset
 from harness.data.shifted import made_once
-from harness.data.sources import prepare
 from harness.data.split import carry_out, table
 from harness.errors import ConfigError, UnknownName, UserError
+from harness.inspection import Workplace, inspect, prepare_data
 from harness.nouns import Dataset, DataSummary, Shift
 from harness.plan import Planned
 from harness.records import Rule
@@ -35,6 +35,7 @@ class Request:
     retry_failed: bool
     config: Path | None
     data: str | None
+    clean: bool
     results: Path
     shift: Shift | None = None
 
@@ -118,11 +119,19 @@ def show_plan(request: Request) -> int:
 
 
 def open_source(
-    source: str | None, config: Path | None, profile: Profile | None = None
+    source: str | None,
+    config: Path | None,
+    profile: Profile | None = None,
+    *,
+    clean: bool = False,
+    mask: bool = False,
 ) -> tuple[Dataset, Path]:
     """The data set of a source, or of the settings file, decoded at the profile's size."""
     benchmark = _benchmark(config, profile)
-    folder = prepare(source or benchmark.data.source, benchmark.protocol.image_size, cache_folder())
+    settings = _overridden(benchmark.data, source, clean)
+    if mask:
+        settings = settings.model_copy(update={"mask": True})
+    folder = prepare_data(settings, benchmark.protocol.image_size, _workplace())
     return open_dataset(folder), folder
 
 
@@ -139,6 +148,31 @@ def write_split(source: str | None, out: Path, profile: Profile | None, config: 
     return (
         f"{out}: {train} training, {validation} validation, {test} test images of {len(dataset):,}"
     )
+
+
+def run_audit(
+    source: str | None, config: Path | None, out: Path | None, also: Sequence[str]
+) -> tuple[list[str], Path]:
+    """Audit a source, write its page and manifest; the summary's lines, and the page.
+
+    ``also``: kinds of findings to remove beside those that are removed by default.
+    """
+    from harness.audit_page import summary, write_page
+    from harness.data.audit import REMOVED
+    from harness.data.sources import find
+
+    benchmark, at = _benchmark(config, None), _workplace()
+    found = find(source or benchmark.data.source, benchmark.protocol.image_size)
+    kinds = tuple(dict.fromkeys((*REMOVED, *also)))
+    with Console(stderr=True).status("") as status:
+        inspected = inspect(found, replace(at, tell=status.update))
+        status.update("drawing the page")
+        page = write_page(inspected, out or Path("audit") / inspected.dataset.name, kinds)
+    return summary(inspected, kinds), page
+
+
+def _workplace() -> Workplace:
+    return Workplace(cache_folder(), devices.visible()[0])
 
 
 def cache_folder() -> Path:
@@ -160,8 +194,9 @@ def _resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
     names = () if request.everything else request.recipes
     wanted = plan.recipes(benchmark, names)
     _check_ensembles(benchmark)
-    with console.status("reading the images"):
-        folder = prepare(benchmark.data.source, benchmark.protocol.image_size, cache_folder())
+    with console.status("reading the images") as status:
+        at = Workplace(cache_folder(), at_hand[0], status.update)
+        folder = prepare_data(benchmark.data, benchmark.protocol.image_size, at)
     dataset = open_dataset(folder)
     summary = plan.summarise(dataset, carry_out(benchmark.split, dataset))
     with console.status("looking for weights") as status:
@@ -212,13 +247,19 @@ def _config_file(asked: Path | None) -> Path | None:
 
 def _settings(request: Request, profile: Profile) -> Benchmark:
     benchmark = load(_config_file(request.config), profile)
-    if request.data is not None:
-        data = benchmark.data.model_copy(update={"source": request.data})
-        benchmark = benchmark.model_copy(update={"data": data})
+    data = _overridden(benchmark.data, request.data, request.clean)
+    benchmark = benchmark.model_copy(update={"data": data})
     asked = {"seeds": request.seeds, "shift": request.shift}
     update = {name: value for name, value in asked.items() if value is not None}
     sweep = benchmark.sweep.model_copy(update=update)
     return benchmark.model_copy(update={"sweep": sweep})
+
+
+def _overridden(settings: DataSettings, source: str | None, clean: bool) -> DataSettings:
+    """The command line over the file. A manifest belongs to the file's source alone."""
+    if source is not None and source != settings.source:
+        settings = settings.model_copy(update={"source": source, "manifest": None})
+    return settings.model_copy(update={"clean": True}) if clean else settings
 
 
 # --- on the way ----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.nouns import Failed, Job, Outcome
+from harness.nouns import Failed, Job, Noun, Outcome
 
 TAIL_LINES = 12
 GRACE_SECONDS = 5.0
@@ -102,10 +102,19 @@ class WorkerProcess:
     ) -> Ended:
         """Run one job to its end, passing its events on. Never raises for what a child does."""
         log = Path(job.output) / "log.txt"
+        last, code, reason = self.hear(job, log, environment, report)
+        if self.children.stopped and last.get("event") != "done":
+            return Ended("stopped")
+        return _judge(last, code, reason, log)
+
+    def hear(
+        self, job: Noun, log: Path, environment: Mapping[str, str], report: Callable[[Event], None]
+    ) -> tuple[Event, int, str]:
+        """The last event of a child that was told ``job``, its exit code, and why we ended it."""
         log.parent.mkdir(parents=True, exist_ok=True)
         process = self.children.start(list(self.command), log, environment)
         if process is None:
-            return Ended("stopped")
+            return {}, 0, ""
         late = threading.Event()
 
         def out_of_time() -> None:
@@ -122,13 +131,10 @@ class WorkerProcess:
         finally:
             timer.cancel()
             self.children.forget(process)
-        reason = f"timeout after {self.timeout:.0f} s" if late.is_set() else ""
-        if self.children.stopped and last.get("event") != "done":
-            return Ended("stopped")
-        return _judge(last, code, reason, log)
+        return last, code, f"timeout after {self.timeout:.0f} s" if late.is_set() else ""
 
 
-def _converse(process: _Child, job: Job, report: Callable[[Event], None]) -> Event:
+def _converse(process: _Child, job: Noun, report: Callable[[Event], None]) -> Event:
     """Tell the job, hear the events, and return the last one."""
     assert process.stdin is not None
     assert process.stdout is not None
@@ -153,9 +159,12 @@ def _judge(last: Event, code: int, reason: str, log: Path) -> Ended:
     if last.get("event") == "failed":
         how: Literal["wrong input", "failed"] = "wrong input" if last["user"] else "failed"
         return Ended(how, failed=Failed(reason=last["reason"], log_tail=_tail(log)))
-    if not reason:
-        reason = f"killed (signal {-code})" if code < 0 else f"ended with exit code {code}"
-    return Ended("failed", failed=Failed(reason=reason, log_tail=_tail(log)))
+    return Ended("failed", failed=Failed(reason=reason or died(code), log_tail=_tail(log)))
+
+
+def died(code: int) -> str:
+    """What an exit code says of a child that said nothing itself."""
+    return f"killed (signal {-code})" if code < 0 else f"ended with exit code {code}"
 
 
 def _tail(log: Path) -> tuple[str, ...]:

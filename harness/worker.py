@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +22,14 @@ STEP_SECONDS = 0.2
 
 
 def main() -> int:
+    return serve(_execute)
+
+
+def serve(execute: Callable[[str, Any], dict[str, Any]]) -> int:
+    """Hear one job, execute it, tell how it went; the exit code.
+
+    ``execute`` takes the job's line and a function that sends events; it gives the outcome.
+    """
     events = _take_stdout()
     job_text = sys.stdin.readline()
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -32,7 +41,7 @@ def main() -> int:
     from harness.errors import UserError
 
     try:
-        emit("done", outcome=_execute(job_text, emit))
+        emit("done", outcome=execute(job_text, emit))
     except UserError as error:
         emit("failed", reason=str(error), user=True)
         return 2
@@ -73,14 +82,14 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
 
         from harness import train
 
-    _make_deterministic(keras.backend.backend())
+    make_deterministic(keras.backend.backend())
     from harness.data.decoded import open_dataset
     from harness.data.shifted import open_shifted
     from harness.data.split import carry_out
 
     events = train.Events(
         phase=lambda name, steps: emit("phase", name=name, steps=steps),
-        step=_seldom(lambda done, of: emit("step", done=done, of=of)),
+        step=seldom(lambda done, of: emit("step", done=done, of=of)),
         epoch=lambda epoch: emit("epoch", line=epoch.model_dump(mode="json")),
         quiet=quiet,
         device=job.device_name,
@@ -97,14 +106,14 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     return _outcome(trained, start).model_dump(mode="json")
 
 
-def _make_deterministic(backend: str) -> None:
+def make_deterministic(backend: str) -> None:
     if backend == "tensorflow":
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
 
 
-def _seldom(report: Any) -> Any:
+def seldom(report: Any) -> Any:
     last = 0.0
 
     def step(done: int, of: int) -> None:

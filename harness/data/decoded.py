@@ -1,7 +1,8 @@
 """The decoded form of a data set: one folder of plain arrays, made once, mapped by every worker.
 
 A folder holds ``images.npy`` (uint8, N x S x S x 3), ``labels.npy``, ``groups.npy``, ``given.npy``
-where the source came with its own split, and ``meta.json``. Its name is the hash of what went in:
+where the source came with its own split, ``digests.npy`` and ``sizes.npy`` of the images as the
+source had them, and ``meta.json``. Its name is the hash of what went in:
 the source's bytes, the size, the resizer and the schema. It is made under another name and
 renamed when it is whole, so a reader never sees half of one.
 """
@@ -15,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,14 +26,22 @@ import numpy as np
 from harness.errors import DataError
 from harness.nouns import Dataset
 
-SCHEMA = 1
+SCHEMA = 2
 """Of the folder. Raised when the same source would be decoded into something else."""
 
 ABANDONED = 24 * 3600
 """Seconds after which the unfinished folder of a process that died is swept away."""
 
 
-Batch = np.ndarray | Sequence[np.ndarray]
+@dataclass(frozen=True)
+class Unreadable:
+    """In place of an image: why there is none, and the SHA-256 of the bytes that should be one."""
+
+    why: str
+    digest: bytes
+
+
+Batch = np.ndarray | Sequence[np.ndarray | Unreadable]
 """Images uint8 RGB: (n, H, W, 3), or n of (h, w, 3) where sizes differ."""
 
 
@@ -56,24 +65,38 @@ class Source:
     read: Callable[[], Content]
 
 
-def made_once(source: Source, image_size: int, cache: Path) -> Path:
+@dataclass(frozen=True)
+class Provenance:
+    """The images as the source had them, before they were cut square and resized."""
+
+    digests: np.ndarray
+    """uint8 (N, 32): SHA-256 of each image's own pixels; of its bytes where it is unreadable."""
+    sizes: np.ndarray
+    """int32 (N, 2): height and width; 0 where it is unreadable."""
+    unreadable: dict[int, str]
+    """Id -> why. Such an image is black in a tolerant folder."""
+    source: str
+
+
+def made_once(source: Source, image_size: int, cache: Path, *, tolerant: bool = False) -> Path:
     """The folder of ``source`` decoded at ``image_size`` pixels, made now unless it lies there.
 
     A damaged folder is made again. When two processes make the same one, the first to finish
-    wins and the other takes it. Raises DataError for content that must not be trained on, and
-    when ``cache`` cannot be written.
+    wins and the other takes it. Raises DataError for content that must not be trained on (single
+    unreadable images too, unless ``tolerant``), and when ``cache`` cannot be written.
     """
     resizer = resizer_version()
     key = json.dumps([source.identity, source.name, image_size, resizer, SCHEMA])
     folder = cache / hashlib.sha256(key.encode()).hexdigest()[:24]
     if is_whole(folder):
-        return folder
+        return folder if tolerant else _refusing_unreadable(folder)
     making = cache / f".making-{folder.name}-{uuid4().hex}"
     try:
         making.mkdir(parents=True)
         _sweep(cache)
         meta = {"name": source.name, "source": source.description, "resizer": resizer}
-        _write(making, source.read(), image_size, meta)
+        content = source.read()
+        _write(making, content if tolerant else _strict(content), image_size, meta)
         _publish(making, folder)
     except OSError as error:
         raise DataError(f"{cache}: cannot keep the decoded images there: {error}") from error
@@ -105,6 +128,18 @@ def open_dataset(folder: Path) -> Dataset:
         )
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(f"{folder}: damaged decoded images; delete it: {error}") from error
+
+
+def provenance(folder: Path) -> Provenance:
+    """What the images in ``folder`` were in their source; DataError if it is damaged."""
+    meta = _meta(folder)
+    if meta is None:
+        raise DataError(f"{folder}: not a whole folder of decoded images; prepare the data again")
+    digests, sizes = (
+        np.load(folder / f"{n}.npy", allow_pickle=False) for n in ("digests", "sizes")
+    )
+    unreadable = {int(i): why for i, why in meta["unreadable"].items()}
+    return Provenance(digests, sizes, unreadable, meta["source"])
 
 
 def is_whole(folder: Path) -> bool:
@@ -141,11 +176,33 @@ def _meta(folder: Path) -> dict[str, Any] | None:
         meta = json.loads((folder / "meta.json").read_text("utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in meta["files"]}
         whole = meta["schema"] == SCHEMA and sizes == meta["files"]
-        return (
-            meta if whole and {"images.npy", "labels.npy", "groups.npy"} <= sizes.keys() else None
-        )
+        needed = {f"{name}.npy" for name in ("images", "labels", "groups", "digests", "sizes")}
+        return meta if whole and needed <= sizes.keys() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _refusing_unreadable(folder: Path) -> Path:
+    for why in provenance(folder).unreadable.values():
+        raise _unusable(why)
+    return folder
+
+
+def _strict(content: Content) -> Content:
+    """The same content, which raises at the first image that cannot be read."""
+
+    def batches() -> Iterator[Batch]:
+        for batch in content.batches():
+            for image in () if isinstance(batch, np.ndarray) else batch:
+                if isinstance(image, Unreadable):
+                    raise _unusable(image.why)
+            yield batch
+
+    return replace(content, batches=batches)
+
+
+def _unusable(why: str) -> DataError:
+    return DataError(f"{why}; clean = true leaves such images out")
 
 
 def _write(folder: Path, content: Content, size: int, meta: dict[str, str]) -> None:
@@ -153,10 +210,15 @@ def _write(folder: Path, content: Content, size: int, meta: dict[str, str]) -> N
     _check_classes(content, where)
     labels = content.labels.astype("<i8")
     _check_room(folder, len(labels), size)
-    digests = _write_images(folder / "images.npy", content, size, where)
+    written = _write_images(folder / "images.npy", content, size, where)
     first: dict[bytes, int] = {}
-    groups = np.array([first.setdefault(d, i) for i, d in enumerate(digests)], "<i8")
-    arrays = {"labels": labels, "groups": groups}
+    groups = np.array([first.setdefault(d, i) for i, d in enumerate(written.digests)], "<i8")
+    arrays = {
+        "labels": labels,
+        "groups": groups,
+        "digests": np.frombuffer(b"".join(written.originals), np.uint8).reshape(-1, 32),
+        "sizes": np.array(written.sizes, "<i4"),
+    }
     if content.given is not None:
         arrays["given"] = content.given.astype("<i8")
     for name, array in arrays.items():
@@ -165,34 +227,64 @@ def _write(folder: Path, content: Content, size: int, meta: dict[str, str]) -> N
         "schema": SCHEMA,
         "image_size": size,
         "class_names": content.class_names,
-        "fingerprint": _fingerprint(digests, arrays, size, content.class_names),
+        "fingerprint": _fingerprint(written.digests, arrays, size, content.class_names),
+        "unreadable": written.unreadable,
         "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
     }
     (folder / "meta.json").write_text(json.dumps(whole, indent=1), "utf-8")
 
 
-def _write_images(path: Path, content: Content, size: int, where: str) -> list[bytes]:
-    """Write image after image; give the SHA-256 of each image's final pixels."""
-    count, brightest = len(content.labels), 0
-    digests: list[bytes] = []
+@dataclass
+class _Written:
+    """What was learnt of the images while they were written."""
+
+    digests: list[bytes] = field(default_factory=list)
+    """SHA-256 of each image's final pixels."""
+    originals: list[bytes] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
+    brightest: int = 0
+
+    def add(self, image: np.ndarray | Unreadable, size: int) -> np.ndarray:
+        """Take notes of one image and give its final pixels."""
+        if isinstance(image, Unreadable):
+            self.unreadable[len(self.digests)] = image.why
+            pixels, shape = np.zeros((size, size, 3), np.uint8), (0, 0)
+        else:
+            pixels, shape = np.ascontiguousarray(square(image, size)), image.shape[:2]
+        final = hashlib.sha256(pixels.data).digest()
+        self.digests.append(final)
+        self.originals.append(final if shape == (size, size) else original_digest(image))
+        self.sizes.append((shape[0], shape[1]))
+        self.brightest = self.brightest if self.brightest > 1 else int(pixels.max())
+        return pixels
+
+
+def original_digest(image: np.ndarray | Unreadable) -> bytes:
+    """SHA-256 of an image's pixels as the source has them; of its bytes if it is unreadable."""
+    if isinstance(image, Unreadable):
+        return image.digest
+    return hashlib.sha256(np.ascontiguousarray(image).data).digest()
+
+
+def _write_images(path: Path, content: Content, size: int, where: str) -> _Written:
+    """Write image after image, and say what they were."""
+    count, written = len(content.labels), _Written()
     # Written, not mapped: dirty pages of a mapping would count as memory of this process.
     with path.open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
         np.lib.format.write_array_header_1_0(file, header)
         for images in content.batches():
             for image in images:
-                pixels = np.ascontiguousarray(square(image, size))
-                digests.append(hashlib.sha256(pixels.data).digest())
-                brightest = brightest if brightest > 1 else int(pixels.max())
-                file.write(pixels.data)
+                file.write(written.add(image, size).data)
         file.flush()
         os.fsync(file.fileno())
-    if brightest < 2:
+    if written.brightest < 2:
         scaled = "no pixel is above 1: pixels already scaled to 0-1?"
         raise DataError(f"{where}: {scaled} give raw 0-255 pixels")
-    if len(digests) != count:
-        raise DataError(f"{where}: {len(digests)} images but {count} labels")
-    return digests
+    if len(written.digests) != count:
+        raise DataError(f"{where}: {len(written.digests)} images but {count} labels")
+    return written
 
 
 def _fingerprint(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.data.decoded import Content
+from harness.data.decoded import Content, Unreadable
 from harness.data.npz import DAMAGE, LARGEST_SIDE
 from harness.errors import DataError
 
@@ -73,11 +73,11 @@ def read_folder(classes: dict[str, list[Path]]) -> Content:
     paths = [path for files in classes.values() for path in files]
     labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
 
-    def batches() -> Iterator[list[np.ndarray]]:
+    def batches() -> Iterator[list[np.ndarray | Unreadable]]:
         # Pillow lets go of the interpreter while it decodes, so threads are enough.
         with ThreadPoolExecutor(min(BATCH, os.cpu_count() or 1)) as pool:
             for start in range(0, len(paths), BATCH):
-                yield list(pool.map(decode, paths[start : start + BATCH]))
+                yield list(pool.map(_decode_or_say, paths[start : start + BATCH]))
 
     return Content(labels, tuple(classes), batches)
 
@@ -95,6 +95,13 @@ def decode(path: Path) -> np.ndarray:
     except (*DAMAGE, Image.DecompressionBombError) as error:
         why = " ".join(str(error).split())[:160]
         raise DataError(f"{path}: unreadable image: {why}") from error
+
+
+def _decode_or_say(path: Path) -> np.ndarray | Unreadable:
+    try:
+        return decode(path)
+    except DataError as error:
+        return Unreadable(str(error), hashlib.sha256(path.read_bytes()).digest())
 
 
 def _rgb(image: Image, path: Path) -> np.ndarray:

@@ -84,7 +84,7 @@ def test_the_key_covers_all_that_counts(
     elif change == "resizer":
         monkeypatch.setattr(decoded, "resizer_version", lambda: "another")
     elif change == "schema":
-        monkeypatch.setattr(decoded, "SCHEMA", 2)
+        monkeypatch.setattr(decoded, "SCHEMA", decoded.SCHEMA + 1)
     second = made_once(reader.source, 4 if change == "size" else 8, tmp_path)
     assert second != first
     assert reader.decoded == 2
@@ -147,7 +147,7 @@ def lose_meta(folder: Path) -> None:
 
 
 def spoil_meta(folder: Path) -> None:
-    (folder / "meta.json").write_text('{"schema": 1, "files": []}')
+    (folder / "meta.json").write_text('{"schema": 2, "files": []}')
 
 
 @pytest.mark.parametrize("damage", [cut_images, lose_labels, lose_meta, spoil_meta])

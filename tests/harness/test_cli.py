@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -409,6 +410,87 @@ def test_recipes_are_completed() -> None:
     complete = ShellComplete(cli, {}, "wbc-bench", "_WBC_BENCH_COMPLETE")
     found = {item.value for item in complete.get_completions(["run"], "v2")}
     assert found == {"v2s", "v2m", "v2l"}
+
+
+# --- audit and cleaning ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_audit_then_clean_data(wbc: Cli, tmp_path: Path, offline: None) -> None:
+    """With the real network: a page, a manifest, and the data without what it lists."""
+    from harness.experiment import open_source
+
+    code, out, err = wbc("data", "audit", "smear@200")
+    assert code == 0, err
+    assert "200 images: 5 to remove, 195 kept" in out
+    assert out.splitlines()[-1] == "audit/smear@200/AUDIT.md"
+    assert len((tmp_path / "audit" / "smear@200" / "manifest.csv").read_text().splitlines()) == 6
+    assert wbc("data", "preview", "smear@200", "--clean")[0] == 0
+    by_audit, _ = open_source("smear@200", None, clean=True)
+    assert len(by_audit) == 195
+    # A manifest of the user's own, relative to the settings: the same images, the same data.
+    manifest = "audit/smear@200/manifest.csv"
+    clean = f'[data]\nsource = "smear@200"\nclean = true\nmanifest = "{manifest}"\n'
+    (tmp_path / "benchmark.toml").write_text(clean)
+    by_manifest, _ = open_source(None, None)
+    assert by_manifest.fingerprint == by_audit.fingerprint
+
+
+def test_a_run_on_cleaned_data(wbc: Cli, tmp_path: Path, trainer: StandIn, offline: None) -> None:
+    """One image less, under a name that says so; another manifest is another run."""
+    digest = hashlib.sha256(np.load(make_set(tmp_path / "set.npz"))["images"][7].data).hexdigest()
+    hidden_manifest(tmp_path, f"7,{digest},not-a-cell,x")
+    code, out, err = wbc("run", "vgg16")
+    assert code == 0, err
+    assert "set, cleaned" in out
+    (record,) = Store(tmp_path / "results").records()
+    assert record.data.images == 119
+    assert "0 runs pending, 1 done" in wbc("run", "vgg16")[1]
+    (tmp_path / "benchmark.toml").write_text('[data]\nsource = "set.npz"\n' + SETTINGS)
+    assert "1 runs pending, 0 done" in wbc("run", "vgg16")[1]
+
+
+def hidden_manifest(tmp_path: Path, line: str) -> Path:
+    path = tmp_path / "manifest.csv"
+    path.write_text(f"index,sha256,kind,reason\n{line}\n")
+    (tmp_path / "benchmark.toml").write_text(
+        '[data]\nsource = "set.npz"\nclean = true\nmanifest = "manifest.csv"\n' + SETTINGS
+    )
+    make_set(tmp_path / "set.npz")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (f"7,{'0' * 64},not-a-cell,x", "manifest.csv does not fit set: image 7 is not the one"),
+        (f"120,{'0' * 64},not-a-cell,x", "it removes image 120, but there are 120"),
+        ("seven", "manifest.csv: line 2: 1 fields"),
+    ],
+)
+def test_a_manifest_that_does_not_fit(
+    wbc: Cli, tmp_path: Path, trainer: StandIn, line: str, message: str
+) -> None:
+    hidden_manifest(tmp_path, line)
+    code, _, err = wbc("run", "vgg16")
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert trainer.launched == []
+
+
+def test_a_manifest_without_clean_is_refused(wbc: Cli, tmp_path: Path) -> None:
+    (tmp_path / "benchmark.toml").write_text('[data]\nmanifest = "manifest.csv"\n')
+    code, _, err = wbc("plan", "--all")
+    assert code == 2
+    assert "set clean = true" in err
+
+
+def test_an_unknown_kind_of_finding_names_the_nearest(wbc: Cli) -> None:
+    code, _, err = wbc("data", "audit", "smear@80", "--remove", "near-copy")
+    assert code == 2
+    assert "unknown kind of finding 'near-copy'; did you mean 'near-copies'?" in err
+    assert wbc("data", "audit", "smear@80", "--remove", "lonely")[0] == 2
 
 
 # --- what bad input gets -------------------------------------------------------------------------

@@ -18,15 +18,23 @@ FLOORS: tuple[tuple[str, ...], ...] = (
      "harness.devices", "harness.data", "harness.calibration", "harness.views"),
     ("harness.plan", "harness.leaderboard", "harness.launch", "harness.learn",
      "harness.head", "harness.ensembles", "harness.committee", "harness.findings",
-     "harness.baseline", "harness.judge", "harness.robustness"),
+     "harness.baseline", "harness.judge", "harness.robustness", "harness.looks"),
     ("harness.cells", "harness.plots", "harness.provenance", "harness.labels",
-     "harness.report", "harness.spreadsheet", "harness.sweep", "harness.progress"),
+     "harness.report", "harness.spreadsheet", "harness.sweep", "harness.progress",
+     "harness.inspection", "harness.audit_figures", "harness.audit_page"),
     ("harness.figures", "harness.page", "harness.gallery"),
     ("harness.tables", "harness.comparison", "harness.outside"),
     ("harness.experiment",),
     ("harness.cli",),
 )  # fmt: skip
-CELLAR = ("harness.train", "harness.throughput", "harness.worker", "zoo.build", "zoo.lite0")
+CELLAR = (
+    "harness.features",
+    "harness.train",
+    "harness.throughput",
+    "harness.worker",
+    "zoo.build",
+    "zoo.lite0",
+)
 HEAVY = ("keras", "tensorflow", "keras_cv", "jax", "torch")
 
 MODULES = sorted(

@@ -1,0 +1,70 @@
+"""The child process that looks at pictures through a network: ``python -m harness.features``.
+
+A FeatureJob comes on stdin; pooled features of the named images go to a file. The rest is as with
+harness.worker.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.worker import make_deterministic, seldom, serve
+
+
+def main() -> int:
+    return serve(_execute)
+
+
+def _execute(job_text: str, emit: Any) -> dict[str, Any]:
+    from harness.looks import FeatureJob
+    from harness.quiet import Quiet
+
+    job = FeatureJob.model_validate_json(job_text)
+    quiet = Quiet(job.device)
+    emit("phase", name="start", steps=1)
+    with quiet.working():
+        import keras
+
+        from zoo.build import build
+        from zoo.table import find
+
+        make_deterministic(keras.backend.backend())
+        network = build(find(job.recipe), job.image_size, Path(job.weights))
+    if job.device == "cpu" and keras.backend.backend() == "tensorflow":
+        network.jit_compile = False  # XLA costs more here than it gives.
+
+    from harness.data.decoded import open_dataset
+    from harness.store import write_atomically
+
+    dataset = open_dataset(Path(job.data))
+    ids = np.unique(dataset.groups)
+    features = np.empty((len(ids), network.output.shape[-1]), np.float32)
+    step = seldom(lambda done, of: emit("step", done=done, of=of))
+    begin = time.perf_counter()
+    for at in range(0, len(ids), job.batch):
+        # Short batches are filled up: nothing recompiles.
+        batch = _resized(dataset.images[np.resize(ids[at : at + job.batch], job.batch)], job)
+        with quiet.working():
+            found = np.asarray(network.predict_on_batch(batch))
+        features[at : at + job.batch] = found[: len(ids) - at]
+        step(min(at + job.batch, len(ids)), len(ids))
+    buffer = io.BytesIO()
+    np.save(buffer, features, allow_pickle=False)
+    write_atomically(Path(job.output), buffer.getvalue())
+    return {"images": len(ids), "seconds": time.perf_counter() - begin}
+
+
+def _resized(images: np.ndarray, job: Any) -> np.ndarray:
+    from harness.data.decoded import square
+
+    return np.stack([square(image, job.image_size) for image in images])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
