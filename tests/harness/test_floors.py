@@ -15,18 +15,20 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("zoo.table", "harness.nouns", "zoo.weights", "zoo.torch_file", "zoo"),
     ("harness.statistics", "harness.records"),
     ("harness.config", "harness.store", "harness.metrics", "harness.pace", "harness.quiet",
-     "harness.devices", "harness.data", "harness.calibration", "harness.views"),
-    ("harness.plan", "harness.leaderboard", "harness.launch", "harness.learn",
+     "harness.claims", "harness.checkpoint", "harness.devices", "harness.data",
+     "harness.calibration", "harness.views"),
+    ("harness.plan", "harness.leaderboard", "harness.launch", "harness.status", "harness.learn",
      "harness.head", "harness.ensembles", "harness.committee", "harness.findings",
      "harness.baseline", "harness.judge", "harness.robustness"),
     ("harness.cells", "harness.plots", "harness.provenance", "harness.labels",
      "harness.report", "harness.spreadsheet", "harness.sweep", "harness.progress"),
     ("harness.figures", "harness.page", "harness.gallery"),
-    ("harness.tables", "harness.comparison", "harness.outside"),
+    ("harness.tables", "harness.comparison", "harness.outside", "harness.cluster"),
     ("harness.experiment",),
     ("harness.cli",),
 )  # fmt: skip
-CELLAR = ("harness.train", "harness.throughput", "harness.worker", "zoo.build", "zoo.lite0")
+CELLAR = ("harness.train", "harness.pieces", "harness.throughput", "harness.worker", "zoo.build",
+          "zoo.lite0")  # fmt: skip
 HEAVY = ("keras", "tensorflow", "keras_cv", "jax", "torch")
 
 MODULES = sorted(
