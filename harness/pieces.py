@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import keras
+import numpy as np
 
 from harness.head import Standard
 from harness.nouns import Head
 from harness.nouns import Optimizer as OptimizerSettings
 from zoo.build import backbone_layers, branches
+
+
+def seed_everything(seed: int) -> None:
+    """The global streams that first weights and dropout are drawn from.
+
+    Keras's own function does this, but loads TensorFlow whatever computes.
+    """
+    if keras.backend.backend() == "tensorflow":
+        keras.utils.set_random_seed(seed)
+        return
+    random.seed(seed)  # Layers and initializers draw their own seeds from here.
+    np.random.seed(seed)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        torch.manual_seed(seed)
 
 
 def build_head(head: Head, features: int, classes: int, standard: Standard | None) -> keras.Model:

@@ -29,7 +29,7 @@ from harness.head import HeadLearner, Standard
 from harness.judge import Judge, images_to_pass
 from harness.learn import PhaseName, Stage, learn, oversampled, sample_weights
 from harness.nouns import Cost, Dataset, Epoch, Parts, Phase, Predictions, Run
-from harness.pieces import build_head, build_optimizer, unfreeze, whole_parts
+from harness.pieces import build_head, build_optimizer, seed_everything, unfreeze, whole_parts
 from harness.quiet import Quiet
 from zoo.build import WeightsFiles, build
 from zoo.table import find
@@ -83,7 +83,7 @@ def train(
     clock = Clock()
     protocol = run.protocol
     parts = carry_out(run.split, data)
-    keras.utils.set_random_seed(run.seed)
+    seed_everything(run.seed)
     keras.config.set_dtype_policy(protocol.precision)
 
     events.phase("build", 1)

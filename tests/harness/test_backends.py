@@ -72,9 +72,11 @@ def left(smear: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
-def test_a_backend_loads_nothing_of_the_others(left: Any, backend: str) -> None:
+def test_only_tensorflow_loads_tensorflow(left: Any, backend: str) -> None:
+    """Keras itself looks at jax, where it is installed, on every backend."""
     run = left(backend)
-    assert run.loaded == backend
+    assert backend in run.loaded.split()
+    assert ("tensorflow" in run.loaded.split()) == (backend == "tensorflow")
     assert run.outcome.environment.backend.startswith(f"{backend} ")
 
 
