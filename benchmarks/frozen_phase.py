@@ -49,7 +49,7 @@ def plain(run: Run, data: Dataset, parts: Parts, weights: Path | None) -> tuple[
     import keras
     import tensorflow as tf
 
-    from harness.train import build_head
+    from harness.pieces import build_head
     from zoo.build import build
     from zoo.table import find
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -91,6 +92,7 @@ experiment_options = _options(
     click.option("--all", "everything", is_flag=True, help="Every recipe of the zoo."),
     profile_option,
     click.option("--seeds", type=click.IntRange(1, 100), help="Overrides sweep.seeds."),
+    click.option("--per-gpu", type=click.IntRange(1, 64), help="Overrides sweep.per_gpu."),
     click.option("--retry-failed", is_flag=True, help="Run failed runs again."),
     click.option(
         "--shift", type=click.Choice(["none", "mixed", "full"]),
@@ -111,6 +113,7 @@ def cli() -> None:
 
 @cli.command()
 @experiment_options
+@click.option("--cluster", metavar="ADDRESS", help="A Dask scheduler: tcp://… or tls://….")
 def run(**options: Any) -> int:
     """Train recipes under the one protocol and write the leaderboard."""
     from harness import experiment
@@ -118,13 +121,38 @@ def run(**options: Any) -> int:
     return experiment.run(experiment.Request(**options))
 
 
+def _duration(ctx: Any, param: Any, value: str | None) -> float | None:
+    """``2h``, ``90m``, ``1h30m``, ``45s``: seconds."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", value)
+    if not value or found is None:
+        raise click.BadParameter(f"{value!r} is no duration; write 2h, 90m or 1h30m", ctx, param)
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return float(3600 * hours + 60 * minutes + seconds)
+
+
 @cli.command()
 @experiment_options
-def plan(**options: Any) -> int:
-    """What would run, and about how long it would take."""
+@click.option("--budget", callback=_duration, help="Say what fits this time: 2h, 90m, 1h30m.")
+def plan(budget: float | None, **options: Any) -> int:
+    """What would run, how long it would take, and what of it fits a budget."""
     from harness import experiment
 
-    return experiment.show_plan(experiment.Request(**options))
+    return experiment.show_plan(experiment.Request(**options), budget)
+
+
+@cli.command()
+@results_option
+def status(results: Path) -> int:
+    """What is running in a results folder, from another terminal."""
+    import time
+
+    from harness.status import report
+    from harness.store import Store
+
+    click.echo(report(Store(results), time.time()))
+    return 0
 
 
 @cli.command()

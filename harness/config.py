@@ -1,9 +1,9 @@
 """``benchmark.toml`` -> Benchmark, strictly: an unknown key is an error that names its neighbour.
 
-The file holds the tables ``data``, ``split``, ``protocol``, ``weights``, ``sweep`` and
-``ensembles``. A profile
-(``[profile.quick]``, ``[profile.full]``) is an overlay of the same tables; so is the user's file
-over the defaults, which are the commented ``benchmark.toml`` beside this module.
+The file holds ``backend`` and the tables ``data``, ``split``, ``protocol``, ``weights``, ``sweep``
+and ``ensembles``. A profile (``[profile.quick]``, ``[profile.full]``) is an overlay of the same;
+so is the user's file over the defaults, which are the commented ``benchmark.toml`` beside this
+module.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from harness.errors import ConfigError, did_you_mean
-from harness.nouns import Noun, Protocol, Shift, Split
+from harness.nouns import Backend, Noun, Protocol, Shift, Split
 from harness.records import Rule
 
 Profile = Literal["quick", "full"]
@@ -58,6 +58,12 @@ class SweepSettings(Noun):
     """Runs side by side on the CPU: one builds its network while another computes."""
     shift: Shift = "mixed"
     """The pass over the shifted test images: each harmed once, in every way, or none."""
+    per_gpu: int = Field(1, ge=1, le=64)
+    """Runs side by side on each GPU."""
+    memory_gb: float = Field(0, ge=0)
+    """Of the host, for one run; past it the run goes on in smaller parts. 0: no limit."""
+    checkpoint_seconds: float = Field(30, ge=0)
+    """At least so long between two checkpoints of a run; 0: one after each epoch."""
 
 
 class EnsembleSettings(Noun):
@@ -72,6 +78,7 @@ class EnsembleSettings(Noun):
 class Benchmark(Noun):
     """What to run, under which protocol: one profile, resolved."""
 
+    backend: Backend = "tensorflow"
     data: DataSettings = DataSettings()
     split: Split = Split()
     protocol: Protocol = Protocol()

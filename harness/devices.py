@@ -6,8 +6,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -17,6 +17,8 @@ class Device:
 
     id: str
     name: str
+    shared: bool = False
+    """Whether several runs may be on it: then none takes all of its memory at the start."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -32,13 +34,25 @@ class Device:
                 "TF_NUM_INTEROP_THREADS": "1",
                 "OMP_NUM_THREADS": threads,
             }
-        return {"CUDA_VISIBLE_DEVICES": self.id.removeprefix("gpu:")}
+        shared = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        return {
+            "CUDA_VISIBLE_DEVICES": self.id.removeprefix("gpu:"),
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # PyTorch's condition for the same sums twice.
+            **(shared if self.shared else {}),
+        }
 
 
 def visible(environment: Mapping[str, str] | None = None) -> tuple[Device, ...]:
     """The GPUs that may be used, or the CPU where there are none."""
     gpus = _gpus(environment if environment is not None else os.environ)
     return gpus or (Device("cpu", cpu_name()),)
+
+
+def slots(at_hand: Sequence[Device], cpu_slots: int, per_gpu: int) -> tuple[Device, ...]:
+    """One entry a run at a time: every GPU once, then again, up to ``per_gpu`` times."""
+    if at_hand[0].id == "cpu":
+        return tuple(at_hand[:1]) * cpu_slots
+    return tuple(replace(device, shared=per_gpu > 1) for device in at_hand) * per_gpu
 
 
 def _gpus(environment: Mapping[str, str]) -> tuple[Device, ...]:

@@ -6,13 +6,16 @@
     ├── DataError             a data source that cannot be read or must not be used
     │   └── Offline           a download is needed and there is no network
     ├── WeightsError          weights that are missing, damaged or do not fit the recipe
-    └── StoreError            a results folder that this version cannot read
+    ├── StoreError            a results folder that this version cannot read
+    └── NoRoom                a disk that is full
 
 Any other exception is a bug, and shows its traceback.
 """
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -47,6 +50,26 @@ class WeightsError(UserError):
 
 class StoreError(UserError):
     """A results folder that this version of the program cannot read."""
+
+
+class NoRoom(UserError):
+    """A disk is full. What was there is intact; the same command goes on when there is room."""
+
+    @classmethod
+    def at(cls, place: object) -> NoRoom:
+        return cls(f"{place}: the disk is full; make room, and the same command goes on from here")
+
+
+def is_no_room(error: BaseException) -> bool:
+    """Whether an error says that a disk, a quota or a file's largest size is used up.
+
+    HDF5 tells the number in its message alone.
+    """
+    full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    told = re.search(r"errno = (\d+)", str(error))
+    return isinstance(error, OSError) and (
+        error.errno in full or (told is not None and int(told.group(1)) in full)
+    )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -17,10 +19,11 @@ from harness.data.shifted import made_once
 from harness.data.split import carry_out, table
 from harness.errors import ConfigError, UnknownName, UserError
 from harness.inspection import Workplace, inspect, prepare_data
-from harness.nouns import Dataset, DataSummary, Shift
+from harness.nouns import Dataset, DataSummary, RunRecord, Shift
 from harness.plan import Planned
 from harness.records import Rule
 from harness.store import Store, write_atomically
+from harness.sweep import Launcher, Setting, sweep
 from zoo.table import find
 
 
@@ -38,6 +41,9 @@ class Request:
     clean: bool
     results: Path
     shift: Shift | None = None
+    per_gpu: int | None = None
+    cluster: str | None = None
+    """Address of a Dask scheduler; None: this machine."""
 
 
 @dataclass(frozen=True)
@@ -57,23 +63,25 @@ class Experiment:
 
 def run(request: Request) -> int:
     """Run what is pending, write the tables; 1 if a run failed, 2 if some input was wrong."""
-    from harness.launch import WorkerProcess
     from harness.progress import watcher
-    from harness.sweep import Setting, sweep
     from harness.tables import write_tables
 
     console = Console()
     wanted = _resolve(request, console, fetch=True)
     _announce(wanted, console)
+    settings = wanted.benchmark.sweep
+    shifted = _shifted(wanted, console)
+    launcher, slots = _engine(request, wanted, shifted)
     setting = Setting(
         store=wanted.store,
         data_folder=wanted.data_folder,
         data=wanted.data,
         profile=wanted.profile,
-        slots=_slots(wanted),
-        shifted=_shifted(wanted, console),
+        slots=slots,
+        shifted=shifted,
+        backend=wanted.benchmark.backend,
+        checkpoint_seconds=settings.checkpoint_seconds,
     )
-    launcher = WorkerProcess(timeout=60 * wanted.benchmark.sweep.timeout_minutes)
     try:
         with watcher(console, wanted.pending, _estimates(wanted)) as watch:
             summary = sweep(wanted.pending, setting, launcher, watch)
@@ -81,8 +89,12 @@ def run(request: Request) -> int:
         if request.everything:
             _convene(wanted, console)
     finally:  # Interrupted or not, the tables tell what has finished.
+        launcher.close()
         table, *_ = write_tables(request.results)
         _draw_figures(wanted)
+        for one in wanted.planned:  # Of one that was killed between its record and this.
+            if _is_finished(wanted.store, one):
+                wanted.store.drop_checkpoints(one.run)
     for line in dict.fromkeys(summary.wrong_input):
         Console(stderr=True).print(f"wbc-bench: {line}", soft_wrap=True, markup=False)
     failed = sum(not _is_finished(wanted.store, one) for one in wanted.planned)
@@ -94,28 +106,77 @@ def run(request: Request) -> int:
     return 1 if failed else 0
 
 
-def show_plan(request: Request) -> int:
-    """Print what is pending and a first estimate of its time."""
-    from tabulate import tabulate
+def _engine(
+    request: Request, wanted: Experiment, shifted: Path | None
+) -> tuple[Launcher, Sequence[devices.Device]]:
+    """Where the runs go: child processes here, or the workers of a cluster."""
+    from harness.launch import WorkerProcess
 
+    settings = wanted.benchmark.sweep
+    make = partial(
+        WorkerProcess, timeout=60 * settings.timeout_minutes, memory_gb=settings.memory_gb
+    )
+    if request.cluster is None:
+        return make(), devices.slots(wanted.devices, settings.cpu_slots, settings.per_gpu)
+    if importlib.util.find_spec("distributed") is None:
+        raise UserError("--cluster needs Dask: pip install distributed")
+    from harness.cluster import Cluster, connect
+
+    cluster = Cluster(connect(request.cluster), wanted.data_folder, make, shifted)
+    return cluster, cluster.slots()
+
+
+def show_plan(request: Request, budget: float | None = None) -> int:
+    """Print what is pending, about how long it takes, and what of it fits ``budget`` seconds."""
     from harness.progress import clock
 
     console = Console()
     wanted = _resolve(request, console, fetch=False)
-    seconds = _estimates(wanted)
-    rows = [
-        [p.recipe.name, p.run.seed, p.run.weights.source, clock(seconds[p.run.id]), p.note]
-        for p in wanted.pending
-    ]
+    seconds, machines = _estimates(wanted), len(wanted.devices)
     done = len(wanted.planned) - len(wanted.pending)
     console.print(f"{wanted.profile} profile: {wanted.why}")
     console.print(f"{done} done, {len(wanted.pending)} pending, on {wanted.devices[0].name}")
-    if rows:
-        heads = ["recipe", "seed", "weights", "about", "note"]
-        console.print(tabulate(rows, heads, disable_numparse=True), soft_wrap=True, markup=False)
-        total = sum(seconds.values()) / len(wanted.devices)
-        console.print(f"about {clock(total)} in all, if no phase stops early")
+    if not wanted.pending:
+        return 0
+    fits = wanted.pending
+    if budget is not None:
+        fits = plan.within(budget, wanted.pending, seconds, machines)
+    console.print(_plan_table(wanted, seconds, fits), soft_wrap=True, markup=False)
+    if fits:
+        total = max(plan.ends([seconds[one.run.id] for one in fits], machines))
+        console.print(f"about {clock(total)} for {len(fits)} runs, if no phase stops early")
+    if len(fits) < len(wanted.pending):
+        left_out = len(wanted.pending) - len(fits)
+        console.print(f"{left_out} left out, which do not fit {clock(budget or 0)}")
+        if fits:
+            names = " ".join(dict.fromkeys(one.recipe.name for one in fits))
+            console.print(f"those that fit: wbc-bench run {names}", soft_wrap=True)
     return 0
+
+
+def _plan_table(wanted: Experiment, seconds: dict[str, float], fits: Sequence[Planned]) -> str:
+    from tabulate import tabulate
+
+    from harness.progress import clock
+
+    records, device = wanted.store.records(), wanted.devices[0].name
+    kept = {one.run.id for one in fits}
+    rows = []
+    for one in wanted.pending:
+        memory = plan.memory_mb(one, records, device)
+        rows.append(
+            [
+                one.recipe.name,
+                one.run.seed,
+                one.run.weights.source,
+                clock(seconds[one.run.id]),
+                "?" if memory is None else f"{memory:,.0f}",
+                f"{plan.disk_mb(one, wanted.data):,.0f}",
+                one.note if one.run.id in kept else "left out: over the budget",
+            ]
+        )
+    heads = ["recipe", "seed", "weights", "about", "memory (MiB)", "disk (MiB)", "note"]
+    return tabulate(rows, heads, disable_numparse=True)
 
 
 def open_source(
@@ -191,6 +252,9 @@ def _resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
     benchmark = _settings(request, profile)
     if not (request.recipes or request.everything or benchmark.sweep.recipes):
         raise UserError("name recipes to run, or say --all; 'wbc-bench zoo' lists them")
+    if importlib.util.find_spec(benchmark.backend) is None:
+        hint = f"pip install {benchmark.backend}, or choose another backend"
+        raise UserError(f"backend = {benchmark.backend!r} is not installed; {hint}")
     names = () if request.everything else request.recipes
     wanted = plan.recipes(benchmark, names)
     _check_ensembles(benchmark)
@@ -203,6 +267,9 @@ def _resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
         supply = plan.supplies(benchmark.weights, wanted, fetch=fetch, tell=status.update)
     planned = plan.runs(benchmark, wanted, dataset, supply)
     store = Store(request.results)
+    pending = plan.pending(planned, store, retry_failed=request.retry_failed, tell=console.print)
+    shift = benchmark.sweep.shift
+    seconds = _seconds(pending, summary, store.records(), at_hand[0].name, shift)
     return Experiment(
         benchmark=benchmark,
         profile=profile,
@@ -211,7 +278,7 @@ def _resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
         data_folder=folder,
         data=summary,
         planned=planned,
-        pending=plan.pending(planned, store, retry_failed=request.retry_failed),
+        pending=tuple(sorted(pending, key=lambda one: -seconds[one.run.id])),
         store=store,
     )
 
@@ -249,7 +316,7 @@ def _settings(request: Request, profile: Profile) -> Benchmark:
     benchmark = load(_config_file(request.config), profile)
     data = _overridden(benchmark.data, request.data, request.clean)
     benchmark = benchmark.model_copy(update={"data": data})
-    asked = {"seeds": request.seeds, "shift": request.shift}
+    asked = {"seeds": request.seeds, "shift": request.shift, "per_gpu": request.per_gpu}
     update = {name: value for name, value in asked.items() if value is not None}
     sweep = benchmark.sweep.model_copy(update=update)
     return benchmark.model_copy(update={"sweep": sweep})
@@ -276,27 +343,30 @@ def _shifted(wanted: Experiment, console: Console) -> Path | None:
         return made_once(wanted.data_folder, dataset, test, split, mode)
 
 
-def _slots(wanted: Experiment) -> tuple[devices.Device, ...]:
-    first = wanted.devices[0]
-    if first.id == "cpu":
-        return (first,) * wanted.benchmark.sweep.cpu_slots
-    return wanted.devices
-
-
 def _estimates(wanted: Experiment) -> dict[str, float]:
-    records = wanted.store.records()
-    name, cores = wanted.devices[0].name, devices.cores()
+    device, shift = wanted.devices[0].name, wanted.benchmark.sweep.shift
+    return _seconds(wanted.pending, wanted.data, wanted.store.records(), device, shift)
+
+
+def _seconds(
+    pending: Sequence[Planned],
+    data: DataSummary,
+    records: Sequence[RunRecord],
+    device: str,
+    shift: Shift,
+) -> dict[str, float]:
+    """Run id -> the seconds it will take, as far as can be said."""
+    cores = devices.cores()
     return {
-        one.run.id: plan.estimate(
-            one, wanted.data, records, name, cores, shift=wanted.benchmark.sweep.shift
-        )
-        for one in wanted.pending
+        one.run.id: plan.estimate(one, data, records, device, cores, shift=shift) for one in pending
     }
 
 
 def _announce(wanted: Experiment, console: Console) -> None:
     data, done = wanted.data, len(wanted.planned) - len(wanted.pending)
     console.print(f"[bold]{wanted.profile} profile[/bold]: {wanted.why}")
+    if wanted.benchmark.backend != "tensorflow":
+        console.print(f"Keras computes with {wanted.benchmark.backend}")
     console.print(
         f"{data.name}: {data.train:,} training, {data.validation:,} validation, "
         f"{data.test:,} test images at {data.image_size} px",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.learn import sample_weights, smooth
+from harness.learn import PhaseName, Stage, sample_weights, smooth
 from harness.nouns import Head, Loss, Optimizer
 
 EPSILON = 1e-7
@@ -112,6 +112,13 @@ class HeadLearner:
     def restore(self, state: tuple[np.ndarray, list[np.ndarray]]) -> None:
         self.vector[:] = state[0]
         self.moving = [moving.copy() for moving in state[1]]
+
+    def recall(self, name: PhaseName) -> Stage | None:
+        """Never: a head is seconds of work, and comes out the same again."""
+        return None
+
+    def keep(self, name: PhaseName, stage: Stage) -> None:
+        """Nothing."""
 
     # What others need of it
 

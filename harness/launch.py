@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,18 +19,28 @@ from typing import Any, Literal
 from harness.nouns import Failed, Job, Noun, Outcome
 
 TAIL_LINES = 12
+LOG = "log.txt"
 GRACE_SECONDS = 5.0
 """Between asking a child to end and making it."""
+WATCH_SECONDS = 0.25
+"""Between two looks at a child's age and memory."""
 
 Event = dict[str, Any]
 _Child = subprocess.Popen[str]
 
 
+How = Literal["finished", "failed", "wrong input", "no room", "out of memory", "stopped"]
+
+
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended: well, failed, on the user's wrong input, or because we stopped it."""
+    """How a child ended: well, failed, or because we stopped it.
 
-    how: Literal["finished", "failed", "wrong input", "stopped"]
+    Three ends are no verdict on the run: the user's wrong input, a full disk, and too little
+    memory, after which it is tried again in smaller parts.
+    """
+
+    how: How
     outcome: Outcome | None = None
     failed: Failed | None = None
 
@@ -68,70 +81,145 @@ class Children:
         with self._lock:
             self.stopped = True
             alive = tuple(self._alive)
+        for process in alive:  # All are asked before the first is waited for.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
         for process in alive:
             end(process)
 
 
 def end(process: _Child) -> None:
     """Ask, wait a little, then make it; the whole process group goes."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, how)
-        except ProcessLookupError:
-            return
-        try:
-            process.wait(GRACE_SECONDS)
-            return
-        except subprocess.TimeoutExpired:
-            continue
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(GRACE_SECONDS)
+    except (ProcessLookupError, subprocess.TimeoutExpired):
+        pass
+    _clear(process)
+
+
+def _clear(process: _Child) -> None:
+    """Leave nobody of the child's group behind: what it started must not outlive it."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@dataclass
+class _Warden:
+    """Watches one child: its time, its memory, and that nothing of it stays when it is gone."""
+
+    process: _Child
+    timeout: float
+    memory_gb: float
+    reason: str = ""
+    memory: bool = False
+    _done: threading.Event = field(default_factory=threading.Event)
+    _kills: int = field(default_factory=lambda: _memory_kills())
+
+    def __enter__(self) -> _Warden:
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        _clear(self.process)
+
+    def _watch(self) -> None:
+        deadline = time.monotonic() + self.timeout if self.timeout else math.inf
+        while not self._done.wait(WATCH_SECONDS):
+            if self.process.poll() is not None:
+                _clear(self.process)  # A grandchild could hold our pipe open for ever.
+                return
+            if time.monotonic() > deadline:
+                self.reason = f"timeout after {self.timeout:.0f} s"
+                end(self.process)
+            elif self.memory_gb and resident_gb(self.process.pid) > self.memory_gb:
+                self.reason = f"out of memory: more than {self.memory_gb:g} GB"
+                self.memory = True
+                _clear(self.process)
+
+    def killed_for_memory(self, code: int) -> bool:
+        """Whether the kernel has ended processes for memory since, and ours by that signal."""
+        return code == -signal.SIGKILL and _memory_kills() > self._kills
+
+
+def resident_gb(pid: int) -> float:
+    """Resident memory of a process and of what it started, GB; 0 where it cannot be read."""
+    total = 0.0
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        total += pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            total += resident_gb(int(child))
+    except (OSError, IndexError, ValueError):
+        pass
+    return total
+
+
+def _memory_kills() -> int:
+    """How many processes the kernel has ended for want of memory since it started."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """The last event of a child, its exit code, and why it was ended, if it was."""
+
+    last: Event
+    code: int
+    reason: str = ""
+    memory: bool = False
 
 
 @dataclass(frozen=True)
 class WorkerProcess:
-    """The real launcher: ``python -m harness.worker``, a device, and a time limit in seconds."""
+    """The real launcher: ``python -m harness.worker``, with its limits in seconds and in GB."""
 
     children: Children = field(default_factory=Children)
     timeout: float = 0
     command: tuple[str, ...] = (sys.executable, "-m", "harness.worker")
+    memory_gb: float = 0
 
     def stop(self) -> None:
         self.children.stop()
+
+    def close(self) -> None:
+        """Its children have all ended."""
 
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
     ) -> Ended:
         """Run one job to its end, passing its events on. Never raises for what a child does."""
-        log = Path(job.output) / "log.txt"
-        last, code, reason = self.hear(job, log, environment, report)
-        if self.children.stopped and last.get("event") != "done":
+        log = Path(job.output) / LOG
+        heard = self.hear(job, log, environment, report)
+        if self.children.stopped and heard.last.get("event") != "done":
             return Ended("stopped")
-        return _judge(last, code, reason, log)
+        ended = _judge(heard, log)
+        return Ended("out of memory", failed=ended.failed) if heard.memory else ended
 
     def hear(
         self, job: Noun, log: Path, environment: Mapping[str, str], report: Callable[[Event], None]
-    ) -> tuple[Event, int, str]:
-        """The last event of a child that was told ``job``, its exit code, and why we ended it."""
+    ) -> Heard:
+        """Tell a child its job and hear it out, within the limits of time and memory."""
         log.parent.mkdir(parents=True, exist_ok=True)
         process = self.children.start(list(self.command), log, environment)
         if process is None:
-            return {}, 0, ""
-        late = threading.Event()
-
-        def out_of_time() -> None:
-            late.set()
-            end(process)
-
-        timer = threading.Timer(self.timeout, out_of_time)
-        timer.daemon = True
-        if self.timeout:
-            timer.start()
+            return Heard({}, 0)
         try:
-            last = _converse(process, job, report)
-            code = process.wait()
+            with _Warden(process, self.timeout, self.memory_gb) as warden:
+                last = _converse(process, job, report)
+                code = process.wait()
         finally:
-            timer.cancel()
             self.children.forget(process)
-        return last, code, f"timeout after {self.timeout:.0f} s" if late.is_set() else ""
+        if warden.killed_for_memory(code):
+            return Heard(last, code, "out of memory: ended by the kernel", memory=True)
+        return Heard(last, code, warden.reason, memory=warden.memory)
 
 
 def _converse(process: _Child, job: Noun, report: Callable[[Event], None]) -> Event:
@@ -153,11 +241,12 @@ def _converse(process: _Child, job: Noun, report: Callable[[Event], None]) -> Ev
     return last
 
 
-def _judge(last: Event, code: int, reason: str, log: Path) -> Ended:
+def _judge(heard: Heard, log: Path) -> Ended:
+    last, code, reason = heard.last, heard.code, heard.reason
     if last.get("event") == "done" and not reason:
         return Ended("finished", outcome=Outcome.model_validate(last["outcome"]))
-    if last.get("event") == "failed":
-        how: Literal["wrong input", "failed"] = "wrong input" if last["user"] else "failed"
+    if last.get("event") == "failed" and not reason:
+        how: How = last["how"]
         return Ended(how, failed=Failed(reason=last["reason"], log_tail=_tail(log)))
     return Ended("failed", failed=Failed(reason=reason or died(code), log_tail=_tail(log)))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -17,6 +18,16 @@ from harness.metrics import cross_entropy, macro_f1
 from harness.nouns import Epoch, Loss, Phase
 
 PhaseName = Literal["frozen", "fine-tuning", "from scratch"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a phase stands between two epochs."""
+
+    pace: pacing.Pace
+    curve: tuple[Epoch, ...]
+    best: Any
+    """The learner's state after its best epoch."""
 
 
 class Learner(Protocol):
@@ -34,6 +45,12 @@ class Learner(Protocol):
     def restore(self, state: Any) -> None:
         """Take weights back."""
 
+    def recall(self, name: PhaseName) -> Stage | None:
+        """Go on from what was kept of this phase by a process that was cut off; None: begin."""
+
+    def keep(self, name: PhaseName, stage: Stage) -> None:
+        """A moment to keep everything that the next epoch depends on."""
+
 
 def learn(
     learner: Learner,
@@ -49,9 +66,11 @@ def learn(
     """
     train, validation = labels
     truth, classes = validation.argmax(axis=1), validation.shape[1]
-    pace, best, curve = pacing.start(phase), learner.state(), []
-    while not pace.finished:
-        began = time.perf_counter()
+    stage = learner.recall(name) or Stage(pacing.start(phase), (), learner.state())
+    for line in stage.curve:
+        report(line)
+    while not stage.pace.finished:
+        pace, began = stage.pace, time.perf_counter()
         losses = [
             learner.step(order, pace.learning_rate)
             for order in batches(name, seed, pace.epoch, phase.batch_size, len(train))
@@ -59,23 +78,22 @@ def learn(
         probabilities = learner.validate()
         loss = cross_entropy(validation, probabilities)
         advanced = pacing.advance(phase, pace, loss)
-        if advanced.best_epoch == advanced.epoch:
-            best = learner.state()
-        curve.append(
-            Epoch(
-                phase=name,
-                epoch=advanced.epoch,
-                learning_rate=pace.learning_rate,
-                train_loss=float(np.mean(losses)),
-                validation_loss=loss,
-                validation_f1=macro_f1(truth, probabilities.argmax(axis=1), classes),
-                seconds=time.perf_counter() - began,
-            )
+        line = Epoch(
+            phase=name,
+            epoch=advanced.epoch,
+            learning_rate=pace.learning_rate,
+            train_loss=float(np.mean(losses)),
+            validation_loss=loss,
+            validation_f1=macro_f1(truth, probabilities.argmax(axis=1), classes),
+            seconds=time.perf_counter() - began,
         )
-        report(curve[-1])
-        pace = advanced
-    learner.restore(best)
-    return tuple(curve)
+        better = advanced.best_epoch == advanced.epoch
+        best = learner.state() if better else stage.best
+        stage = Stage(advanced, (*stage.curve, line), best)
+        report(line)
+        learner.keep(name, stage)
+    learner.restore(stage.best)
+    return stage.curve
 
 
 def batches(name: str, seed: int, epoch: int, size: int, count: int) -> Iterator[np.ndarray]:

@@ -84,12 +84,13 @@ def _compute(job: FeatureJob, device: Device, report: Callable[[launch.Event], N
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
         try:
-            last, code, _ = launcher.hear(job, log, device.environment, report)
+            heard = launcher.hear(job, log, device.environment, report)
         except BaseException:
             launcher.stop()
             raise
+    last = heard.last
     if last.get("event") != "done":
-        reason = last["reason"] if last.get("event") == "failed" else launch.died(code)
+        reason = last["reason"] if last.get("event") == "failed" else launch.died(heard.code)
         raise DataError(f"the features of {job.data} could not be computed: {reason}")
 
 

@@ -19,6 +19,9 @@ from harness.noun import Noun as Noun
 SCHEMA = 1
 """Of the record files. Raised when their meaning changes."""
 
+Backend = Literal["tensorflow", "jax", "torch"]
+"""What Keras computes with. No part of a run's id, like the device: its environment tells it."""
+
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Shift = Literal["none", "mixed", "full"]
 """What is predicted besides: nothing, each test image harmed once, or each in every way."""
@@ -371,13 +374,21 @@ class DataSummary(Noun):
 class Outcome(Noun):
     """What the worker hands back beside the predictions."""
 
+    ADDED: ClassVar[tuple[str, ...]] = ("parts", "resumed")
+
     cost: Cost
     timings: Timings
     environment: Environment
     history: tuple[Epoch, ...]
+    parts: int = 1
+    """Micro-batches that a batch was cut into, because memory was too small for it whole."""
+    resumed: int = 0
+    """Epochs that this process took from a checkpoint; their seconds count in ``training``."""
 
 
 class Finished(Outcome, Judged):
+    ADDED: ClassVar[tuple[str, ...]] = (*Outcome.ADDED, *Judged.ADDED)
+
     status: Literal["finished"] = "finished"
 
 
@@ -425,3 +436,7 @@ class Job(Noun):
     device_name: str
     shifted: str | None = None
     """File of the shifted copy of the test images, if there is to be a pass over it."""
+    parts: int = Field(1, ge=1)
+    """Micro-batches to cut each batch into; images go through in as many smaller batches."""
+    checkpoint_seconds: float = Field(30.0, ge=0)
+    """At least so long between two checkpoints."""

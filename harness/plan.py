@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.config import Benchmark, WeightSettings
-from harness.errors import ConfigError, Offline
-from harness.nouns import Dataset, DataSummary, Parts, Run, RunRecord, Shift, Weights
+from harness.errors import ConfigError, Offline, StoreError
+from harness.nouns import (
+    Dataset,
+    DataSummary,
+    Failed,
+    Finished,
+    Parts,
+    Run,
+    RunRecord,
+    Shift,
+    Weights,
+)
 from harness.store import Store
 from zoo import weights as shelf
 from zoo.recipe import Recipe
@@ -42,6 +53,8 @@ class Planned:
     recipe: Recipe
     weights_files: tuple[Path | None, ...]
     note: str
+    seen: tuple[int, int] | None = None
+    """The trace of the record that it has and is to lose: a failed one, or a damaged one."""
 
 
 def recipes(benchmark: Benchmark, names: Sequence[str]) -> tuple[Recipe, ...]:
@@ -153,15 +166,37 @@ def _check(benchmark: Benchmark, wanted: Sequence[Recipe], data: Dataset) -> Non
 
 
 def pending(
-    planned: Sequence[Planned], store: Store, *, retry_failed: bool = False
+    planned: Sequence[Planned],
+    store: Store,
+    *,
+    retry_failed: bool = False,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> tuple[Planned, ...]:
-    """Those without a record, longest first; failed ones too if they are to be tried again."""
+    """Those without a record, longest first; failed ones too if they are to be tried again.
+
+    A finished run whose predictions are damaged is pending again; ``tell`` gets a line of it.
+    """
     left = []
     for one in planned:
-        record = store.find(one.run)
-        if record is None or (retry_failed and not record.finished):
+        trace, record = store.trace(one.run), store.find(one.run)
+        if record is None:
             left.append(one)
+        elif isinstance(record.result, Failed):
+            if retry_failed:
+                left.append(replace(one, seen=trace))
+        elif not _sound(store, record):
+            tell(f"{store.predictions_path(one.run)}: damaged; {one.recipe.name} is run again")
+            left.append(replace(one, seen=trace))
     return tuple(sorted(left, key=lambda one: -work(one.recipe, one.run.protocol.image_size)))
+
+
+def _sound(store: Store, record: RunRecord) -> bool:
+    """Whether the predictions that the record was written about are there, or were mended."""
+    try:
+        store.trusted(record)
+    except StoreError:
+        return False
+    return True
 
 
 def work(recipe: Recipe, image_size: int) -> float:
@@ -209,6 +244,56 @@ def estimate(
     views, copies = protocol.test_views, SHIFTED_COPIES[shift]
     judging = (views - 1) * (data.validation + data.test) + views * copies * data.test
     return START_SECONDS + training + judging / rate
+
+
+def ends(seconds: Sequence[float], machines: int) -> tuple[float, ...]:
+    """When each run ends, in the order given, if each begins on the first machine that is free."""
+    free = [0.0] * machines
+    found = []
+    for each in seconds:
+        at = heapq.heappop(free)
+        found.append(at + each)
+        heapq.heappush(free, at + each)
+    return tuple(found)
+
+
+def within(
+    budget: float, pending: Sequence[Planned], seconds: Mapping[str, float], machines: int
+) -> tuple[Planned, ...]:
+    """As many of the pending runs as can end within so many seconds, in their order.
+
+    Short ones are taken first, because that makes the most of them; they run longest first.
+    """
+    chosen: set[str] = set()
+    for one in sorted(pending, key=lambda one: seconds[one.run.id]):
+        candidate = {*chosen, one.run.id}
+        taken = [seconds[each.run.id] for each in pending if each.run.id in candidate]
+        if max(ends(taken, machines)) > budget:
+            break
+        chosen = candidate
+    return tuple(one for one in pending if one.run.id in chosen)
+
+
+def disk_mb(one: Planned, data: DataSummary) -> float:
+    """What a run leaves on disk, MiB: features of every image and, where they learn, weights.
+
+    While it runs, two checkpoints of weights and optimizer come to it.
+    """
+    images = data.train + data.validation + data.test
+    features = 4 * images * one.recipe.feature_width
+    protocol, random = one.run.protocol, one.run.weights.source == "random"
+    learns = protocol.from_scratch if random else protocol.fine_tuning
+    return (features + (4 * one.recipe.parameters if learns else 0)) / 1024**2
+
+
+def memory_mb(one: Planned, records: Sequence[RunRecord], device: str) -> float | None:
+    """The most memory that this recipe took under the same protocol on this device, MiB."""
+    for record in records:
+        if (record.run.recipe, record.run.protocol) != (one.recipe.name, one.run.protocol):
+            continue
+        if isinstance(record.result, Finished) and record.result.cost.throughput.device == device:
+            return record.result.cost.peak_memory_mb
+    return None
 
 
 def _known_rate(one: Planned, records: Sequence[RunRecord], device: str) -> float | None:

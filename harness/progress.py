@@ -67,6 +67,9 @@ class Watch:
             _, state = self.running.setdefault(planned.run.id, fresh)
             before = state.phase
             state.hear(event)
+        if event["event"] == "warning":
+            line = Text.assemble((_name(planned), "bold yellow"), f": {event['line']}")
+            self.console.print(line, soft_wrap=True)
         if state.phase != before or event["event"] == "epoch":
             self.moved(planned, state, event)
 

@@ -1,10 +1,11 @@
-"""Records and artefacts on disk. State is files; there is no database and no lock.
+"""Records and artefacts on disk. State is files; there is no database.
 
 results/records/RECIPE-ID.json    the record, written last: the run is done when it exists
 results/ensembles/RULE-ID.json    the record of an ensemble
 results/outside/NAME-ID.json      the record of predictions that no run made
 results/predictions/ID.npy        predictions of all that is judged, small enough to commit
-results/artefacts/ID/             predictions and features of every part, trained weights, log
+results/artefacts/ID/             predictions and features of every part, trained weights, log,
+                                  and while it runs its claim and checkpoints
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import hashlib
 import io
 import json
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -30,10 +33,17 @@ from harness.records import Ensemble, EnsembleRecord, OutsideRecord, Predicted, 
 
 FEATURES = "features.npz"
 PREDICTIONS = "predictions.npy"
+CHECKPOINT = "checkpoint"
 
 SHIFTED, EVERY_SHIFT, PLAIN = "shifted", "every-shift", "plain-"
 """Parts beside validation and test: the mixed shifted copy; the test images in all 55 ways, one
 way after the other; and, of a run with several views, either test in the first view alone."""
+
+DAMAGED = (
+    OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, struct.error, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
+"""What reading a torn or altered npz can raise."""
 
 RecordT = TypeVar("RecordT", RunRecord, EnsembleRecord, OutsideRecord)
 
@@ -65,6 +75,19 @@ class Store:
     def everything(self) -> tuple[Record, ...]:
         """Every record of every kind. Raises StoreError."""
         return (*self.records(), *self.ensembles(), *self.outsides())
+
+    def trace(self, run: Run) -> tuple[int, int] | None:
+        """Changes whenever the record of a run is written; None while there is none."""
+        try:
+            found = self.record_path(run).stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
+    def drop_checkpoints(self, run: Run) -> None:
+        """Once the record is there, nobody will go on from them."""
+        for path in self.artefacts(run).glob(f"{CHECKPOINT}*"):
+            path.unlink(missing_ok=True)
 
     def save(self, record: Record) -> None:
         """The last act of what the record is of."""
@@ -151,7 +174,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise StoreError(f"{path}: cannot be read ({error}); delete it and run again") from None
 
 

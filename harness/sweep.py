@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import queue
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from harness import metrics
+from harness.claims import Claim, take
 from harness.devices import Device
+from harness.errors import NoRoom, StoreError, is_no_room
 from harness.launch import Ended, Event
-from harness.nouns import DataSummary, Failed, Finished, Job, RunRecord
+from harness.nouns import Backend, DataSummary, Failed, Finished, Job, RunRecord
 from harness.plan import Planned
+from harness.status import Trail
 from harness.store import PREDICTIONS, Store, read_predictions
+
+POLL_SECONDS = 0.5
+"""Between two looks at runs that another sweep has claimed."""
+MOST_PARTS = 8
+"""Into which a batch is cut when memory is too small, before the run is given up."""
 
 
 class Launcher(Protocol):
@@ -22,6 +31,9 @@ class Launcher(Protocol):
 
     def stop(self) -> None:
         """End whatever is running, now; calls in progress return ``stopped``."""
+
+    def close(self) -> None:
+        """Nothing more will be asked of it."""
 
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
@@ -47,6 +59,8 @@ class Setting:
     """One entry a run at a time; a device may be there several times."""
     shifted: Path | None = None
     """The shifted copy of the test images, one for all runs."""
+    backend: Backend = "tensorflow"
+    checkpoint_seconds: float = 30.0
 
 
 @dataclass
@@ -54,6 +68,8 @@ class Summary:
     finished: int = 0
     failed: list[RunRecord] = field(default_factory=list)
     wrong_input: list[str] = field(default_factory=list)
+    elsewhere: int = 0
+    """Runs that another sweep in the same folder has concluded meanwhile."""
 
 
 def sweep(
@@ -61,39 +77,127 @@ def sweep(
 ) -> Summary:
     """Execute every pending run, in order, on the first slot that is free.
 
-    Records are written here, one after the other, as runs end. A KeyboardInterrupt ends the
-    children and passes through; what had finished by then is on disk.
+    A run that another sweep is at work on is left to it, and taken over should it die. Records
+    are written here, one after the other, as runs end. A KeyboardInterrupt ends the children and
+    passes through; what had finished by then is on disk. Raises NoRoom when a disk is full, after
+    the runs under way have ended.
     """
-    slots: queue.SimpleQueue[Device] = queue.SimpleQueue()
-    for device in setting.slots:
-        slots.put(device)
-    summary = Summary()
+    return _Sweep(setting, launch, watcher, pending).run()
 
-    def supervise(planned: Planned) -> Ended:
-        device = slots.get()
-        try:
-            job = _job(planned, setting, device)
-            return launch(job, device.environment, lambda event: watcher.event(planned, event))
-        finally:
-            slots.put(device)
 
-    with ThreadPoolExecutor(max_workers=len(setting.slots)) as pool:
-        running: dict[Future[Ended], Planned] = {pool.submit(supervise, p): p for p in pending}
+@dataclass
+class _Sweep:
+    """A sweep under way: what waits, what runs, and the claims on it."""
+
+    setting: Setting
+    launch: Launcher
+    watcher: Watcher
+    pending: Sequence[Planned]
+    summary: Summary = field(default_factory=Summary)
+    running: dict[Future[Ended], tuple[Planned, Device, Claim]] = field(default_factory=dict)
+    full: NoRoom | None = None
+
+    def run(self) -> Summary:
+        self.waiting = list(self.pending)
+        self.free = list(self.setting.slots)[::-1]
+        with ThreadPoolExecutor(max_workers=len(self.free)) as pool:
+            try:
+                while self.waiting or self.running:
+                    self._start_what_can(pool)
+                    self._await_an_end()
+            except BaseException:
+                self._stop(pool)
+                raise
+        if self.full is not None:
+            raise self.full
+        return self.summary
+
+    def _start_what_can(self, pool: ThreadPoolExecutor) -> None:
+        for planned in tuple(self.waiting):
+            if not self.free or self.full:
+                return
+            if self._done_elsewhere(planned):
+                continue
+            claim = self._claim(planned)
+            if claim is None:
+                continue
+            if self._done_elsewhere(planned):  # It ended between the two looks.
+                claim.release()
+                continue
+            self.waiting.remove(planned)
+            device = self.free.pop()
+            self.running[pool.submit(self._supervise, planned, device)] = planned, device, claim
+
+    def _claim(self, planned: Planned) -> Claim | None:
+        folder = self.setting.store.artefacts(planned.run)
         try:
-            while running:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    planned = running.pop(future)
-                    _conclude(planned, future.result(), setting, summary, watcher)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            launch.stop()
-            pool.shutdown(wait=True)
-            for future, planned in running.items():
-                if not future.cancelled() and future.exception() is None:
-                    _conclude(planned, future.result(), setting, summary, watcher)
-            raise
-    return summary
+            return take(folder, recipe=planned.recipe.name, seed=planned.run.seed)
+        except OSError as error:
+            self._disk_full(error)
+            return None
+
+    def _disk_full(self, error: Exception) -> None:
+        """Begin no run any more; those under way may still find room at their end."""
+        if not (isinstance(error, NoRoom) or is_no_room(error)):
+            raise error
+        self.full = NoRoom.at(self.setting.store.root)
+        self.waiting.clear()
+
+    def _done_elsewhere(self, planned: Planned) -> bool:
+        trace = self.setting.store.trace(planned.run)
+        if trace is None or trace == planned.seen:
+            return False
+        self.waiting.remove(planned)
+        self.summary.elsewhere += 1
+        self.watcher.ended(planned, self.setting.store.find(planned.run), "concluded elsewhere")
+        return True
+
+    def _await_an_end(self) -> None:
+        if not self.running:
+            if self.waiting:  # All of them are another sweep's.
+                time.sleep(POLL_SECONDS)
+            return
+        patience = POLL_SECONDS if self.waiting and self.free else None
+        done, _ = wait(self.running, timeout=patience, return_when=FIRST_COMPLETED)
+        for future in done:
+            self._conclude(future)
+
+    def _supervise(self, planned: Planned, device: Device) -> Ended:
+        """One run to its end; in smaller and smaller parts, if memory is too small for it."""
+        environment = {**device.environment, "KERAS_BACKEND": self.setting.backend}
+        job = _job(planned, self.setting, device)
+        folder = self.setting.store.artefacts(planned.run)
+        trail = Trail(folder, partial(self.watcher.event, planned))
+        while True:
+            ended = self.launch(job, environment, trail)
+            if ended.how != "out of memory":
+                return ended
+            if job.parts >= MOST_PARTS:
+                assert ended.failed is not None
+                reason = f"out of memory: {ended.failed.reason.removeprefix('out of memory: ')}"
+                return Ended("failed", failed=ended.failed.model_copy(update={"reason": reason}))
+            job = job.model_copy(update={"parts": 2 * job.parts})
+
+    def _conclude(self, future: Future[Ended]) -> None:
+        planned, device, claim = self.running[future]
+        try:
+            _conclude(planned, future.result(), self.setting, self.summary, self.watcher)
+        except (NoRoom, OSError) as error:
+            self._disk_full(error)
+            self.watcher.ended(planned, None, "the disk is full")
+        del self.running[future]
+        self.free.append(device)
+        claim.release()
+
+    def _stop(self, pool: ThreadPoolExecutor) -> None:
+        """End the children, and keep what ended well."""
+        pool.shutdown(wait=False, cancel_futures=True)
+        self.launch.stop()
+        pool.shutdown(wait=True)
+        for future, (_, _, claim) in tuple(self.running.items()):
+            if not future.cancelled() and future.exception() is None:
+                self._conclude(future)
+            claim.release()
 
 
 def _job(planned: Planned, setting: Setting, device: Device) -> Job:
@@ -105,6 +209,7 @@ def _job(planned: Planned, setting: Setting, device: Device) -> Job:
         device=device.id,
         device_name=device.name,
         shifted=str(setting.shifted.resolve()) if setting.shifted else None,
+        checkpoint_seconds=setting.checkpoint_seconds,
     )
 
 
@@ -114,6 +219,8 @@ def _conclude(
     if ended.how == "stopped":
         watcher.ended(planned, None, "stopped")
         return
+    if ended.how == "no room":
+        raise NoRoom.at(setting.store.root)
     if ended.how == "wrong input":
         assert ended.failed is not None
         summary.wrong_input.append(ended.failed.reason)
@@ -125,18 +232,27 @@ def _conclude(
         summary.failed.append(record)
         watcher.ended(planned, record, record.result.reason)
     else:
+        setting.store.drop_checkpoints(planned.run)
         summary.finished += 1
         watcher.ended(planned, record, "finished")
 
 
 def _record(planned: Planned, ended: Ended, setting: Setting) -> RunRecord:
     """Predictions -> metrics -> record. The predictions are on disk before the record is."""
+    result: Finished | Failed
+    if ended.failed is not None:
+        result = ended.failed
+    else:
+        try:
+            result = _finished(planned, ended, setting)
+        except StoreError as error:  # What the worker wrote did not last until now.
+            result = Failed(reason=str(error))
     return RunRecord(
         run=planned.run,
         profile=setting.profile,
         data=setting.data,
         note=planned.note,
-        result=ended.failed if ended.failed is not None else _finished(planned, ended, setting),
+        result=result,
     )
 
 

@@ -116,4 +116,9 @@ def peak_device_memory_mb() -> float | None:
         stats = jax.devices()[0].memory_stats()
         if stats and "peak_bytes_in_use" in stats:
             return float(stats["peak_bytes_in_use"]) / 1024**2
+    if keras.backend.backend() == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            return float(torch.cuda.max_memory_allocated()) / 1024**2
     return None

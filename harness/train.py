@@ -10,6 +10,8 @@ that an earlier step could have moved.
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,15 +22,16 @@ import keras
 import numpy as np
 
 from harness import throughput
+from harness.checkpoint import Keeper, Progress
 from harness.data.shifted import Shifted
 from harness.data.split import carry_out
 from harness.head import HeadLearner, Standard
 from harness.judge import Judge, images_to_pass
-from harness.learn import PhaseName, learn, oversampled, sample_weights
-from harness.nouns import Cost, Dataset, Epoch, Head, Parts, Phase, Predictions, Run
-from harness.nouns import Optimizer as OptimizerSettings
+from harness.learn import PhaseName, Stage, learn, oversampled, sample_weights
+from harness.nouns import Cost, Dataset, Epoch, Parts, Phase, Predictions, Run
+from harness.pieces import build_head, build_optimizer, seed_everything, unfreeze, whole_parts
 from harness.quiet import Quiet
-from zoo.build import WeightsFiles, backbone_layers, branches, build
+from zoo.build import WeightsFiles, build
 from zoo.table import find
 
 PART_NAMES = ("train", "validation", "test")
@@ -45,6 +48,12 @@ class Events:
     epoch: Callable[[Epoch], None]
     quiet: Quiet
     device: str
+    keeper: Keeper | None = None
+    """Where a phase on images keeps its checkpoints."""
+    parts: int = 1
+    """Micro-batches to a batch. More than one where memory was too small for it whole: gradients
+    are averaged over them before each step, so the batch size of the protocol stays what it is.
+    Dropout draws other masks, and a BatchNorm that learns sees the statistics of a micro-batch."""
 
 
 @dataclass
@@ -74,7 +83,7 @@ def train(
     clock = Clock()
     protocol = run.protocol
     parts = carry_out(run.split, data)
-    keras.utils.set_random_seed(run.seed)
+    seed_everything(run.seed)
     keras.config.set_dtype_policy(protocol.precision)
 
     events.phase("build", 1)
@@ -93,7 +102,7 @@ def train(
         if protocol.fine_tuning is not None:
             bench.fine_tuning(head, protocol.fine_tuning)
             features = None
-    seconds["training"] = clock.lap()
+    seconds["training"] = clock.lap() + bench.seconds_before
 
     # A backbone that has learnt gives new features; a frozen one's are still good.
     features = features or bench.features(PART_NAMES)
@@ -113,84 +122,11 @@ class Clock:
 
 
 def _jit() -> bool | str:
-    """XLA costs more than it gives on TensorFlow's CPU kernels, and minutes for a deep network."""
-    import os
-
+    """XLA costs more than it gives on TensorFlow's CPU kernels, and minutes for a deep network;
+    PyTorch's compiler wants a C++ compiler on the machine."""
+    backend = keras.backend.backend()
     on_cpu = os.environ.get("CUDA_VISIBLE_DEVICES", "") == "-1"
-    return False if keras.backend.backend() == "tensorflow" and on_cpu else "auto"
-
-
-# --- the pieces of a network ---------------------------------------------------------------------
-
-
-def build_head(head: Head, features: int, classes: int, standard: Standard | None) -> keras.Model:
-    """The classifier as a Keras model: (B, features) to (B, classes) probabilities in float32.
-
-    The same layers, weight for weight, as harness.head's, so that fine-tuning goes on from there.
-    """
-    layers = keras.layers
-    inputs = keras.Input((features,), dtype="float32")
-    x = inputs
-    if standard is not None:
-        x = _Standardise(standard, name="standardise")(x)
-    penalty = {"kernel_regularizer": keras.regularizers.L1L2(head.l1, head.l2)}
-    for i, units in enumerate(head.units, start=1):
-        x = layers.Dense(units, name=f"dense_{i}", **penalty)(x)
-        if head.batch_norm:
-            x = layers.BatchNormalization(name=f"batch_norm_{i}")(x)
-        x = layers.ReLU(name=f"relu_{i}")(x)
-        if head.dropout:
-            x = layers.Dropout(head.dropout, name=f"dropout_{i}")(x)
-    x = layers.Dense(classes, name="logits", **penalty)(x)
-    outputs = layers.Softmax(dtype="float32", name="probabilities")(x)
-    return keras.Model(inputs, outputs, name="head")
-
-
-class _Standardise(keras.layers.Layer):  # type: ignore[misc]
-    """(x - mean) * scale, fixed and in float32 whatever the policy; carries no weights."""
-
-    def __init__(self, standard: Standard, **kwargs: Any) -> None:
-        super().__init__(dtype="float32", **kwargs)
-        self._standard = standard
-
-    def call(self, inputs: Any) -> Any:
-        return self._standard(inputs)
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return input_shape
-
-
-def build_optimizer(settings: OptimizerSettings) -> keras.Optimizer:
-    rate, decay = settings.learning_rate, settings.weight_decay or None
-    optimizers = keras.optimizers
-    match settings.name:
-        case "adam":
-            return optimizers.Adam(rate, weight_decay=decay)
-        case "adamw":
-            return optimizers.AdamW(rate, weight_decay=settings.weight_decay)
-        case "nadam":
-            return optimizers.Nadam(rate, weight_decay=decay)
-        case "lion":
-            return optimizers.Lion(rate, weight_decay=decay)
-        case "sgd":
-            return optimizers.SGD(
-                rate, momentum=settings.momentum, nesterov=settings.momentum > 0, weight_decay=decay
-            )
-
-
-def unfreeze(network: keras.Model, part: float | int, pretrained: bool) -> None:
-    """Leave only the last part of each backbone trainable, a fraction or a number of its layers.
-
-    Pretrained BatchNorm stays frozen, and with it in inference mode: its statistics are worth
-    more than what a small set could estimate.
-    """
-    network.trainable = True
-    for branch in branches(network):
-        layers = backbone_layers(branch)
-        last = round(part * len(layers)) if isinstance(part, float) else min(part, len(layers))
-        for i, layer in enumerate(layers):
-            batch_norm = isinstance(layer, keras.layers.BatchNormalization)
-            layer.trainable = i >= len(layers) - last and not (batch_norm and pretrained)
+    return False if backend == "torch" or (backend == "tensorflow" and on_cpu) else "auto"
 
 
 # --- the bench -----------------------------------------------------------------------------------
@@ -203,6 +139,7 @@ class _ImageLearner:
     model: keras.Model
     bench: _Bench
     head: keras.Model
+    parts: int = 1
 
     def __post_init__(self) -> None:
         loss = self.bench.run.protocol.loss
@@ -211,7 +148,12 @@ class _ImageLearner:
         self._ids = self.bench.ids("train")[self.bench.drawn]
 
     def step(self, order: np.ndarray, learning_rate: float) -> float:
+        """In parts of equal size, so that the mean of their losses is that of the batch."""
         self.model.optimizer.learning_rate = learning_rate
+        losses = [self._gradient(part) for part in np.split(order, self.parts)]
+        return float(np.mean(losses))
+
+    def _gradient(self, order: np.ndarray) -> float:
         images = self.bench.data.images[self._ids[order]]
         with self.bench.events.quiet.working():
             logs = self.model.train_on_batch(
@@ -221,13 +163,54 @@ class _ImageLearner:
 
     def validate(self) -> np.ndarray:
         features = self.bench.sweep_over("validation")
-        return np.asarray(self.head(features, training=False))
+        return numbers(self.head(features, training=False))
 
     def state(self) -> list[np.ndarray]:
         return self.model.get_weights()
 
     def restore(self, state: list[np.ndarray]) -> None:
         self.model.set_weights(state)
+
+    # Across processes
+
+    def keep(self, name: PhaseName, stage: Stage) -> None:
+        keeper = self.bench.events.keeper
+        if keeper is None or not keeper.due():
+            return
+        arrays = {f"model-{i}": numbers(v) for i, v in enumerate(self.model.variables)}
+        arrays |= {f"optimizer-{i}": numbers(v) for i, v in enumerate(self._moments())}
+        arrays["steps"] = numbers(self.model.optimizer.iterations)
+        if stage.pace.best_epoch != stage.pace.epoch:
+            arrays |= {f"best-{i}": value for i, value in enumerate(stage.best)}
+        keeper.keep(name, Progress(stage.pace, stage.curve, arrays))
+
+    def recall(self, name: PhaseName) -> Stage | None:
+        keeper = self.bench.events.keeper
+        kept = keeper.recall(name) if keeper is not None else None
+        if kept is None:
+            return None
+        optimizer = self.model.optimizer
+        optimizer.build(self.model.trainable_variables)
+        for prefix, variables in (("model", self.model.variables), ("optimizer", self._moments())):
+            for i, variable in enumerate(variables):
+                variable.assign(kept.arrays[f"{prefix}-{i}"])
+        # Keras counts micro-batches; the checkpoint counts steps, and fits any number of parts.
+        optimizer.variables[0].assign(kept.arrays["steps"] * self.parts)
+        best = [array for key, array in kept.arrays.items() if key.startswith("best-")]
+        return Stage(kept.pace, kept.curve, best or self.state())
+
+    def _moments(self) -> list[keras.Variable]:
+        """What the optimizer remembers from one step to the next, beside their number."""
+        return [
+            variable
+            for variable in self.model.optimizer.variables[1:]
+            if "gradient_accumulator" not in variable.path
+        ]
+
+
+def numbers(tensor: Any) -> np.ndarray:
+    """Any backend's tensor or variable as an array of the host's."""
+    return np.asarray(keras.ops.convert_to_numpy(tensor))
 
 
 @dataclass
@@ -241,6 +224,8 @@ class _Bench:
     events: Events
     history: list[Epoch] = field(default_factory=list)
     trainable: int = 0
+    seconds_before: float = 0.0
+    """Of the epochs that a process before this one has trained."""
     _meter: tuple[throughput.Meter, bool] | None = None
 
     def ids(self, part: str) -> np.ndarray:
@@ -307,11 +292,16 @@ class _Bench:
             label_smoothing=self.run.protocol.loss.label_smoothing
         )
         plain = keras.metrics.CategoricalCrossentropy(name="plain")
-        optimizer = build_optimizer(phase.optimizer)
+        size = min(phase.batch_size, len(self.ids("train")))
+        parts = whole_parts(size, self.events.parts)
+        optimizer = build_optimizer(phase.optimizer, parts)
         model.compile(optimizer, loss, metrics=[plain], jit_compile=_jit())
         self.events.phase(name, phase.epochs)
-        learner = _ImageLearner(model, self, head)
-        self.history += learn(learner, name, phase, self.labels, self.run.seed, self.events.epoch)
+        learner = _ImageLearner(model, self, head, parts)
+        curve = learn(learner, name, phase, self.labels, self.run.seed, self.events.epoch)
+        self.history += curve
+        if self.events.keeper is not None:
+            self.seconds_before = sum(e.seconds for e in curve[: self.events.keeper.resumed])
 
     # Evaluation
 
@@ -329,7 +319,7 @@ class _Bench:
         self, part: str, measured: bool = False, done: int = 0, total: int = 0
     ) -> np.ndarray:
         """One pass of the backbone over a part. Short batches are filled up: nothing recompiles."""
-        ids, size = self.ids(part), self.run.protocol.inference_batch
+        ids, size = self.ids(part), self.inference_batch
         out = np.empty((len(ids), self.network.output.shape[-1]), dtype=np.float32)
         begin = 0
         if measured:
@@ -346,14 +336,18 @@ class _Bench:
         with self.events.quiet.working():
             return np.asarray(self.network.predict_on_batch(batch))
 
+    @property
+    def inference_batch(self) -> int:
+        return math.ceil(self.run.protocol.inference_batch / self.events.parts)
+
     def _batch(self, ids: np.ndarray, at: int) -> np.ndarray:
-        size = self.run.protocol.inference_batch
+        size = self.inference_batch
         return np.asarray(self.data.images[np.resize(ids[at : at + size], size)])
 
     def _measured(self, ids: np.ndarray, out: np.ndarray) -> int:
         """Begin a pass with nothing else on the device, and time it until that is enough."""
         meter, at = throughput.Meter(self.run.protocol.test_views), 0
-        size = self.run.protocol.inference_batch
+        size = self.inference_batch
         with self.events.quiet.alone() as exclusive:
             while at < len(ids) and not meter.enough():
                 found = meter.measure(self.network, self._batch(ids, at))
@@ -377,8 +371,8 @@ class _Bench:
         judge = Judge(
             self.data,
             self.forward,
-            lambda found: np.asarray(head(found, training=False), dtype=np.float32),
-            self.run.protocol.inference_batch,
+            lambda found: numbers(head(found, training=False)).astype(np.float32),
+            self.inference_batch,
             views,
             lambda done: self.events.step(done, total),
         )
@@ -396,7 +390,7 @@ class _Bench:
             trainable_parameters=self.trainable,
             multiply_adds=throughput.multiply_adds(self.network) + throughput.multiply_adds(head),
             throughput=meter.result(
-                protocol.inference_batch, protocol.precision, self.events.device, exclusive
+                self.inference_batch, protocol.precision, self.events.device, exclusive
             ),
             peak_memory_mb=throughput.peak_memory_mb(),
             peak_device_memory_mb=throughput.peak_device_memory_mb(),

@@ -14,7 +14,11 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.nouns import Job
+    from harness.quiet import Quiet
 
 BEGAN = time.perf_counter()
 STEP_SECONDS = 0.2
@@ -43,11 +47,11 @@ def serve(execute: Callable[[str, Any], dict[str, Any]]) -> int:
     try:
         emit("done", outcome=execute(job_text, emit))
     except UserError as error:
-        emit("failed", reason=str(error), user=True)
+        emit("failed", reason=str(error), how="wrong input")
         return 2
     except Exception as error:
         traceback.print_exc()
-        emit("failed", reason=_reason(error), user=False)
+        emit("failed", reason=_reason(error), how=_how(error))
         return 1
     return 0
 
@@ -64,6 +68,20 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
+def _how(error: Exception) -> str:
+    """Every framework has its own word for too little memory."""
+    from harness.errors import is_no_room
+
+    if is_no_room(error):
+        return "no room"
+    told = f"{type(error).__name__} {error}".lower().replace("_", " ")
+    for word in ("memoryerror", "resourceexhausted", "resource exhausted", "out of memory",
+                 "outofmemory", "bad alloc", "cannot allocate memory"):  # fmt: skip
+        if word in told:
+            return "out of memory"
+    return "failed"
+
+
 def _reason(error: Exception) -> str:
     """The exception's name and its first line that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -71,11 +89,16 @@ def _reason(error: Exception) -> str:
 
 
 def _execute(job_text: str, emit: Any) -> dict[str, Any]:
+    from harness.claims import working
     from harness.nouns import Job
     from harness.quiet import Quiet
 
     job = Job.model_validate_json(job_text)
-    quiet = Quiet(job.device)
+    with working(Path(job.output)):
+        return _train(job, Quiet(job.device), emit)
+
+
+def _train(job: Job, quiet: Quiet, emit: Any) -> dict[str, Any]:
     emit("phase", name="start", steps=1)
     with quiet.working():  # Loading a framework keeps a core busy for seconds.
         import keras
@@ -93,6 +116,8 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
         epoch=lambda epoch: emit("epoch", line=epoch.model_dump(mode="json")),
         quiet=quiet,
         device=job.device_name,
+        keeper=_keeper(job, emit),
+        parts=job.parts,
     )
     start = time.perf_counter() - BEGAN
     weights = tuple(Path(file) if file else None for file in job.weights)
@@ -103,7 +128,10 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     trained = train.train(job.run, data, weights, events, shifted)
     emit("phase", name="writing", steps=1)
     _write(Path(job.output), trained)
-    return _outcome(trained, start).model_dump(mode="json")
+    assert events.keeper is not None
+    told = _outcome(trained, start)
+    told = told.model_copy(update={"parts": job.parts, "resumed": events.keeper.resumed})
+    return told.model_dump(mode="json")
 
 
 def make_deterministic(backend: str) -> None:
@@ -111,6 +139,30 @@ def make_deterministic(backend: str) -> None:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
+    if backend == "torch":
+        import torch
+
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _keeper(job: Job, emit: Any) -> Any:
+    """Checkpoints that only the same program on the same backend goes on from."""
+    import keras
+
+    from harness import __version__
+    from harness.checkpoint import Keeper
+
+    def tell(line: str) -> None:
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+        emit("warning", line=line)
+
+    signature = {
+        "run": job.run.id,
+        "wbc_bench": __version__,
+        "keras": keras.__version__,
+        "backend": f"{keras.backend.backend()} {_backend_version()}",
+    }
+    return Keeper(Path(job.output), signature, every=job.checkpoint_seconds, tell=tell)
 
 
 def seldom(report: Any) -> Any:

@@ -152,6 +152,8 @@ class StandIn:
     def stop(self) -> None:
         self.stopped = True
 
+    def close(self) -> None: ...
+
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
     ) -> Ended:

@@ -62,7 +62,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def trainer(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """The main job with a stand-in for the worker process."""
     stand_in = StandIn()
-    monkeypatch.setattr(harness.launch, "WorkerProcess", lambda timeout: stand_in)
+    monkeypatch.setattr(harness.launch, "WorkerProcess", lambda **limits: stand_in)
     return stand_in
 
 

@@ -50,7 +50,7 @@ LOSSES = {
 def keras_twin(ours: HeadLearner, loss: Loss, optimizer: Optimizer) -> Any:
     import keras
 
-    from harness.train import build_head, build_optimizer
+    from harness.pieces import build_head, build_optimizer
 
     model = build_head(ours.head, WIDTH, CLASSES, ours.standard)
     model.set_weights(ours.keras_weights())

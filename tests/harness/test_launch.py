@@ -58,7 +58,7 @@ def test_the_environment_reaches_the_child(tmp_path: Path) -> None:
         ("sys.exit(3)", "ended with exit code 3"),
         ("sys.exit(0)", "ended with exit code 0"),
         ('print(\'{"event": "do\', flush=True); sys.exit(4)', "ended with exit code 4"),
-        ("tell(event='failed', reason='ValueError: x', user=False)", "ValueError: x"),
+        ("tell(event='failed', reason='ValueError: x', how='failed')", "ValueError: x"),
     ],
 )
 def test_every_bad_end_has_its_reason(tmp_path: Path, program: str, reason: str) -> None:
@@ -70,7 +70,7 @@ def test_every_bad_end_has_its_reason(tmp_path: Path, program: str, reason: str)
 
 
 def test_wrong_input_is_told_apart_from_a_failure(tmp_path: Path) -> None:
-    ended, _ = launch(tmp_path, "tell(event='failed', reason='no such weights', user=True)")
+    ended, _ = launch(tmp_path, "tell(event='failed', reason='no such weights', how='wrong input')")
     assert ended.how == "wrong input"
 
 

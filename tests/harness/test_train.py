@@ -61,6 +61,7 @@ def train(
     chosen: Protocol,
     tmp_path: Path,
     shift: Any = None,
+    parts: int = 1,
 ) -> Any:
     from harness import train as trainer
     from harness.data.shifted import made_once, open_shifted
@@ -78,6 +79,7 @@ def train(
         epoch=heard.append,
         quiet=Quiet("cpu", tmp_path),
         device="Test CPU",
+        parts=parts,
     )
     file = imagenet_file(find(recipe)) if weights.source == "imagenet" else None
     run = made_run(data, recipe, weights, chosen)
@@ -123,7 +125,7 @@ def fresh(recipe: str) -> Any:
 
 
 def test_the_head_of_report_000_has_its_published_parameters() -> None:
-    from harness.train import build_head
+    from harness.pieces import build_head
 
     head = build_head(Head(units=(128,)), 1280, 8, None)
     assert find("v2m").parameters + head.count_params() == 53_150_388 + 163_968 + 1_032
@@ -131,7 +133,7 @@ def test_the_head_of_report_000_has_its_published_parameters() -> None:
 
 def test_standardising_costs_no_parameters_and_survives_a_constant_feature() -> None:
     from harness.head import Standard
-    from harness.train import build_head
+    from harness.pieces import build_head
 
     rng = np.random.default_rng(0)
     features = rng.normal(5, 1e-4, (50, 4)).astype(np.float32)
@@ -147,7 +149,7 @@ def test_standardising_costs_no_parameters_and_survives_a_constant_feature() -> 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "nadam", "lion", "sgd"])
 def test_every_optimizer_is_built_as_told(name: Any) -> None:
-    from harness.train import build_optimizer
+    from harness.pieces import build_optimizer
 
     optimizer = build_optimizer(Optimizer(name=name, learning_rate=0.02, weight_decay=0.1))
     assert type(optimizer).__name__.lower() == name
@@ -159,7 +161,7 @@ def test_every_optimizer_is_built_as_told(name: Any) -> None:
 def test_unfreezing_takes_the_last_layers_and_no_pretrained_batch_norm(part: float | int) -> None:
     import keras
 
-    from harness.train import unfreeze
+    from harness.pieces import unfreeze
     from zoo.build import backbone_layers, build
 
     network = build(find("mobilenetv2"), 32)

@@ -1,0 +1,98 @@
+"""Who is at work on which run, so that several sweeps can share one results folder.
+
+A claim is a lock on a file beside the run's artefacts. The kernel holds it for an open file and
+drops it when the last process that has the file open is gone, however it went, so there is never
+a lock to remove by hand; the file itself may stay, and means nothing.
+
+This holds on one machine. On NFS (version 4, or 3 with its lock daemon) Linux turns these locks
+into the server's, and a client that vanishes with its machine loses them when its lease ends,
+after about 90 seconds. Where a file system has no locks at all, claims are granted unseen: then
+two machines need two results folders.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock.
+    fcntl = None  # type: ignore[assignment]
+
+CLAIM, WORKING = "claim", "working"
+_TAKEN = {errno.EAGAIN, errno.EACCES}
+
+
+class Claim:
+    """A run that is ours until we let go or die."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def release(self) -> None:
+        self._file.close()
+
+
+def take(folder: Path, **about: Any) -> Claim | None:
+    """Claim the run whose artefacts lie in ``folder``; None where another living process has it.
+
+    ``about`` is for whoever asks what is going on; host, process and time are added.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / CLAIM).open("a+", encoding="utf-8")
+    if not _lock(file, wait=False):
+        file.close()
+        return None
+    file.truncate(0)
+    told = {**about, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+    file.write(json.dumps(told) + "\n")
+    file.flush()
+    return Claim(file)
+
+
+def holder(folder: Path) -> dict[str, Any] | None:
+    """What the holder of a run told of itself; None where nobody is at work on it."""
+    try:
+        with (folder / CLAIM).open("r+", encoding="utf-8") as file:
+            if fcntl is None or _lock(file, wait=False):
+                return None
+            told = json.loads(file.read() or "{}")
+            return told if isinstance(told, dict) else {}
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+
+
+@contextmanager
+def working(folder: Path) -> Iterator[None]:
+    """Held by the process that trains, which may outlive its parent by a moment.
+
+    Waits until the last one is gone: no two processes ever write to the same artefacts.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / WORKING).open("a") as file:
+        _lock(file, wait=True)
+        yield
+
+
+def _lock(file: IO[str], wait: bool) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            return False
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            return True
+        raise
+    return True

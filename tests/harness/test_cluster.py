@@ -1,0 +1,172 @@
+"""The same sweep on a Dask cluster of local workers, with one of them killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.devices import Device
+from harness.errors import UserError
+from harness.launch import WorkerProcess
+from harness.nouns import Failed
+from harness.store import PREDICTIONS, Store
+from harness.sweep import Setting, sweep
+
+from .conftest import SUMMARY, StandIn, made_planned
+from .sweeper import Nobody, Slow
+from .sweeper import planned as many
+
+pytest.importorskip("distributed")
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A scheduler and two workers, each a process of its own with one thread."""
+    from distributed import LocalCluster
+
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(ROOT)
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as local:
+        yield local
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "0123456789abcdef"
+    folder.mkdir()
+    (folder / "meta.json").write_text("{}")
+    (folder / "images.npy").write_bytes(b"pixels" * 1000)
+    return folder
+
+
+def setting(results: Path, slots: tuple[Device, ...]) -> Setting:
+    return Setting(Store(results), results, SUMMARY, "quick", slots)
+
+
+def records(results: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (results / "records").iterdir()}
+
+
+def test_the_engine_does_not_change_the_result(cluster: Any, images: Path, tmp_path: Path) -> None:
+    """One by one, in threads, and on two workers of which one is killed on the way."""
+    from harness.cluster import Cluster, connect
+
+    wanted, cpu = many(6, 3), (Device("cpu", "Test CPU"),)
+    alone, threads, spread = (tmp_path / name for name in ("alone", "threads", "spread"))
+    sweep(wanted, setting(alone, cpu), StandIn(), Nobody())
+    sweep(wanted, setting(threads, cpu * 4), StandIn(), Nobody())
+
+    spread.mkdir()
+    there = Cluster(connect(cluster.scheduler_address), images, partial(Slow, spread, 0.3))
+    pids = there.client.run(os.getpid)
+    killer = threading.Timer(1.0, os.kill, (next(iter(pids.values())), signal.SIGKILL))
+    slots = there.slots()
+    assert len(slots) == 2
+    killer.start()
+    summary = sweep(wanted, setting(spread, slots), there, Nobody())
+    killer.join()
+    there.close()
+    assert summary.finished == len(wanted)
+    journal = (spread / "journal").read_text().split()
+    assert len(set(journal[2::3])) >= 2, "both workers must have worked"
+    assert set(pids.values()) & {int(pid) for pid in journal[2::3]}
+    assert records(alone) == records(threads) == records(spread)
+    for one in wanted:
+        assert (Store(spread).artefacts(one.run) / PREDICTIONS).exists()
+
+
+def test_images_travel_once_to_each_worker(cluster: Any, images: Path, tmp_path: Path) -> None:
+    from harness.cluster import Cluster, connect
+
+    there = Cluster(connect(cluster.scheduler_address), images, StandIn)
+    found = there.client.run(held, images.name)
+    assert len(found) == 2
+    assert {tuple(sorted(content.items())) for content in found.values()} == {
+        tuple(sorted((path.name, path.read_bytes()) for path in images.iterdir()))
+    }
+    there.close()
+
+
+def held(name: str, dask_worker: Any) -> dict[str, bytes]:
+    folder = Path(dask_worker.local_directory) / f"wbc-bench-{name}"
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+ENDLESS = (
+    "import json, os, sys, time\n"
+    "job = json.loads(sys.stdin.readline())\n"
+    "print(json.dumps({'event': 'phase', 'name': str(os.getpid()), 'steps': 1}), flush=True)\n"
+    "time.sleep(600)\n"
+)
+BROKEN = "import sys; print('last words', file=sys.stderr); sys.exit(3)"
+
+
+def test_a_stopped_sweep_ends_its_children_on_the_workers(
+    cluster: Any, images: Path, tmp_path: Path
+) -> None:
+    from harness.cluster import Cluster, connect
+
+    from .test_faults import gone
+
+    make = partial(WorkerProcess, command=(sys.executable, "-c", ENDLESS))
+    there = Cluster(connect(cluster.scheduler_address), images, make)
+    children: list[int] = []
+
+    class Impatient(Nobody):
+        def event(self, planned: object, event: dict[str, Any]) -> None:
+            children.append(int(event["name"]))
+
+    def stop() -> None:
+        deadline = time.monotonic() + 30
+        while not children and time.monotonic() < deadline:
+            time.sleep(0.05)
+        there.stop()
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    sweep([made_planned()], setting(tmp_path, there.slots()), there, Impatient())
+    stopper.join()
+    assert Store(tmp_path).records() == ()
+    assert len(children) == 1
+    assert gone(children[0])
+    there.close()
+
+
+def test_a_failure_on_a_worker_is_a_record_with_its_log(
+    cluster: Any, images: Path, tmp_path: Path
+) -> None:
+    from harness.cluster import Cluster, connect
+
+    make = partial(WorkerProcess, command=(sys.executable, "-c", BROKEN))
+    there = Cluster(connect(cluster.scheduler_address), images, make)
+    sweep([made_planned()], setting(tmp_path, there.slots()), there, Nobody())
+    there.close()
+    (record,) = Store(tmp_path).records()
+    assert record.result == Failed(reason="ended with exit code 3", log_tail=("last words",))
+    assert (Store(tmp_path).artefacts(record.run) / "log.txt").read_text() == "last words\n"
+
+
+def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness import cluster as module
+
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 1)
+    with pytest.raises(UserError, match=r"--cluster tcp://127\.0\.0\.1:9: no scheduler answers"):
+        module.connect("tcp://127.0.0.1:9")

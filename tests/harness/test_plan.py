@@ -1,0 +1,65 @@
+"""What fits a budget, and in which order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import plan
+from harness.cli import _duration
+from harness.store import Store
+
+from .conftest import SUMMARY, made_planned, made_record, save_finished
+from .sweeper import planned as many
+
+seconds_lists = st.lists(st.floats(0.1, 1000), min_size=1, max_size=12)
+
+
+def test_each_run_begins_on_the_first_machine_that_is_free() -> None:
+    assert plan.ends([5, 3, 2, 1], 1) == (5, 8, 10, 11)
+    assert plan.ends([5, 3, 2, 1], 2) == (5, 3, 5, 6)
+    assert plan.ends([5, 3], 8) == (5, 3)
+
+
+@given(seconds_lists, st.integers(1, 8), st.floats(0, 3000))
+def test_what_fits_a_budget_ends_within_it(
+    seconds: list[float], machines: int, budget: float
+) -> None:
+    pending = many(1, len(seconds))
+    told = {one.run.id: each for one, each in zip(pending, seconds, strict=True)}
+    fits = plan.within(budget, pending, told, machines)
+    if fits:
+        assert max(plan.ends([told[one.run.id] for one in fits], machines)) <= budget
+    left = [told[one.run.id] for one in pending if one not in fits]
+    # What is left out is no shorter than anything that was taken.
+    assert all(told[one.run.id] <= min(left, default=float("inf")) for one in fits)
+    if sum(seconds) <= budget:
+        assert fits == tuple(pending)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("2h", 7200), ("90m", 5400), ("1h30m", 5400), ("45s", 45)]
+)
+def test_durations_are_read(text: str, seconds: float) -> None:
+    assert _duration(None, None, text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "2", "m2h", "1.5h", "2 hours"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    import click
+
+    with pytest.raises(click.BadParameter, match="no duration"):
+        _duration(None, None, text)
+
+
+def test_memory_comes_from_a_record_of_the_same_protocol_and_device(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    save_finished(store, made_record("vgg16"))
+    records, one = store.records(), made_planned("vgg16", seed=4)
+    assert plan.memory_mb(one, records, "Test CPU, 2 cores") == 900
+    assert plan.memory_mb(one, records, "Another CPU") is None
+    assert plan.memory_mb(made_planned("vgg19"), records, "Test CPU, 2 cores") is None
+    assert plan.disk_mb(one, SUMMARY) == pytest.approx(100 * 512 * 4 / 1024**2)
