@@ -183,6 +183,7 @@ def verify(results: Path) -> int:
 @click.argument("members", nargs=-1, shell_complete=_recipe_names)
 @click.option("--search", is_flag=True, help="Greedy and best subset of these (or all) networks.")
 @click.option("--rule", "rules", multiple=True, metavar="RULE", help="Only this rule; repeatable.")
+@click.option("--measure", is_flag=True, help="Time the members one after the other; a minute.")
 @click.option("--joint", is_flag=True, help="Train one network of these branches, as a run.")
 @profile_option
 @config_option
@@ -201,19 +202,24 @@ def ensemble(members: tuple[str, ...], joint: bool, **options: Any) -> int:
     return _combine(members, options["search"], options["rules"], options["results"])
 
 
-def _combine(members: tuple[str, ...], search: bool, rules: tuple[str, ...], results: Path) -> int:
+def _combine(members: tuple[str, ...], options: dict[str, Any]) -> int:
     from harness import committee
     from harness.store import Store
     from harness.tables import write_tables
 
+    search, results = options["search"], options["results"]
     if not (members or search):
         raise UserError("name two or more networks, or say --search for the best of all")
-    wanted = committee.chosen_rules(rules, search=search)
+    wanted = committee.chosen_rules(options["rules"], search=search)
     for together in committee.assemble(Store(results), members):
         convened = committee.convene(together, wanted)
         for record in convened.records:
             f1 = f"test macro F1 {100 * record.test.macro_f1:.2f} %"
             click.echo(f"{record.ensemble.rule}: {' + '.join(record.kept)}: {f1}")
+        if options["measure"]:
+            from harness import devices, rates
+
+            rates.measure_all(Store(results), list(convened.records), devices.visible()[0])
         for rule, reason in convened.left_out:
             click.echo(f"{rule}: left out: {reason}", err=True)
     click.echo(write_tables(results)[0])
@@ -224,7 +230,7 @@ def _train_joint(members: tuple[str, ...], options: dict[str, Any]) -> int:
     from harness import experiment
     from zoo.table import find
 
-    if options["search"] or options["rules"]:
+    if options["search"] or options["rules"] or options["measure"]:
         raise UserError("--joint trains one network; --search and --rule combine finished runs")
     joint = find("+".join(members)) if members else None
     if joint is None or not joint.branches:

@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("harness.plan", "harness.leaderboard", "harness.launch", "harness.status", "harness.learn",
      "harness.head", "harness.ensembles", "harness.committee", "harness.findings",
      "harness.baseline", "harness.judge", "harness.robustness", "harness.looks"),
-    ("harness.cells", "harness.plots", "harness.provenance", "harness.labels",
+    ("harness.rates", "harness.cells", "harness.plots", "harness.provenance", "harness.labels",
      "harness.report", "harness.spreadsheet", "harness.sweep", "harness.progress",
      "harness.inspection", "harness.audit_figures", "harness.audit_page"),
     ("harness.figures", "harness.page", "harness.gallery"),
@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 CELLAR = (
     "harness.features",
     "harness.pieces",
+    "harness.relay",
     "harness.train",
     "harness.throughput",
     "harness.worker",
