@@ -199,7 +199,7 @@ def ensemble(members: tuple[str, ...], joint: bool, **options: Any) -> int:
     for name in ("profile", "config", "data"):
         if options[name] is not None:
             raise UserError(f"--{name} belongs to --joint; finished runs have theirs already")
-    return _combine(members, options["search"], options["rules"], options["results"])
+    return _combine(members, options)
 
 
 def _combine(members: tuple[str, ...], options: dict[str, Any]) -> int:
