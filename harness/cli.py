@@ -332,27 +332,29 @@ def fetch(source: str) -> int:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("preview.png"))
 @click.option("--per-class", type=click.IntRange(1, 50), default=10, show_default=True)
 @click.option("--shift", is_flag=True, help="Show how the shifted test harms some cells.")
+@click.option("--policy", metavar="NAME", help="Show what this augmentation policy does.")
 @clean_option
 @click.option("--mask", is_flag=True, help="White but for the cells, as with mask = true.")
 @config_option
-def preview(
-    source: str | None,
-    out: Path,
-    per_class: int,
-    shift: bool,
-    config: Path | None,
-    **prepared: bool,
-) -> int:
+def preview(source: str | None, config: Path | None, clean: bool, mask: bool, **how: Any) -> int:
     """Write a labelled sheet of a data set as PNG."""
     from harness import experiment
-    from harness.data.preview import sheet
-    from harness.data.preview_shift import shift_sheet
 
-    dataset, _ = experiment.open_source(source, config, None, **prepared)
-    if shift:
+    dataset, _ = experiment.open_source(source, config, None, clean=clean, mask=mask)
+    out = how["out"]
+    if how["policy"] is not None:
+        from harness.augment.sheet import sheet as policy_sheet
+        from harness.policies import named
+
+        policy_sheet(dataset, named(how["policy"]), out, versions=min(how["per_class"], 12))
+    elif how["shift"]:
+        from harness.data.preview_shift import shift_sheet
+
         shift_sheet(dataset, out)
     else:
-        sheet(dataset, out, per_class=per_class)
+        from harness.data.preview import sheet
+
+        sheet(dataset, out, per_class=how["per_class"])
     click.echo(out)
     return 0
 

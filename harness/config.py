@@ -64,6 +64,8 @@ class SweepSettings(Noun):
     """Of the host, for one run; past it the run goes on in smaller parts. 0: no limit."""
     checkpoint_seconds: float = Field(30, ge=0)
     """At least so long between two checkpoints of a run; 0: one after each epoch."""
+    augmented_gigabytes: float = Field(20, ge=0)
+    """Of disk for augmented epochs, which every recipe reads; what is over is made in memory."""
 
 
 class EnsembleSettings(Noun):

@@ -21,6 +21,7 @@ from harness.errors import ConfigError, UnknownName, UserError
 from harness.inspection import Workplace, inspect, prepare_data
 from harness.nouns import Dataset, DataSummary, RunRecord, Shift
 from harness.plan import Planned
+from harness.policies import EpochStore
 from harness.records import Rule
 from harness.store import Store, write_atomically
 from harness.sweep import Launcher, Setting, sweep
@@ -59,6 +60,7 @@ class Experiment:
     planned: tuple[Planned, ...]
     pending: tuple[Planned, ...]
     store: Store
+    epochs: EpochStore | None
 
 
 def run(request: Request) -> int:
@@ -81,6 +83,7 @@ def run(request: Request) -> int:
         shifted=shifted,
         backend=wanted.benchmark.backend,
         checkpoint_seconds=settings.checkpoint_seconds,
+        epochs=wanted.epochs,
     )
     try:
         with watcher(console, wanted.pending, _estimates(wanted)) as watch:
@@ -280,6 +283,7 @@ def _resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
         planned=planned,
         pending=tuple(sorted(pending, key=lambda one: -seconds[one.run.id])),
         store=store,
+        epochs=plan.epoch_store(benchmark, summary, cache_folder() / "epochs"),
     )
 
 

@@ -8,11 +8,12 @@ tests compare every optimizer, penalty and layer with it step by step.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.learn import PhaseName, Stage, sample_weights, smooth
+from harness.learn import PhaseName, Stage, class_weights, smooth
 from harness.nouns import Head, Loss, Optimizer
 
 EPSILON = 1e-7
@@ -68,11 +69,10 @@ class HeadLearner:
         self.head, loss, optimizer = settings
         features, targets = train
         self.standard = Standard.of(features) if self.head.standardise else None
-        self._train = self._prepared(features)
-        self._validation = self._prepared(validation)
-        self._targets = targets.astype(np.float32)
-        self._smooth = smooth(targets, loss.label_smoothing)
-        self._weights = sample_weights(loss, targets)
+        self._smoothing, self._class_weights = loss.label_smoothing, class_weights(loss, targets)
+        self._epochs: tuple[_Lesson, ...] = (self._lesson(features, targets),)
+        self._now = self._epochs[0]
+        self._plain_validation, self._validation = validation, self._prepared(validation)
         self._rng = np.random.default_rng([seed, *b"head"])
         self._shapes = shapes(self.head, features.shape[1], targets.shape[1])
         self.vector = np.concatenate(
@@ -90,13 +90,29 @@ class HeadLearner:
 
     # The learner
 
+    def vary(self, epochs: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Learn from these features and soft targets, one pair an epoch, over and over.
+
+        Features are standardised by the first pair; class weights stay those of the plain images.
+        """
+        lessons: list[_Lesson] = []
+        for features, targets in epochs:
+            if not lessons and self.standard is not None:
+                self.standard = Standard.of(features)
+            lessons.append(self._lesson(features, targets))
+        self._epochs, self._now = tuple(lessons), lessons[0]
+        self._validation = self._prepared(self._plain_validation)
+
+    def begin(self, epoch: int) -> None:
+        self._now = self._epochs[epoch % len(self._epochs)]
+
     def step(self, order: np.ndarray, learning_rate: float) -> float:
-        cache = _Cache()
-        probabilities = self._forward(self._train[order], cache)
+        cache, now = _Cache(), self._now
+        probabilities = self._forward(now.features[order], cache)
         logs = np.log(np.clip(probabilities, EPSILON, 1.0))
-        loss = float(-(self._targets[order] * logs).sum(axis=1).mean())
-        weights = self._weights[order, None] / len(order)
-        self._backward((probabilities - self._smooth[order]) * weights, cache)
+        loss = float(-(now.targets[order] * logs).sum(axis=1).mean())
+        weights = now.weights[order, None] / len(order)
+        self._backward((probabilities - now.smooth[order]) * weights, cache)
         if self.head.l1 or self.head.l2:
             penalty = 2 * self.head.l2 * self.vector + self.head.l1 * np.sign(self.vector)
             self._gradient += self._penalised * penalty
@@ -141,6 +157,14 @@ class HeadLearner:
         return [*ordered, *weights]
 
     # The network
+
+    def _lesson(self, features: np.ndarray, targets: np.ndarray) -> _Lesson:
+        return _Lesson(
+            self._prepared(features),
+            targets.astype(np.float32),
+            smooth(targets, self._smoothing),
+            np.asarray(targets @ self._class_weights, dtype=np.float32),
+        )
 
     def _prepared(self, features: np.ndarray) -> np.ndarray:
         features = features.astype(np.float32)
@@ -218,6 +242,16 @@ class HeadLearner:
                 centred = inner - inner.mean(axis=0) - normal * (inner * normal).mean(axis=0)
                 delta = centred * scale
             at -= 2
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """The training images of one epoch, as steps want them."""
+
+    features: np.ndarray
+    targets: np.ndarray
+    smooth: np.ndarray
+    weights: np.ndarray
 
 
 @dataclass

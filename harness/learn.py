@@ -33,6 +33,9 @@ class Stage:
 class Learner(Protocol):
     """Something that learns from batches of the training images."""
 
+    def begin(self, epoch: int) -> None:
+        """Turn to the training images of this epoch, counted from 0; they may be augmented."""
+
     def step(self, order: np.ndarray, learning_rate: float) -> float:
         """Learn from the training images at these positions; their mean cross-entropy before."""
 
@@ -62,7 +65,8 @@ def learn(
 ) -> tuple[Epoch, ...]:
     """Train until the pace says stop, with the best epoch's weights in the learner at the end.
 
-    ``labels``: one-hot or soft targets (n, K) of the training and of the validation images.
+    ``labels``: one-hot or soft targets (n, K) of the training and of the validation images; of an
+    augmented stream, those of its first epoch.
     """
     train, validation = labels
     truth, classes = validation.argmax(axis=1), validation.shape[1]
@@ -71,6 +75,7 @@ def learn(
         report(line)
     while not stage.pace.finished:
         pace, began = stage.pace, time.perf_counter()
+        learner.begin(pace.epoch)
         losses = [
             learner.step(order, pace.learning_rate)
             for order in batches(name, seed, pace.epoch, phase.batch_size, len(train))

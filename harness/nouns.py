@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from harness.noun import Noun as Noun
+from harness.policies import Augmentation, EpochStore
 
 SCHEMA = 1
 """Of the record files. Raised when their meaning changes."""
@@ -85,7 +86,7 @@ class Loss(Noun):
 class Protocol(Noun):
     """The fixed hyperparameters. ``version`` is raised by hand when training changes meaning."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("test_views",)
+    ADDED: ClassVar[tuple[str, ...]] = ("test_views", "augmentation")
 
     version: int = 1
     image_size: int = Field(96, ge=16, le=1024)
@@ -94,6 +95,7 @@ class Protocol(Noun):
     """Images at once when features are computed and throughput is measured."""
     head: Head = Head()
     loss: Loss = Loss()
+    augmentation: Augmentation = Augmentation()
     frozen: Phase = Phase()
     fine_tuning: Phase | None = None
     from_scratch: Phase | None = None
@@ -440,3 +442,5 @@ class Job(Noun):
     """Micro-batches to cut each batch into; images go through in as many smaller batches."""
     checkpoint_seconds: float = Field(30.0, ge=0)
     """At least so long between two checkpoints."""
+    epochs: EpochStore | None = None
+    """None where nothing is augmented."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.augment.epochs import enlargement, epoch_bytes
 from harness.config import Benchmark, WeightSettings
 from harness.errors import ConfigError, Offline, StoreError
 from harness.nouns import (
@@ -20,6 +21,7 @@ from harness.nouns import (
     Shift,
     Weights,
 )
+from harness.policies import EpochStore
 from harness.store import Store
 from zoo import weights as shelf
 from zoo.recipe import Recipe
@@ -204,6 +206,22 @@ def work(recipe: Recipe, image_size: int) -> float:
     return recipe.multiply_adds * (image_size / 224) ** 2
 
 
+def epoch_store(benchmark: Benchmark, data: DataSummary, folder: Path) -> EpochStore | None:
+    """Where augmented epochs go; None without augmentation. ConfigError if not one would fit."""
+    augmentation = benchmark.protocol.augmentation
+    if not augmentation.policy:
+        return None
+    limit = int(1e9 * benchmark.sweep.augmented_gigabytes)
+    need = epoch_bytes(augmentation, data.train, data.image_size, len(data.class_names))
+    if limit < need:
+        raise ConfigError(
+            f"sweep.augmented_gigabytes = {benchmark.sweep.augmented_gigabytes:g} is less than one "
+            f"augmented epoch of {data.train:,} training images at {data.image_size} px: "
+            f"{need / 1e9:.3g} GB"
+        )
+    return EpochStore(folder=str(folder.resolve()), limit_bytes=limit)
+
+
 def summarise(data: Dataset, parts: Parts) -> DataSummary:
     return DataSummary(
         name=data.name,
@@ -233,7 +251,10 @@ def estimate(
     if rate is None:
         rate = cores * CORE_MULTIPLY_ADDS / work(one.recipe, one.run.protocol.image_size)
     protocol, images = one.run.protocol, data.train + data.validation + data.test
-    forward, backward = images / rate, 3 * data.train / rate
+    rows = data.train * enlargement(protocol.augmentation)
+    forward, backward = images / rate, 3 * rows / rate
+    if protocol.augmentation.policy:  # Beside the plain training images, not in their place.
+        forward += min(protocol.augmentation.frozen_epochs, protocol.frozen.epochs) * rows / rate
     if one.run.weights.source == "random" and protocol.from_scratch:
         training = protocol.from_scratch.epochs * (backward + data.validation / rate) + forward
     elif protocol.fine_tuning:

@@ -59,9 +59,13 @@ class Watch:
     began: float = field(default_factory=time.monotonic)
     running: dict[str, tuple[Planned, _State]] = field(default_factory=dict)
     ended_ids: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def event(self, planned: Planned, event: Event) -> None:
+        if event["event"] == "message":
+            self.message(event["text"])
+            return
         with self.lock:
             fresh = (planned, _State(time.monotonic()))
             _, state = self.running.setdefault(planned.run.id, fresh)
@@ -72,6 +76,14 @@ class Watch:
             self.console.print(line, soft_wrap=True)
         if state.phase != before or event["event"] == "epoch":
             self.moved(planned, state, event)
+
+    def message(self, text: str) -> None:
+        """Say once what several runs may report."""
+        with self.lock:
+            fresh = text not in self.told
+            self.told.add(text)
+        if fresh:
+            self.console.print(text, style="yellow", soft_wrap=True, markup=False)
 
     def ended(self, planned: Planned, record: RunRecord | None, message: str) -> None:
         with self.lock:

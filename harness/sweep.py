@@ -17,6 +17,7 @@ from harness.errors import NoRoom, StoreError, is_no_room
 from harness.launch import Ended, Event
 from harness.nouns import Backend, DataSummary, Failed, Finished, Job, RunRecord
 from harness.plan import Planned
+from harness.policies import EpochStore
 from harness.status import Trail
 from harness.store import PREDICTIONS, Store, read_predictions
 
@@ -61,6 +62,7 @@ class Setting:
     """The shifted copy of the test images, one for all runs."""
     backend: Backend = "tensorflow"
     checkpoint_seconds: float = 30.0
+    epochs: EpochStore | None = None
 
 
 @dataclass
@@ -210,6 +212,7 @@ def _job(planned: Planned, setting: Setting, device: Device) -> Job:
         device_name=device.name,
         shifted=str(setting.shifted.resolve()) if setting.shifted else None,
         checkpoint_seconds=setting.checkpoint_seconds,
+        epochs=setting.epochs,
     )
 
 

@@ -13,21 +13,23 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import keras
 import numpy as np
 
 from harness import throughput
-from harness.checkpoint import Keeper, Progress
+from harness.augment import epochs as augmented
+from harness.augment.maker import augmenter, stream_of
+from harness.checkpoint import Keeper
 from harness.data.shifted import Shifted
 from harness.data.split import carry_out
 from harness.head import HeadLearner, Standard
+from harness.image_learner import ImageLearner, numbers
 from harness.judge import Judge, images_to_pass
-from harness.learn import PhaseName, Stage, learn, oversampled, sample_weights
+from harness.learn import PhaseName, learn, oversampled
 from harness.nouns import Cost, Dataset, Epoch, Parts, Phase, Predictions, Run
 from harness.pieces import build_head, build_optimizer, seed_everything, unfreeze, whole_parts
 from harness.quiet import Quiet
@@ -56,6 +58,20 @@ class Events:
     Dropout draws other masks, and a BatchNorm that learns sees the statistics of a micro-batch."""
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a training may have at hand besides its data; by default nothing."""
+
+    shifted: Shifted | None = None
+    shelf: augmented.Shelf | None = None
+    """Where augmented epochs are kept; without it they are made in memory."""
+    ahead: Callable[[int, int], None] = lambda first, end: None
+    """Told which augmented epochs come next: the first, and the end."""
+
+
+NOTHING = Beside()
+
+
 @dataclass
 class Trained:
     """What a training leaves behind: the networks, and what they say of every part."""
@@ -73,7 +89,7 @@ def train(
     data: Dataset,
     weights: WeightsFiles,
     events: Events,
-    shifted: Shifted | None = None,
+    beside: Beside = NOTHING,
 ) -> Trained:
     """Train one run and predict its three parts, and the shifted copy of its test images.
 
@@ -92,7 +108,7 @@ def train(
         network.jit_compile = _jit()
     seconds = {"build": clock.lap()}
 
-    bench = _Bench(run, data, parts, network, events)
+    bench = _Bench(run, data, parts, network, events, _reader(run, data, events, beside))
     if run.weights.source == "random" and protocol.from_scratch is not None:
         head = bench.from_scratch(protocol.from_scratch)
         features = None
@@ -106,9 +122,17 @@ def train(
 
     # A backbone that has learnt gives new features; a frozen one's are still good.
     features = features or bench.features(PART_NAMES)
-    predictions = bench.predictions(head, features, shifted)
+    predictions = bench.predictions(head, features, beside.shifted)
     seconds["evaluation"] = clock.lap()
     return Trained(network, head, predictions, tuple(bench.history), bench.cost(head), seconds)
+
+
+def _reader(run: Run, data: Dataset, events: Events, beside: Beside) -> augmented.Reader | None:
+    augmentation = run.protocol.augmentation
+    if not augmentation.policy:
+        return None
+    how = {"augment": augmenter(augmentation), "turn": events.quiet.working}
+    return augmented.Reader(stream_of(run, data), beside.shelf, how, beside.ahead)
 
 
 class Clock:
@@ -133,87 +157,6 @@ def _jit() -> bool | str:
 
 
 @dataclass
-class _ImageLearner:
-    """The whole network, learning from images. See harness.learn."""
-
-    model: keras.Model
-    bench: _Bench
-    head: keras.Model
-    parts: int = 1
-
-    def __post_init__(self) -> None:
-        loss = self.bench.run.protocol.loss
-        self._targets = self.bench.labels[0]
-        self._weights = sample_weights(loss, self._targets)
-        self._ids = self.bench.ids("train")[self.bench.drawn]
-
-    def step(self, order: np.ndarray, learning_rate: float) -> float:
-        """In parts of equal size, so that the mean of their losses is that of the batch."""
-        self.model.optimizer.learning_rate = learning_rate
-        losses = [self._gradient(part) for part in np.split(order, self.parts)]
-        return float(np.mean(losses))
-
-    def _gradient(self, order: np.ndarray) -> float:
-        images = self.bench.data.images[self._ids[order]]
-        with self.bench.events.quiet.working():
-            logs = self.model.train_on_batch(
-                images, self._targets[order], self._weights[order], return_dict=True
-            )
-        return float(logs["plain"])
-
-    def validate(self) -> np.ndarray:
-        features = self.bench.sweep_over("validation")
-        return numbers(self.head(features, training=False))
-
-    def state(self) -> list[np.ndarray]:
-        return self.model.get_weights()
-
-    def restore(self, state: list[np.ndarray]) -> None:
-        self.model.set_weights(state)
-
-    # Across processes
-
-    def keep(self, name: PhaseName, stage: Stage) -> None:
-        keeper = self.bench.events.keeper
-        if keeper is None or not keeper.due():
-            return
-        arrays = {f"model-{i}": numbers(v) for i, v in enumerate(self.model.variables)}
-        arrays |= {f"optimizer-{i}": numbers(v) for i, v in enumerate(self._moments())}
-        arrays["steps"] = numbers(self.model.optimizer.iterations)
-        if stage.pace.best_epoch != stage.pace.epoch:
-            arrays |= {f"best-{i}": value for i, value in enumerate(stage.best)}
-        keeper.keep(name, Progress(stage.pace, stage.curve, arrays))
-
-    def recall(self, name: PhaseName) -> Stage | None:
-        keeper = self.bench.events.keeper
-        kept = keeper.recall(name) if keeper is not None else None
-        if kept is None:
-            return None
-        optimizer = self.model.optimizer
-        optimizer.build(self.model.trainable_variables)
-        for prefix, variables in (("model", self.model.variables), ("optimizer", self._moments())):
-            for i, variable in enumerate(variables):
-                variable.assign(kept.arrays[f"{prefix}-{i}"])
-        # Keras counts micro-batches; the checkpoint counts steps, and fits any number of parts.
-        optimizer.variables[0].assign(kept.arrays["steps"] * self.parts)
-        best = [array for key, array in kept.arrays.items() if key.startswith("best-")]
-        return Stage(kept.pace, kept.curve, best or self.state())
-
-    def _moments(self) -> list[keras.Variable]:
-        """What the optimizer remembers from one step to the next, beside their number."""
-        return [
-            variable
-            for variable in self.model.optimizer.variables[1:]
-            if "gradient_accumulator" not in variable.path
-        ]
-
-
-def numbers(tensor: Any) -> np.ndarray:
-    """Any backend's tensor or variable as an array of the host's."""
-    return np.asarray(keras.ops.convert_to_numpy(tensor))
-
-
-@dataclass
 class _Bench:
     """A run with its data and its backbone on the table, and the learning curve so far."""
 
@@ -222,11 +165,13 @@ class _Bench:
     parts: Parts
     network: keras.Model
     events: Events
+    reader: augmented.Reader | None
     history: list[Epoch] = field(default_factory=list)
     trainable: int = 0
     seconds_before: float = 0.0
     """Of the epochs that a process before this one has trained."""
     _meter: tuple[throughput.Meter, bool] | None = None
+    _validation: np.ndarray | None = None
 
     def ids(self, part: str) -> np.ndarray:
         return np.asarray(getattr(self.parts, part))
@@ -246,7 +191,23 @@ class _Bench:
 
     @property
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Targets of the training images as they are, and of validation."""
         return self.targets("train")[self.drawn], self.targets("validation")
+
+    def varied_labels(self, epochs: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same for the augmented stream, where there is one, in a phase of so many epochs."""
+        plain, validation = self.labels
+        return (self.reader.read(0, epochs).targets if self.reader else plain), validation
+
+    def images(self, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """Images, and which of them are the part's. Only validation may be augmented, if told."""
+        if part != "validation" or not self.run.protocol.augmentation.validation_share:
+            return self.data.images, self.ids(part)
+        if self._validation is None:
+            code = augmenter(self.run.protocol.augmentation)
+            ids = self.ids(part)
+            self._validation = augmented.varied_validation(self.run, self.data, ids, code)
+        return self._validation, np.arange(len(self._validation))
 
     # Training
 
@@ -260,14 +221,31 @@ class _Bench:
             self.run.seed,
         )
         self.trainable = learner.parameters
+        labels = self.varied_labels(1)
+        if self.reader is not None:
+            learner.vary(self.varied_features(self.reader, phase))
         self.events.phase("frozen", phase.epochs)
         with self.events.quiet.working():
             self.history += learn(
-                learner, "frozen", phase, self.labels, self.run.seed, self.events.epoch
+                learner, "frozen", phase, labels, self.run.seed, self.events.epoch
             )
         head = self.head(learner.standard)
         head.set_weights(learner.keras_weights())
         return head
+
+    def varied_features(
+        self, reader: augmented.Reader, phase: Phase
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Features and soft targets of each augmented epoch that the frozen phase goes round."""
+        augmentation = self.run.protocol.augmentation
+        count = augmentation.distinct(min(augmentation.frozen_epochs, phase.epochs) - 1) + 1
+        total = count * reader.stream.rows
+        self.events.phase("features", total)
+        for epoch in range(count):
+            made = reader.read(epoch, count)
+            done = epoch * reader.stream.rows
+            ids = np.arange(len(made.images))
+            yield self.pass_over(made.images, ids, (done, total)), made.targets
 
     def fine_tuning(self, head: keras.Model, phase: Phase) -> None:
         """Phase 2: the last part of the backbone together with the trained head."""
@@ -297,8 +275,9 @@ class _Bench:
         optimizer = build_optimizer(phase.optimizer, parts)
         model.compile(optimizer, loss, metrics=[plain], jit_compile=_jit())
         self.events.phase(name, phase.epochs)
-        learner = _ImageLearner(model, self, head, parts)
-        curve = learn(learner, name, phase, self.labels, self.run.seed, self.events.epoch)
+        learner = ImageLearner(model, self, head, phase.epochs, parts)
+        labels = self.varied_labels(phase.epochs)
+        curve = learn(learner, name, phase, labels, self.run.seed, self.events.epoch)
         self.history += curve
         if self.events.keeper is not None:
             self.seconds_before = sum(e.seconds for e in curve[: self.events.keeper.resumed])
@@ -318,14 +297,25 @@ class _Bench:
     def sweep_over(
         self, part: str, measured: bool = False, done: int = 0, total: int = 0
     ) -> np.ndarray:
-        """One pass of the backbone over a part. Short batches are filled up: nothing recompiles."""
-        ids, size = self.ids(part), self.inference_batch
+        """One pass of the backbone over a part."""
+        return self.pass_over(*self.images(part), (done, total), measured)
+
+    def pass_over(
+        self,
+        images: np.ndarray,
+        ids: np.ndarray,
+        progress: tuple[int, int] = (0, 0),
+        measured: bool = False,
+    ) -> np.ndarray:
+        """Pooled features of images[ids]. Short batches are filled up: nothing recompiles.
+
+        ``progress``: images done before, and to do in all; 0 to do: nobody is told.
+        """
+        size, (done, total) = self.inference_batch, progress
         out = np.empty((len(ids), self.network.output.shape[-1]), dtype=np.float32)
-        begin = 0
-        if measured:
-            begin = self._measured(ids, out)
+        begin = self._measured(ids, out) if measured else 0
         for at in range(begin, len(ids), size):
-            batch = self._batch(ids, at)
+            batch = self._batch(images, ids, at)
             found = self.forward(batch)
             out[at : at + size] = found[: len(ids) - at]
             if total:
@@ -340,9 +330,9 @@ class _Bench:
     def inference_batch(self) -> int:
         return math.ceil(self.run.protocol.inference_batch / self.events.parts)
 
-    def _batch(self, ids: np.ndarray, at: int) -> np.ndarray:
+    def _batch(self, images: np.ndarray, ids: np.ndarray, at: int) -> np.ndarray:
         size = self.inference_batch
-        return np.asarray(self.data.images[np.resize(ids[at : at + size], size)])
+        return np.asarray(images[np.resize(ids[at : at + size], size)])
 
     def _measured(self, ids: np.ndarray, out: np.ndarray) -> int:
         """Begin a pass with nothing else on the device, and time it until that is enough."""
@@ -350,11 +340,11 @@ class _Bench:
         size = self.inference_batch
         with self.events.quiet.alone() as exclusive:
             while at < len(ids) and not meter.enough():
-                found = meter.measure(self.network, self._batch(ids, at))
+                found = meter.measure(self.network, self._batch(self.data.images, ids, at))
                 out[at : at + size] = found[: len(ids) - at]
                 at += size
             while meter.short:  # A tiny test part: go round again, for the timing alone.
-                meter.measure(self.network, self._batch(ids, 0))
+                meter.measure(self.network, self._batch(self.data.images, ids, 0))
         self._meter = (meter, exclusive)
         return at
 

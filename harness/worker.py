@@ -106,6 +106,7 @@ def _train(job: Job, quiet: Quiet, emit: Any) -> dict[str, Any]:
         from harness import train
 
     make_deterministic(keras.backend.backend())
+    from harness.augment.maker import Ahead
     from harness.data.decoded import open_dataset
     from harness.data.shifted import open_shifted
     from harness.data.split import carry_out
@@ -125,13 +126,27 @@ def _train(job: Job, quiet: Quiet, emit: Any) -> dict[str, Any]:
     if job.shifted:
         test = carry_out(job.run.split, data).test
         shifted = open_shifted(Path(job.shifted), data, test, job.run.split)
-    trained = train.train(job.run, data, weights, events, shifted)
+    ahead = Ahead(job)
+    try:
+        beside = train.Beside(shifted, _shelf(job, emit), ahead)
+        trained = train.train(job.run, data, weights, events, beside)
+    finally:
+        ahead.close()
     emit("phase", name="writing", steps=1)
     _write(Path(job.output), trained)
     assert events.keeper is not None
     told = _outcome(trained, start)
     told = told.model_copy(update={"parts": job.parts, "resumed": events.keeper.resumed})
     return told.model_dump(mode="json")
+
+
+def _shelf(job: Any, emit: Any) -> Any:
+    from harness.augment.epochs import Shelf
+
+    if job.epochs is None:
+        return None
+    folder, limit = Path(job.epochs.folder), job.epochs.limit_bytes
+    return Shelf(folder, limit, tell=lambda text: emit("message", text=text))
 
 
 def make_deterministic(backend: str) -> None:

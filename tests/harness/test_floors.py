@@ -12,11 +12,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("zoo.recipe", "harness.errors", "harness", "harness.noun"),
+    ("harness.policies",),
     ("zoo.table", "harness.nouns", "zoo.weights", "zoo.torch_file", "zoo"),
     ("harness.statistics", "harness.records"),
     ("harness.config", "harness.store", "harness.metrics", "harness.pace", "harness.quiet",
      "harness.claims", "harness.checkpoint", "harness.devices", "harness.data",
-     "harness.calibration", "harness.views"),
+     "harness.calibration", "harness.views", "harness.augment"),
     ("harness.plan", "harness.leaderboard", "harness.launch", "harness.status", "harness.learn",
      "harness.head", "harness.ensembles", "harness.committee", "harness.findings",
      "harness.baseline", "harness.judge", "harness.robustness", "harness.looks"),
@@ -37,6 +38,9 @@ CELLAR = (
     "harness.worker",
     "zoo.build",
     "zoo.lite0",
+    "harness.image_learner",
+    "harness.augment.kerascv",
+    "harness.augment.maker",
 )
 HEAVY = ("keras", "tensorflow", "keras_cv", "jax", "torch")
 
@@ -68,8 +72,9 @@ def known(name: str) -> str:
 
 
 def floor(module: str) -> int:
-    if module.startswith("harness.data"):
-        module = "harness.data"
+    for package in ("harness.data", "harness.augment"):
+        if module.startswith(package):
+            module = package
     return next(i for i, names in enumerate(FLOORS) if module in names)
 
 

@@ -95,9 +95,9 @@ def test_dropout_drops_its_share_while_training_only() -> None:
     from harness.head import _Cache
 
     cache = _Cache()
-    ours._forward(ours._train, cache)
+    ours._forward(ours._now.features, cache)
     gate = cache.gates[0]
-    kept = (gate > 0).sum() / (ours._train @ ours._views(ours.vector)[0] > 0).sum()
+    kept = (gate > 0).sum() / (ours._now.features @ ours._views(ours.vector)[0] > 0).sum()
     assert kept == pytest.approx(0.7, abs=0.01)
     assert gate.max() == pytest.approx(1 / 0.7)
     np.testing.assert_array_equal(ours.validate(), ours.validate())

@@ -83,7 +83,7 @@ def train(
     )
     file = imagenet_file(find(recipe)) if weights.source == "imagenet" else None
     run = made_run(data, recipe, weights, chosen)
-    trained = trainer.train(run, data, file, events, shifted)
+    trained = trainer.train(run, data, file, events, trainer.Beside(shifted))
     assert tuple(heard) == trained.history
     return trained
 

@@ -49,7 +49,7 @@ def test_its_features_are_those_of_its_branches_side_by_side(tmp_path: Path) -> 
 
 
 def test_every_branch_is_unfrozen_alike() -> None:
-    from harness.train import unfreeze
+    from harness.pieces import unfreeze
 
     joint = build(find("mobilenetv2+lite0"), 32)
     unfreeze(joint, 0.2, pretrained=True)

@@ -1,0 +1,117 @@
+"""A sweep over five recipes: augmented epochs made once for all, against made by each recipe.
+
+    python benchmarks/augmented_sweep.py [--policy NAME] [--train N] [--epochs N]
+
+The real workers, one at a time, with random weights and the frozen phase. Made once, all share one
+folder of epochs; made by each, every recipe has its own. The seconds inside each run's training say
+what waiting for images costs; the predictions must be the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from harness.data.decoded import open_dataset
+from harness.data.sources import prepare
+from harness.data.split import carry_out
+from harness.devices import Device, cpu_name
+from harness.launch import WorkerProcess
+from harness.nouns import (
+    DataSummary,
+    Finished,
+    Phase,
+    Protocol,
+    Run,
+    RunRecord,
+    Split,
+    Subset,
+    Weights,
+)
+from harness.plan import Planned, summarise
+from harness.policies import Augmentation, EpochStore, parse
+from harness.store import Store
+from harness.sweep import Setting, sweep
+from zoo.table import find
+
+RECIPES = ("mobilenet", "mobilenetv2", "mobilenetv3large", "lite0", "b0")
+Provider = Literal["wbc-bench", "keras-cv"]
+
+
+class Silent:
+    def event(self, planned: Planned, event: object) -> None: ...
+    def ended(self, planned: Planned, record: RunRecord | None, message: str) -> None: ...
+
+
+def run_all(
+    groups: Sequence[Sequence[Planned]], folder: Path, data: tuple[Path, DataSummary]
+) -> tuple[float, Store]:
+    """Wall seconds of one sweep a group, each group with epochs of its own."""
+    store = Store(folder / "results")
+    begin = time.perf_counter()
+    for i, group in enumerate(groups):
+        kept = EpochStore(folder=str(folder / f"epochs-{i}"), limit_bytes=10**11)
+        slots = (Device("cpu", cpu_name()),)
+        setting = Setting(store, data[0], data[1], "quick", slots, kept)
+        summary = sweep(group, setting, WorkerProcess(), Silent())
+        assert summary.finished == len(group), summary
+    return time.perf_counter() - begin, store
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--policy", default="report-002")
+    parser.add_argument("--train", type=int, default=800)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--recipes", nargs="*", default=RECIPES)
+    asked = parser.parse_args()
+    cache = Path(tempfile.gettempdir()) / "wbc-bench-benchmarks"
+    where = prepare("smear@1600", 96, cache)
+    data = open_dataset(where)
+    split = Split(subset=Subset(train=asked.train, validation=80, test=160))
+    summary = summarise(data, carry_out(split, data))
+    print(f"{asked.policy}, {asked.epochs} epochs of {asked.train} images, {asked.recipes}")
+    providers: tuple[Provider, ...] = ("wbc-bench", "keras-cv")
+    for provider in providers:
+        augmentation = Augmentation(
+            policy=parse(asked.policy), frozen_epochs=asked.epochs, provider=provider
+        )
+        protocol = Protocol(frozen=Phase(epochs=20), augmentation=augmentation)
+        planned = [
+            Planned(
+                Run(recipe=find(name).name, weights=Weights(source="random"), protocol=protocol,
+                    data=data.fingerprint, split=split),
+                find(name), None, "",
+            )
+            for name in asked.recipes
+        ]  # fmt: skip
+        stores = []
+        for told, groups in (("once", [planned]), ("by each", [[one] for one in planned])):
+            with tempfile.TemporaryDirectory() as folder:
+                seconds, store = run_all(groups, Path(folder), (where, summary))
+                records = store.records()
+                stores.append({r.run.recipe: predictions(r) for r in records})
+            training = sum(training_seconds(r) for r in records)
+            print(
+                f"{provider:10s} made {told:8s} {seconds:7.1f} s, in training {training:6.1f} s",
+                flush=True,
+            )
+        assert stores[0] == stores[1], "the same epochs must give the same predictions"
+
+
+def training_seconds(record: RunRecord) -> float:
+    assert isinstance(record.result, Finished)
+    return record.result.timings.training
+
+
+def predictions(record: RunRecord) -> str:
+    assert isinstance(record.result, Finished)
+    return record.result.predictions_sha256
+
+
+if __name__ == "__main__":
+    main()

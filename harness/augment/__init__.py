@@ -1,0 +1,1 @@
+"""Augmentation: the operations, the policies' engine, and the store of augmented epochs."""

@@ -1,0 +1,139 @@
+"""The process that makes augmented epochs ahead of a training: ``python -m harness.augment.maker``.
+
+The worker's job comes as one line on stdin, then a line ``FIRST END`` whenever the training turns
+to another epoch. Epochs that already lie on the shelf are left alone. When stdin closes, the
+training has ended or died, and so do we.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.augment.epochs import Augmenter, Shelf, Stream
+from harness.data.split import carry_out
+from harness.learn import oversampled
+from harness.nouns import Dataset, Job, Run
+from harness.policies import Augmentation
+
+AHEAD = 3
+"""Epochs made before they are wanted: enough to be early, and little to waste on an early stop."""
+
+
+def augmenter(augmentation: Augmentation) -> Augmenter:
+    """The code that carries the steps out; keras-cv loads TensorFlow."""
+    if augmentation.provider == "keras-cv":
+        from harness.augment import kerascv
+
+        return kerascv.augment
+    from harness.augment import engine
+
+    return engine.augment
+
+
+def stream_of(run: Run, data: Dataset) -> Stream:
+    """Of a run's training images, rare ones again if so told; the same for every recipe."""
+    ids = carry_out(run.split, data).train
+    targets = np.eye(len(data.class_names), dtype=np.float32)[data.labels[ids]]
+    if run.protocol.loss.oversampling:
+        drawn = oversampled(targets, run.seed)
+        ids, targets = ids[drawn], targets[drawn]
+    augmentation = run.protocol.augmentation
+    return Stream(data.images, ids, targets, augmentation, run.seed, data.fingerprint)
+
+
+@dataclass
+class Ahead:
+    """The worker's end: starts the process when first asked, and ends it."""
+
+    job: Job
+    _process: subprocess.Popen[str] | None = field(default=None, repr=False)
+
+    def __call__(self, first: int, end: int) -> None:
+        if self.job.epochs is None:
+            return
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "harness.augment.maker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                text=True,
+                encoding="utf-8",
+                env={**os.environ, "TF_NUM_INTEROP_THREADS": "1", "CUDA_VISIBLE_DEVICES": "-1"},
+            )
+            self._tell(self.job.model_dump_json())
+        self._tell(f"{first} {end}")
+
+    def _tell(self, line: str) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{line}\n")
+            self._process.stdin.flush()
+        except OSError:
+            pass  # It has died; the training makes its epochs itself.
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+def main() -> int:
+    job = Job.model_validate_json(sys.stdin.readline())
+    if job.epochs is None:
+        return 0
+    wanted = _Wanted()
+    threading.Thread(target=_listen, args=(wanted,), daemon=True).start()
+
+    from harness.data.decoded import open_dataset
+    from harness.quiet import Quiet
+
+    if job.run.protocol.augmentation.provider == "keras-cv":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+    stream = stream_of(job.run, open_dataset(Path(job.data)))
+    shelf = Shelf(Path(job.epochs.folder), job.epochs.limit_bytes)
+    augment = augmenter(job.run.protocol.augmentation)
+    _follow(wanted, stream, shelf, {"augment": augment, "turn": Quiet(job.device).working})
+    return 0
+
+
+@dataclass
+class _Wanted:
+    """The epochs that the training wants next; a new line on stdin replaces them."""
+
+    span: tuple[int, int] = (0, 0)
+    news: threading.Event = field(default_factory=threading.Event)
+
+
+def _listen(wanted: _Wanted) -> None:
+    for line in sys.stdin:
+        first, end = (int(word) for word in line.split())
+        wanted.span = first, end
+        wanted.news.set()
+    os._exit(0)
+
+
+def _follow(wanted: _Wanted, stream: Stream, shelf: Shelf, how: dict[str, Any]) -> None:
+    while True:
+        wanted.news.wait()
+        wanted.news.clear()
+        first, end = wanted.span
+        for epoch in range(first, min(end, first + 1 + AHEAD)):
+            if shelf.keep(stream, epoch, **how) is None:
+                return  # No room: the training makes what it needs, in its memory.
+            if wanted.news.is_set():
+                break
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,264 @@
+"""What can happen to one image: uint8 RGB (S, S, 3) in and out, in OpenCV and numpy.
+
+The same operations as keras-cv 0.9.0's layers, whose oddities are kept where a name promises its
+layer: sharpness blurs, AugMix rotates by radians. The tests hold each against its layer, given
+the same parameters. keras-cv computes in float32; here pixels are rounded after each operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+
+Matrix = tuple[float, float, float, float, float, float]
+"""a, b, c, d, e, f: the output pixel (x, y) comes from the input's (ax + by + c, dx + ey + f)."""
+
+_RAMP = np.arange(256, dtype=np.float32)
+_GREY = np.array([0.2989, 0.5870, 0.1140])
+"""Luma of RGB, TensorFlow's rgb_to_grayscale."""
+_IDENTITY = np.eye(3)
+_DIAGONAL = np.diag_indices(3)
+
+
+class Canvas:
+    """An image on which moves are put off, so that all of them cost one resampling.
+
+    Moving pixels and changing each by a fixed table can change places; so only an operation that
+    looks at the whole image, or at where a pixel lies, asks for the moves to be carried out.
+    """
+
+    __slots__ = ("_image", "_matrix")
+
+    def __init__(self, image: np.ndarray) -> None:
+        self._image = image
+        self._matrix: Matrix | None = None
+
+    def move(self, m: Matrix) -> None:
+        n = self._matrix
+        if n is None:
+            self._matrix = m
+            return
+        self._matrix = (
+            n[0] * m[0] + n[1] * m[3],
+            n[0] * m[1] + n[1] * m[4],
+            n[0] * m[2] + n[1] * m[5] + n[2],
+            n[3] * m[0] + n[4] * m[3],
+            n[3] * m[1] + n[4] * m[4],
+            n[3] * m[2] + n[4] * m[5] + n[5],
+        )
+
+    def image(self) -> np.ndarray:
+        """With all moves carried out."""
+        if self._matrix is not None:
+            self._image = warp(self._image, self._matrix)
+            self._matrix = None
+        return self._image
+
+    def recolour(self, pointwise: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Change pixels by a function of each alone; the moves may wait."""
+        self._image = pointwise(self._image)
+
+    def change(self, operation: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._image = operation(self.image())
+
+
+# --- moving pixels -------------------------------------------------------------------------------
+
+
+def warp(image: np.ndarray, matrix: Matrix) -> np.ndarray:
+    """Bilinear, mirrored at the edges."""
+    a, b, right, d, e, down = matrix
+    if (a, b, d, e) == (1, 0, 0, 1) and (right == int(right) or down == int(down)):
+        return _shifted(image, right, down)
+    size = image.shape[:2]
+    return cv2.warpAffine(
+        image,
+        np.array(matrix, np.float64).reshape(2, 3),
+        (size[1], size[0]),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT,
+    )
+
+
+def _shifted(image: np.ndarray, right: float, down: float) -> np.ndarray:
+    """The same where only one axis has a fraction: a blend of two neighbours, six times faster."""
+    (height, width), (x, y) = image.shape[:2], (int(np.floor(right)), int(np.floor(down)))
+    before, after = (max(0, -y), max(0, -x)), (max(0, y + 1), max(0, x + 1))
+    wide = cv2.copyMakeBorder(image, before[0], after[0], before[1], after[1], cv2.BORDER_REFLECT)
+    y, x = y + before[0], x + before[1]
+    here = wide[y : y + height, x : x + width]
+    share = right % 1 or down % 1
+    if not share:
+        return here.copy()
+    step = (0, 1) if right % 1 else (1, 0)
+    y, x = y + step[0], x + step[1]
+    return cv2.addWeighted(here, 1 - share, wide[y : y + height, x : x + width], share, 0)
+
+
+def split_and_rotate(images: np.ndarray, parts: int, turns: np.ndarray) -> np.ndarray:
+    """Each of parts x parts square tiles turned by its own number of quarter turns.
+
+    ``images`` (n, S, S, 3), ``turns`` (n, parts ** 2). Pixels that the division leaves over, at the
+    right and at the bottom, stay.
+    """
+    count, side = len(images), images.shape[1] // parts
+    end = parts * side
+    grid = images[:, :end, :end].reshape(count, parts, side, parts, side, 3).swapaxes(2, 3)
+    tiles = grid.reshape(-1, side, side, 3)
+    for quarter in (1, 2, 3):
+        which = np.flatnonzero(turns == quarter)
+        tiles[which] = np.rot90(tiles[which], quarter, axes=(1, 2))
+    out = images.copy()
+    grid = tiles.reshape(count, parts, parts, side, side, 3).swapaxes(2, 3)
+    out[:, :end, :end] = grid.reshape(count, end, end, 3)
+    return out
+
+
+# --- changing colours ----------------------------------------------------------------------------
+
+
+def _table(values: np.ndarray) -> np.ndarray:
+    return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+
+
+def _scaled(image: np.ndarray, factors: Sequence[float], offsets: Sequence[float]) -> np.ndarray:
+    """Each channel times its factor, plus its offset: three tables in one pass."""
+    matrix = np.zeros((3, 4))
+    matrix[_DIAGONAL] = factors
+    matrix[:, 3] = offsets
+    return cv2.transform(image, matrix)
+
+
+def brightness(image: np.ndarray, delta: float) -> np.ndarray:
+    """``delta``: grey levels, added."""
+    return _scaled(image, (1, 1, 1), (delta, delta, delta))
+
+
+def solarize(image: np.ndarray, addition: float, threshold: float) -> np.ndarray:
+    """Add, then invert what is not below the threshold; both in grey levels."""
+    added = np.clip(_RAMP + addition, 0, 255)
+    return cv2.LUT(image, _table(np.where(added < threshold, added, 255 - added)))
+
+
+def posterize(image: np.ndarray, shift: int) -> np.ndarray:
+    """Without the ``shift`` lowest bits."""
+    return cv2.LUT(image, (np.arange(256) >> shift << shift).astype(np.uint8))
+
+
+def color_degeneration(image: np.ndarray, factor: float) -> np.ndarray:
+    """A blend with the grey image; 1 is grey."""
+    return cv2.transform(image, (1 - factor) * _IDENTITY + factor * _GREY)
+
+
+def contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    """Each channel's distance from its mean, times ``factor``."""
+    rest = 1 - factor
+    red, green, blue, _ = cv2.mean(image)
+    return _scaled(image, (factor,) * 3, (rest * red, rest * green, rest * blue))
+
+
+def auto_contrast(image: np.ndarray) -> np.ndarray:
+    """Each channel stretched to 0-255; a flat channel stays."""
+    ranges = [cv2.minMaxLoc(channel)[:2] for channel in cv2.split(image)]
+    factors = [255 / (high - low) if high > low else 1.0 for low, high in ranges]
+    offsets = [
+        -low * f if high > low else 0.0 for (low, high), f in zip(ranges, factors, strict=True)
+    ]
+    return _scaled(image, factors, offsets)
+
+
+def equalize(image: np.ndarray) -> np.ndarray:
+    """Each channel's histogram levelled, in integers; the step leaves out the rarest level."""
+    histograms = np.stack(
+        [cv2.calcHist([image], [i], None, [256], [0, 256]).ravel() for i in range(3)]
+    ).astype(np.int32)
+    rarest = np.where(histograms == 0, 2**30, histograms).min(axis=1)
+    step = (image.shape[0] * image.shape[1] - rarest) // 255
+    levels = np.maximum(step, 1)[:, None]
+    tables = np.zeros((3, 256), np.int32)
+    tables[:, 1:] = (np.cumsum(histograms, axis=1)[:, :-1] + levels // 2) // levels
+    tables[step == 0] = np.arange(256)
+    return cv2.LUT(image, np.minimum(tables, 255).T[None].astype(np.uint8))
+
+
+def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
+    """A blend with the image smoothed by [[1 1 1] [1 5 1] [1 1 1]] / 13.
+
+    The outermost pixels stay as they are.
+    """
+    share = 9 / 13 * factor
+    out = cv2.addWeighted(image, 1 - share, cv2.blur(image, (3, 3)), share, 0)
+    for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
+        out[edge] = image[edge]
+    return out
+
+
+def noise(image: np.ndarray, field: np.ndarray) -> np.ndarray:
+    """``field``: float32 grey levels to add, as many as the image has values."""
+    return cv2.add(image, field.reshape(image.shape), dtype=cv2.CV_8U)
+
+
+# --- covering pixels -----------------------------------------------------------------------------
+
+
+def rectangle(center: float, length: float, side: int) -> slice:
+    """The pixels of one axis that a rectangle covers, cut off at the image's edge."""
+    start, end = np.ceil(center - length / 2), np.ceil(center + length / 2)
+    return slice(int(max(start, 0)), int(min(max(end, 0), side)))
+
+
+def cutout(image: np.ndarray, x: float, y: float, width: float, height: float) -> np.ndarray:
+    """A black rectangle around (x, y), in pixels."""
+    out = image.copy()
+    out[rectangle(y, height, image.shape[0]), rectangle(x, width, image.shape[1])] = 0
+    return out
+
+
+def grid_mask(image: np.ndarray, grid: Sequence[float]) -> np.ndarray:
+    """Black squares. ``grid``: spacing, square's side, offset in x and in y (pixels), and angle.
+
+    A pixel is covered if any part of it is: keras-cv takes every non-zero of its turned mask.
+    """
+    unit, square, dx, dy, angle = grid[:5]
+    height, width = image.shape[:2]
+    side = int(np.ceil(np.hypot(height, width)))
+    last = (side // unit + 1) * unit
+    rows, columns = (_stripes(np.arange(d, d + side), unit, square, last) for d in (dy, dx))
+    mask = rows[:, None] & columns
+    cos, sin, middle = np.cos(angle), np.sin(angle), (side - 1) / 2
+    left, top = (side - width) // 2 - middle, (side - height) // 2 - middle
+    turn = np.array(
+        [
+            [cos, -sin, cos * left - sin * top + middle],
+            [sin, cos, sin * left + cos * top + middle],
+        ]
+    )
+    turned = cv2.warpAffine(
+        mask, turn, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    )
+    return cv2.copyTo(image, cv2.compare(turned, 0, cv2.CMP_EQ))
+
+
+def _stripes(at: np.ndarray, unit: float, square: float, last: float) -> np.ndarray:
+    """Where the last ``square`` pixels of every ``unit`` lie; 255 there, up to ``last``."""
+    return ((at % unit >= unit - square) & (at < last)).astype(np.uint8) * 255
+
+
+# --- mixing images -------------------------------------------------------------------------------
+
+
+def mix(images: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndarray:
+    """The sum of two or more images, each times its share."""
+    total, share, last = images[0], shares[0], len(images) - 1
+    for i in range(1, len(images)):
+        kind = cv2.CV_8U if i == last else cv2.CV_32F
+        total = cv2.addWeighted(total, share, images[i], shares[i], 0, dtype=kind)
+        share = 1.0
+    return total
+
+
+def blend(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
+    """``share`` of the first image, the rest of the second."""
+    return cv2.addWeighted(first, share, second, 1 - share, 0)
