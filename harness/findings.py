@@ -186,6 +186,11 @@ def hardiness(row: Row, *, intervals: bool = False) -> Robustness | None:
     )  # fmt: skip
 
 
+def seen_in_training(board: Board) -> tuple[str, ...]:
+    """The kinds of harm that the protocol's augmentation resembles."""
+    return robustness.overlap(board.protocol.augmentation.operations())
+
+
 def choices(board: Board) -> list[str]:
     """What choosing a network by validation costs on either test, and how alike they rank."""
     rows = [row for row in board.ranked if row.kind == "network" and row.validation(_f1)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.cells import escape
 from harness.leaderboard import Board
-from harness.nouns import Phase
+from harness.nouns import Phase, Protocol
 
 
 def what_was_run(board: Board) -> list[str]:
@@ -44,7 +44,25 @@ def _protocol_in_words(board: Board) -> str:
     if protocol.from_scratch:
         text += "; networks with random weights are trained from scratch instead"
         text += f" ({_phase_in_words(protocol.from_scratch)})"
-    return text
+    return text + "".join(f"; {words}" for words in _options_in_words(protocol))
+
+
+def _options_in_words(protocol: Protocol) -> list[str]:
+    """What a protocol may add, where it does: two boards that differ must read differently."""
+    loss, policy = protocol.loss, protocol.augmentation.policy
+    words = []
+    if policy:
+        words.append(f"training images augmented by {' + '.join(step.name for step in policy)}")
+    if loss.oversampling:
+        words.append("rare classes oversampled")
+    if loss.class_weight != "none":
+        balanced = loss.class_weight == "balanced"
+        words.append("loss weighted by class" + (", balanced" if balanced else ""))
+    if loss.label_smoothing:
+        words.append(f"label smoothing {loss.label_smoothing:g}")
+    if protocol.test_views > 1:
+        words.append(f"predictions averaged over {protocol.test_views} views")
+    return words
 
 
 def _phase_in_words(phase: Phase) -> str:

@@ -188,6 +188,11 @@ def shift_table(board: Board) -> Table | None:
         f"Macro F1 in percent over the classes that a kind has images of. A kind has about "
         f"{first.kinds[0].images} images: each is good to about ± {width:.0f} points (95 %)."
     )
+    if seen := findings.seen_in_training(board):
+        legend += (
+            f" The training's augmentation resembles {', '.join(seen)}: those kinds surprise these "
+            "networks less than they would surprise others."
+        )
     return cells.table(heads, rows, legend)
 
 
