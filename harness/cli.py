@@ -240,6 +240,7 @@ def _train_joint(members: tuple[str, ...], options: dict[str, Any]) -> int:
         everything=False,
         seeds=None,
         retry_failed=False,
+        clean=False,
         **{name: options[name] for name in ("profile", "config", "data", "results")},
     )
     return experiment.run(request)

@@ -191,11 +191,12 @@ def seen_in_training(board: Board) -> tuple[str, ...]:
     return robustness.overlap(board.protocol.augmentation.operations())
 
 
-def choices(board: Board) -> list[str]:
+@cache
+def choices(board: Board) -> tuple[str, ...]:
     """What choosing a network by validation costs on either test, and how alike they rank."""
     rows = [row for row in board.ranked if row.kind == "network" and row.validation(_f1)]
     if len(rows) < 2:
-        return []
+        return ()
     names, validation = [row.title for row in rows], [row.validation(_f1) or 0 for row in rows]
     guesses = [row.guesses for row in rows]
     lines = [robustness.choice("test", names, validation, board.labels, guesses).sentence]
@@ -210,7 +211,7 @@ def choices(board: Board) -> list[str]:
     if agreements:
         told = (f"{a.first} and {a.second} {a.spearman:.2f}" for a in agreements)
         lines.append(f"How alike they order the networks (Spearman's rho): {', '.join(told)}.")
-    return lines
+    return tuple(lines)
 
 
 def _f1(of: Metrics) -> float:

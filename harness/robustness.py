@@ -266,7 +266,7 @@ def choice(
 def _p(labels: np.ndarray, a: np.ndarray, b: np.ndarray, classes: int) -> float:
     one, other = np.atleast_2d(a), np.atleast_2d(b)
     if len(one) == len(other) == 1:
-        return statistics.paired(labels, one[0], other[0], classes).p
+        return statistics.paired(labels, one[0], other[0], classes, RESAMPLES).p
     return float(statistics.pairwise(labels, (one, other), classes).p[0, 1])
 
 

@@ -365,6 +365,33 @@ def test_one_rule_can_be_asked_for(wbc: Cli, tmp_path: Path) -> None:
     assert [r.ensemble.rule for r in store.ensembles()] == ["soft vote"]
 
 
+def test_a_joint_network_is_a_run_like_any_other(
+    wbc: Cli, tmp_path: Path, trainer: StandIn
+) -> None:
+    source = str(make_set(tmp_path / "set.npz"))
+    words = (
+        "--joint",
+        "--profile",
+        "quick",
+        "--data",
+        source,
+        "--config",
+        str(tmp_path / "b.toml"),
+    )
+    (tmp_path / "b.toml").write_text(
+        '[weights]\nsource = "random"\n[profile.quick.split.subset]\ntrain = 60\n'
+        "validation = 20\ntest = 20\n"
+    )
+    code, _, err = wbc("ensemble", "mn2", "l0", *words)
+    assert (code, err) == (0, "")
+    assert trainer.launched == ["mobilenetv2+lite0"]
+    page = (tmp_path / "results" / "LEADERBOARD.md").read_text()
+    assert "**Joint MobileNetV2 + EfficientNet-Lite0**" in page
+    assert wbc("verify")[0] == 0
+    assert wbc("ensemble", "mn2", "l0", *words)[0] == 0
+    assert trainer.launched == ["mobilenetv2+lite0"]
+
+
 def test_torn_predictions_come_back_from_the_artefacts_or_are_named(
     wbc: Cli, tmp_path: Path
 ) -> None:
