@@ -14,7 +14,7 @@ import numpy as np
 from harness import calibration, ensembles, metrics
 from harness.errors import StoreError, UnknownName, UserError, did_you_mean
 from harness.learn import oversampled
-from harness.nouns import Finished, Predictions, Run, RunRecord
+from harness.nouns import Finished, Predictions, Run, RunRecord, Throughput
 from harness.records import (
     CalibratedMembers,
     Ensemble,
@@ -222,7 +222,7 @@ def _convene(committee: Committee, ensemble: Ensemble) -> EnsembleRecord:
         run=first.run,
         profile=first.profile,
         data=first.data,
-        cost=_cost(committee, shares),
+        cost=_cost(committee, ensemble, shares),
         seconds=time.perf_counter() - began,
         calibrated_members=_calibrated_members(committee, rule, shares),
         **dict(metrics.judge(parts, first.data.class_names)),
@@ -295,8 +295,11 @@ def _calibrated_members(
     )
 
 
-def _cost(committee: Committee, shares: np.ndarray) -> EnsembleCost | None:
-    """Summed over the members that are kept; run one after the other, they add up their times."""
+def _cost(committee: Committee, ensemble: Ensemble, shares: np.ndarray) -> EnsembleCost | None:
+    """Summed over the members that are kept; run one after the other, they add up their times.
+
+    What was measured before of the same members is kept.
+    """
     costs = []
     for record, share in zip(committee.records, shares, strict=True):
         if share > 0:
@@ -308,7 +311,18 @@ def _cost(committee: Committee, shares: np.ndarray) -> EnsembleCost | None:
         multiply_adds=sum(cost.multiply_adds for cost in costs),
         images_per_second=1 / sum(1 / cost.throughput.median for cost in costs),
         device="; ".join(sorted({cost.throughput.device for cost in costs})),
+        throughput=_measured_before(committee, ensemble, shares),
     )
+
+
+def _measured_before(
+    committee: Committee, ensemble: Ensemble, shares: np.ndarray
+) -> Throughput | None:
+    kept = tuple(name for name, share in zip(committee.names, shares, strict=True) if share > 0)
+    for record in committee.store.ensembles():
+        if record.ensemble == ensemble and record.kept == kept and record.cost:
+            return record.cost.throughput
+    return None
 
 
 # --- the truth of a vote -------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.head import HeadLearner
+from harness.head import HeadLearner, softmax
 from harness.learn import learn
 from harness.metrics import cross_entropy, macro_f1
 from harness.nouns import Protocol
@@ -146,22 +146,70 @@ def stack(probabilities: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray
     """A multinomial regression on the members' log probabilities, L2-regularised (Wolpert 1992).
 
     The columns are standardised first; the strength is chosen by cross-validation on these
-    images. Gives what predicts (m, n, K) -> (n, K). Every class must be among the labels.
+    images. Gives what predicts (m, n, K) -> (n, K).
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    columns, classes = _log_columns(probabilities), probabilities.shape[2]
+    mean, deviation = columns.mean(axis=0), columns.std(axis=0)
+    deviation[deviation == 0] = 1.0
 
-    columns = _log_columns(probabilities)
-    scarcest = int(np.bincount(labels, minlength=probabilities.shape[2]).min())
-    folds = StratifiedKFold(max(2, min(3, scarcest)), shuffle=True, random_state=0)
-    choices = [
-        make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=300)) for c in STRENGTHS
-    ]
-    worth = [cross_val_score(c, columns, labels, cv=folds, scoring="neg_log_loss") for c in choices]
-    best = choices[int(np.argmax([scores.mean() for scores in worth]))].fit(columns, labels)
-    return lambda given: best.predict_proba(_log_columns(given))
+    def standard(given: np.ndarray) -> np.ndarray:
+        return (_log_columns(given) - mean) / deviation
+
+    columns, targets = standard(probabilities), np.eye(classes)[labels]
+    fold = _folds(labels)
+
+    def worth(strength: float) -> float:
+        losses = []
+        for k in range(int(fold.max()) + 1):
+            learn_from = fold != k
+            weights = regress(columns[learn_from], targets[learn_from], strength)
+            guess = softmax(with_ones(columns[~learn_from]) @ weights)
+            losses.append(cross_entropy(targets[~learn_from], guess))
+        return -sum(losses)
+
+    weights = regress(columns, targets, max(STRENGTHS, key=worth))
+    return lambda given: softmax(with_ones(standard(given)) @ weights)
+
+
+def _folds(labels: np.ndarray) -> np.ndarray:
+    """Which of at most three folds each image is in, every class spread evenly, from a seed."""
+    count = max(2, min(3, int(np.bincount(labels)[np.unique(labels)].min())))
+    order = np.random.default_rng(0).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    fold = np.empty(len(labels), int)
+    fold[order] = np.arange(len(labels)) % count
+    return fold
+
+
+def regress(columns: np.ndarray, targets: np.ndarray, strength: float) -> np.ndarray:
+    """Weights (d + 1, K) of a multinomial regression of targets (n, K) on columns (n, d).
+
+    The least log loss, summed and times ``strength``, plus half the squared weights; the last
+    row, the intercepts, is free of that penalty. scikit-learn's LogisticRegression with C.
+    """
+    from scipy.optimize import minimize
+
+    inputs, shape = with_ones(columns), (columns.shape[1] + 1, targets.shape[1])
+
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weights = flat.reshape(shape)
+        logits = inputs @ weights
+        top = logits.max(axis=1, keepdims=True)
+        powers = np.exp(logits - top)
+        total = powers.sum(axis=1, keepdims=True)
+        told = float((np.log(total) + top).sum() - (targets * logits).sum())
+        slope = inputs.T @ (powers / total - targets) * strength
+        slope[:-1] += weights[:-1]
+        return strength * told + 0.5 * float((weights[:-1] ** 2).sum()), slope.ravel()
+
+    found = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B",
+                     options={"maxiter": 500, "ftol": 1e-12, "gtol": 1e-6})  # fmt: skip
+    return np.asarray(found.x).reshape(shape)
+
+
+def with_ones(columns: np.ndarray) -> np.ndarray:
+    """(n, d) -> (n, d + 1), the last column for the intercept."""
+    return np.hstack([columns, np.ones((len(columns), 1))])
 
 
 def _log_columns(probabilities: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 from harness import statistics
 from harness.data.shift import KINDS, SEVERITIES
 from harness.data.shifted import WAYS, deal
-from harness.metrics import macro_f1
+from harness.metrics import macro_f1, ranks
 from harness.nouns import Predictions, Run
 from harness.statistics import Paired
 from harness.store import EVERY_SHIFT, PLAIN, SHIFTED
@@ -162,14 +162,13 @@ def effect_of_views(parts: Mapping[str, Predictions]) -> dict[str, Paired]:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How alike two columns order the rows: Spearman's rho and Kendall's tau-b, and tau's p."""
+    """How alike two columns order the rows: Spearman's rho and Kendall's tau-b."""
 
     first: str
     second: str
     rows: int
     spearman: float
     kendall: float
-    p: float
 
 
 def rank_agreement(scores: Mapping[str, Sequence[float]]) -> tuple[Agreement, ...]:
@@ -177,20 +176,27 @@ def rank_agreement(scores: Mapping[str, Sequence[float]]) -> tuple[Agreement, ..
 
     Empty below three rows; NaN where a column does not tell its rows apart.
     """
-    from scipy import stats
-
     found = []
     for (first, a), (second, b) in combinations(scores.items(), 2):
         if len(a) != len(b):
             raise ValueError(f"{first} has {len(a)} rows, {second} {len(b)}")
         if len(a) < FEWEST_RANKED:
             continue
-        rho = tau = p = math.nan
-        if len(set(a)) > 1 and len(set(b)) > 1:
-            rho = float(stats.spearmanr(a, b).statistic)
-            tau, p = (float(value) for value in stats.kendalltau(a, b))
-        found.append(Agreement(first, second, len(a), rho, tau, p))
+        one, other = np.asarray(a, float), np.asarray(b, float)
+        rho = _correlation(ranks(one), ranks(other))
+        order = [np.sign(x[:, None] - x).ravel() for x in (one, other)]
+        found.append(Agreement(first, second, len(a), rho, _cosine(*order)))
     return tuple(found)
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return _cosine(a - a.mean(), b - b.mean())
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """NaN where either is zero. Of the orders of all pairs it is Kendall's tau-b."""
+    length = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / length if length else math.nan
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,29 @@ def test_more_members_than_a_block_are_searched_as_well() -> None:
     assert f1(votes[found].sum(axis=0), labels) == pytest.approx(best)
 
 
+@pytest.mark.parametrize("strength", ensembles.STRENGTHS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_regression_is_scikit_learns(strength: float, seed: int) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(seed)
+    labels = np.r_[np.arange(4), rng.integers(0, 4, 116)]
+    columns = rng.normal(0, 1, (120, 6)) + np.eye(4, 6)[labels]
+    theirs = LogisticRegression(C=strength, tol=1e-8, max_iter=2000).fit(columns, labels)
+    weights = ensembles.regress(columns, np.eye(4)[labels], strength)
+    ours = ensembles.softmax(ensembles.with_ones(columns) @ weights)
+    np.testing.assert_allclose(ours, theirs.predict_proba(columns), atol=1e-4)
+
+
+def test_folds_share_every_class() -> None:
+    labels = np.repeat([0, 1, 2], [50, 9, 3])
+    fold = ensembles._folds(labels)
+    assert set(fold) == {0, 1, 2}
+    for k in range(3):
+        assert set(labels[fold == k]) == {0, 1, 2}
+    assert set(ensembles._folds(np.array([0, 0, 0, 1]))) == {0, 1}
+
+
 def test_stacking_learns_what_a_vote_cannot() -> None:
     """A member that swaps two classes: useless to a vote, all that a regression needs."""
     rng = np.random.default_rng(0)

@@ -48,6 +48,31 @@ def test_a_score_is_consistent_in_itself(case: tuple[np.ndarray, np.ndarray]) ->
     assert (found.auc is None) == (len(np.unique(labels)) < classes)
 
 
+@given(predicted())
+def test_every_score_is_scikit_learns(case: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, probabilities = case
+    classes, guess = np.arange(probabilities.shape[1]), probabilities.argmax(axis=1)
+    part = Predictions(np.arange(len(labels)), labels, probabilities)
+    found = score(part, [f"c{k}" for k in classes])
+    precision, recall, f1, support = sk.precision_recall_fscore_support(
+        labels, guess, labels=classes, zero_division=0
+    )
+    told = np.array([(c.precision, c.recall, c.f1, c.support) for c in found.per_class]).T
+    np.testing.assert_allclose(told, [precision, recall, f1, support], atol=1e-12)
+    assert found.macro_precision == pytest.approx(precision.mean())
+    assert found.balanced_accuracy == pytest.approx(recall[support > 0].mean())
+    np.testing.assert_array_equal(
+        found.confusion, sk.confusion_matrix(labels, guess, labels=classes)
+    )
+    if found.auc is not None:
+        one_hot = np.eye(len(classes))[labels]
+        assert found.auc == pytest.approx(sk.roc_auc_score(one_hot, probabilities, average="macro"))
+    softened = np.round(probabilities, 1)  # Many ties.
+    if found.auc is not None:
+        expected = sk.roc_auc_score(np.eye(len(classes))[labels], softened, average="macro")
+        assert auc(labels, softened) == pytest.approx(expected)
+
+
 def test_auc_of_perfect_and_of_useless_probabilities() -> None:
     labels = np.array([0, 1, 2, 0, 1, 2])
     assert auc(labels, np.eye(3)[labels]) == 1.0

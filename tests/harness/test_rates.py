@@ -38,6 +38,8 @@ def test_members_are_timed_one_after_the_other(tmp_path: Path) -> None:
     assert 0 < measured.p5 <= measured.median <= measured.p95
     assert measured.batches >= 5
     assert measured.device == "Test CPU"
+    convene(together, ("soft vote", "weighted vote"))
+    assert [r.cost and r.cost.throughput for r in store.ensembles()] == [measured, measured]
     write_tables(tmp_path)
     assert "§" not in (tmp_path / "LEADERBOARD.md").read_text()
     assert verify(tmp_path) == []

@@ -14,6 +14,7 @@ from harness.data.shift import KINDS
 from harness.data.shifted import WAYS, deal
 from harness.nouns import Predictions, Run
 from harness.robustness import (
+    RESAMPLES,
     choice,
     effect_of_views,
     mean,
@@ -180,7 +181,20 @@ def test_ranks_that_agree_and_ranks_that_are_turned_about() -> None:
     assert alike.kendall == pytest.approx(1)
     assert opposed.spearman == pytest.approx(-1)
     assert also.kendall == pytest.approx(-1)
-    assert alike.p == pytest.approx(2 / 24)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=30))
+def test_agreement_of_ranks_is_scipys(pairs: list[tuple[int, int]]) -> None:
+    from scipy import stats
+
+    a, b = ([float(pair[i]) for pair in pairs] for i in (0, 1))
+    (found,) = rank_agreement({"a": a, "b": b})
+    if len(set(a)) > 1 and len(set(b)) > 1:
+        assert found.spearman == pytest.approx(float(stats.spearmanr(a, b).statistic), abs=1e-12)
+        assert found.kendall == pytest.approx(float(stats.kendalltau(a, b).statistic), abs=1e-12)
+    else:
+        assert math.isnan(found.spearman)
+        assert math.isnan(found.kendall)
 
 
 def test_too_few_rows_or_none_that_differ() -> None:
@@ -209,7 +223,9 @@ def test_a_wrong_choice_is_a_warning_with_its_regret() -> None:
     f1 = [f1_score(LABELS, guess, average="macro") for guess in guesses]
     assert found.regret == pytest.approx(f1[0] - f1[1])
     assert found.wrong
-    assert found.p == pytest.approx(2 * paired(LABELS, guesses[0], guesses[1], CLASSES).p)
+    assert found.p == pytest.approx(
+        2 * paired(LABELS, guesses[0], guesses[1], CLASSES, RESAMPLES).p
+    )
     assert found.sentence == (
         f"Warning: choosing by validation picks Bad (macro F1 {100 * f1[1]:.2f} % on the shifted "
         f"test), but Good is {100 * found.regret:.2f} points better there (p = {found.p:.2g}): "
