@@ -33,7 +33,7 @@ class Listening(StandIn):
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     stand_in = Listening()
-    monkeypatch.setattr(harness.launch, "WorkerProcess", lambda timeout: stand_in)
+    monkeypatch.setattr(harness.launch, "WorkerProcess", lambda **limits: stand_in)
     return stand_in.launched
 
 
