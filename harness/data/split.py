@@ -131,7 +131,8 @@ def _draw(split: Split, dataset: Dataset) -> np.ndarray:
     counted = copies[~huge & (place < 0)].sum(axis=0)
     quota = quotas(split, counted, dataset)
     seating = _Seating(copies, order, huge, quota, place)
-    _seat_one_of_each(seating)
+    # With folds the test part is dealt: to add to it would take from another fold's.
+    _seat_one_of_each(seating, (VALIDATION,) if split.folds else (VALIDATION, TEST))
     for picture in seating.waiting(huge):
         seating.seat(picture, TRAIN if split.counts is None else UNUSED)
     _seat_copies(seating)
@@ -213,15 +214,18 @@ def _fold(split: Split, copies: np.ndarray, order: np.ndarray, huge: np.ndarray)
     return np.array(mine, np.int64)
 
 
-def _seat_one_of_each(seating: _Seating) -> None:
-    """A picture of each class into each part, the smallest that will do; scarce classes first."""
+def _seat_one_of_each(seating: _Seating, judging: tuple[int, ...]) -> None:
+    """A picture of each class into each judging part, and into train; scarce classes first.
+
+    The smallest picture that will do.
+    """
     copies, place = seating.copies, seating.place
     several_labels = (copies > 0).sum(axis=1) > 1
     for k in np.argsort((copies > 0).sum(axis=0), kind="stable"):
         has_class = copies[:, k] > 0
         waiting = seating.waiting(has_class)
         waiting.sort(key=lambda g: (several_labels[g], copies[g].sum()))
-        smaller_first = sorted((VALIDATION, TEST), key=lambda p: seating.quota[p, k])
+        smaller_first = sorted(judging, key=lambda p: seating.quota[p, k])
         for part in (*smaller_first, TRAIN):
             if waiting and not (has_class & (place == part)).any():
                 seating.seat(waiting.pop(0), part)
