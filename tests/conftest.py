@@ -11,7 +11,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # A busy machine is no reason to fail: tests never assert times.
-settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Where a change is judged the same examples are tried each time; elsewhere always new ones.
+settings.register_profile(
+    "unhurried",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="WBC_BENCH_SAME_EXAMPLES" in os.environ,
+)
 settings.load_profile("unhurried")
 
 REAL = "WBC_BENCH_REAL_DATA"
