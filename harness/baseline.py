@@ -49,13 +49,16 @@ def _small(data: Dataset, ids: np.ndarray) -> np.ndarray:
     return out / 255
 
 
+def is_kept(store: Store, run: Run) -> bool:
+    """Whether the floor lies beside a run already."""
+    return store.record_path(Outside(name=NAME, beside=run)).exists()
+
+
 def keep(
     store: Store, run: Run, data: Dataset, parts: Parts, like: tuple[str, DataSummary]
 ) -> None:
-    """Put the floor beside a run, unless it is there. ``like``: the board's profile and data."""
+    """Put the floor beside a run. ``like``: the board's profile and data."""
     outside = Outside(name=NAME, beside=run)
-    if store.record_path(outside).exists():
-        return
     predictions = raw_pixels(run, data, parts)
     profile, summary = like
     record = OutsideRecord(

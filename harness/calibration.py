@@ -21,7 +21,7 @@ EPSILON = 1e-7
 
 def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """softmax(log(probabilities) / temperature), float64 (n, K); above 1 is less sure."""
-    return _softmax(_logs(probabilities) / temperature)
+    return softmax(_logs(probabilities) / temperature)
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -35,7 +35,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
     sharpness = 1.0
     for _ in range(60):
-        powers = _softmax(sharpness * logs)
+        powers = softmax(sharpness * logs)
         means = np.einsum("nk,nk->n", powers, logs)
         slope = float(means.mean() - right)
         if abs(slope) < FLAT or high - low < FLAT:
@@ -51,9 +51,10 @@ def _logs(probabilities: np.ndarray) -> np.ndarray:
     return np.log(np.clip(probabilities.astype(np.float64), EPSILON, 1.0))
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis, without overflow."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:

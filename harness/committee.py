@@ -319,10 +319,8 @@ def _measured_before(
     committee: Committee, ensemble: Ensemble, shares: np.ndarray
 ) -> Throughput | None:
     kept = tuple(name for name, share in zip(committee.names, shares, strict=True) if share > 0)
-    for record in committee.store.ensembles():
-        if record.ensemble == ensemble and record.kept == kept and record.cost:
-            return record.cost.throughput
-    return None
+    before = committee.store.find_ensemble(ensemble)
+    return before.cost.throughput if before and before.cost and before.kept == kept else None
 
 
 # --- the truth of a vote -------------------------------------------------------------------------

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.head import HeadLearner, softmax
+from harness.calibration import softmax
+from harness.head import HeadLearner
 from harness.learn import learn
-from harness.metrics import cross_entropy, macro_f1
+from harness.metrics import confusion_matrix, cross_entropy, macro_f1
 from harness.nouns import Protocol
+from harness.statistics import f1_scores
 
 ROUNDS = 40
 """Draws of the greedy selection; its best beginning is what counts."""
@@ -88,7 +90,7 @@ def best_subset(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     members, _, classes = probabilities.shape
     guesses = probabilities.argmax(axis=2)
     alike = (guesses == guesses[0]).all(axis=0)
-    settled = np.bincount(labels[alike] * classes + guesses[0, alike], minlength=classes**2)
+    settled = confusion_matrix(labels[alike], guesses[0, alike], classes)
     # (K, n) per member: the largest class is then found by comparing whole rows.
     tables = probabilities[:, ~alike].transpose(0, 2, 1).astype(np.float32, order="C")
     low_count = min(BLOCK_BITS, members)
@@ -98,7 +100,7 @@ def best_subset(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     def best_of_block(h: int) -> tuple[float, tuple[int, int], int]:
         """The best score of the subsets with these upper bits, and the first of its equals."""
-        scores = _scores(low + high[h], open_labels, settled.reshape(classes, classes))
+        scores = _scores(low + high[h], open_labels, settled)
         if h == 0:
             scores[0] = -1.0  # nobody votes
         top = float(scores.max())
@@ -137,9 +139,7 @@ def _scores(sums: np.ndarray, labels: np.ndarray, settled: np.ndarray) -> np.nda
     confusion = np.bincount(cells.ravel(), minlength=subsets * classes**2)
     confusion = confusion.reshape(subsets, classes, classes) + settled
     hit = np.diagonal(confusion, axis1=1, axis2=2)
-    either = confusion.sum(axis=1) + confusion.sum(axis=2)
-    f1 = np.divide(2 * hit, either, out=np.zeros(hit.shape), where=either > 0)
-    return f1.mean(axis=1)
+    return f1_scores(hit, confusion.sum(axis=1), confusion.sum(axis=2)).mean(axis=1)
 
 
 def stack(probabilities: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

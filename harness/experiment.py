@@ -390,7 +390,7 @@ def _is_finished(store: Store, one: Planned) -> bool:
 def _lay_floor(wanted: Experiment) -> None:
     """The raw pixels' row, which shows what a network must at least be worth."""
     runs = [one.run for one in wanted.planned if _is_finished(wanted.store, one)]
-    if runs:
+    if runs and not baseline.is_kept(wanted.store, runs[0]):
         data = open_dataset(wanted.data_folder)
         parts = carry_out(wanted.benchmark.split, data)
         baseline.keep(wanted.store, runs[0], data, parts, (wanted.profile, wanted.data))

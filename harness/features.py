@@ -31,13 +31,13 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     with quiet.working():
         import keras
 
+        from harness.pieces import jit
         from zoo.build import build
         from zoo.table import find
 
         make_deterministic(keras.backend.backend())
         network = build(find(job.recipe), job.image_size, Path(job.weights))
-    if job.device == "cpu" and keras.backend.backend() == "tensorflow":
-        network.jit_compile = False  # XLA costs more here than it gives.
+    network.jit_compile = jit()
 
     from harness.data.decoded import open_dataset
     from harness.store import write_atomically

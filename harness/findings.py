@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from statistics import fmean
 
 import numpy as np
 
 from harness import robustness, statistics
 from harness.ensembles import soft_vote
 from harness.leaderboard import Board, Row, title_of
+from harness.metrics import macro_f1
 from harness.nouns import Metrics
 from harness.robustness import Robustness
 from harness.statistics import Paired
@@ -128,8 +128,6 @@ def _membership(board: Board, row: Row, kept: dict[str, str]) -> Membership:
 
 
 def _macro_f1(board: Board, guess: np.ndarray) -> float:
-    from harness.metrics import macro_f1
-
     return macro_f1(board.labels, guess, len(board.data.class_names))
 
 
@@ -171,6 +169,7 @@ def _share(row: Row, true: int, guess: int) -> float:
 # --- the shifted test ----------------------------------------------------------------------------
 
 
+@cache
 def hardiness(row: Row, *, intervals: bool = False) -> Robustness | None:
     """What harm costs a row, mean over its seeds; None where not all of them were asked."""
     if not all(SHIFTED in parts for parts in row.parts):
@@ -206,7 +205,7 @@ def choices(board: Board) -> tuple[str, ...]:
         harmed, labels = [votes.argmax(axis=2) for votes in held], rows[0].parts[0][SHIFTED].labels
         found = robustness.choice("shifted test", names, validation, labels, harmed)
         lines.append(found.sentence)
-        columns["shifted test"] = [_shifted_f1(row) for row in rows]
+        columns["shifted test"] = [row.shifted(_f1) or 0 for row in rows]
     agreements = robustness.rank_agreement(columns)
     if agreements:
         told = (f"{a.first} and {a.second} {a.spearman:.2f}" for a in agreements)
@@ -216,10 +215,6 @@ def choices(board: Board) -> tuple[str, ...]:
 
 def _f1(of: Metrics) -> float:
     return of.macro_f1
-
-
-def _shifted_f1(row: Row) -> float:
-    return fmean(result.shifted.macro_f1 for result in row.judged if result.shifted)
 
 
 # --- words ---------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.learn import PhaseName, Stage, class_weights, smooth
+from harness.calibration import softmax
+from harness.learn import PhaseName, Stage, class_weights, sample_weights, smooth
 from harness.nouns import Head, Loss, Optimizer
 
 EPSILON = 1e-7
@@ -163,7 +164,7 @@ class HeadLearner:
             self._prepared(features),
             targets.astype(np.float32),
             smooth(targets, self._smoothing),
-            np.asarray(targets @ self._class_weights, dtype=np.float32),
+            sample_weights(targets, self._class_weights),
         )
 
     def _prepared(self, features: np.ndarray) -> np.ndarray:
@@ -314,9 +315,3 @@ class Stepper:
     def _average(moving: np.ndarray, value: np.ndarray, keep: float) -> None:
         moving *= np.float32(keep)
         moving += np.float32(1 - keep) * value
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis, without overflow."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)

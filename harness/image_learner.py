@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from harness.checkpoint import Progress
-from harness.learn import PhaseName, Stage, class_weights
+from harness.learn import PhaseName, Stage, class_weights, sample_weights
 
 if TYPE_CHECKING:
     from harness.train import _Bench as Bench
@@ -31,16 +31,14 @@ class ImageLearner:
         self._ids = self.bench.ids("train")[self.bench.drawn]
         self._targets = self.bench.labels[0]
         self._class_weights = class_weights(self.bench.run.protocol.loss, self._targets)
-        self._weights = self._weigh(self._targets)
-
-    def _weigh(self, targets: np.ndarray) -> np.ndarray:
-        return np.asarray(targets @ self._class_weights, dtype=np.float32)
+        self._weights = sample_weights(self._targets, self._class_weights)
 
     def begin(self, epoch: int) -> None:
         if self.bench.reader is not None:
             made = self.bench.reader.read(epoch, self.epochs)
             self._images, self._ids = made.images, np.arange(len(made.images))
-            self._targets, self._weights = made.targets, self._weigh(made.targets)
+            self._targets = made.targets
+            self._weights = sample_weights(made.targets, self._class_weights)
 
     def step(self, order: np.ndarray, learning_rate: float) -> float:
         """In parts of equal size, so that the mean of their losses is that of the batch."""

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -220,6 +221,23 @@ class WorkerProcess:
         if warden.killed_for_memory(code):
             return Heard(last, code, "out of memory: ended by the kernel", memory=True)
         return Heard(last, code, warden.reason, memory=warden.memory)
+
+
+def errand(
+    module: str, job: Noun, environment: Mapping[str, str], report: Callable[[Event], None]
+) -> tuple[Any, str]:
+    """What a child of another kind than a run brings home: its outcome, or else why it did not."""
+    launcher = WorkerProcess(command=(sys.executable, "-m", module))
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            heard = launcher.hear(job, Path(folder) / "log.txt", environment, report)
+        except BaseException:
+            launcher.stop()
+            raise
+    if heard.last.get("event") == "done":
+        return heard.last["outcome"], ""
+    told = heard.last["reason"] if heard.last.get("event") == "failed" else ""
+    return None, told or died(heard.code)
 
 
 def _converse(process: _Child, job: Noun, report: Callable[[Event], None]) -> Event:

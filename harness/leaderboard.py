@@ -39,7 +39,7 @@ Kind = Literal["network", "ensemble", "imported", "baseline"]
 Parts = Mapping[str, Predictions]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """A network, an ensemble or an import, once a seed, in the order of the seeds."""
 

@@ -123,9 +123,9 @@ def class_weights(loss: Loss, targets: np.ndarray) -> np.ndarray:
     return np.asarray(loss.class_weight)
 
 
-def sample_weights(loss: Loss, targets: np.ndarray) -> np.ndarray:
-    """(n,): of soft targets, the mix of class weights that the mix of classes deserves."""
-    return np.asarray(targets @ class_weights(loss, targets), dtype=np.float32)
+def sample_weights(targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(n,): of soft targets, the mix of class weights (K,) that the mix of classes deserves."""
+    return np.asarray(targets @ weights, dtype=np.float32)
 
 
 def oversampled(targets: np.ndarray, seed: int) -> np.ndarray:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -80,17 +78,8 @@ def features(
 
 
 def _compute(job: FeatureJob, device: Device, report: Callable[[launch.Event], None]) -> None:
-    launcher = launch.WorkerProcess(command=(sys.executable, "-m", COMMAND_MODULE))
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log.txt"
-        try:
-            heard = launcher.hear(job, log, device.environment, report)
-        except BaseException:
-            launcher.stop()
-            raise
-    last = heard.last
-    if last.get("event") != "done":
-        reason = last["reason"] if last.get("event") == "failed" else launch.died(heard.code)
+    _, reason = launch.errand(COMMAND_MODULE, job, device.environment, report)
+    if reason:
         raise DataError(f"the features of {job.data} could not be computed: {reason}")
 
 

@@ -52,11 +52,10 @@ def score(predictions: Predictions, class_names: Sequence[str]) -> Metrics:
     labels, probabilities = predictions.labels, predictions.probabilities.astype(np.float64)
     classes = len(class_names)
     guess = probabilities.argmax(axis=1)
-    confusion = np.bincount(labels * classes + guess, minlength=classes**2)
-    confusion = confusion.reshape(classes, classes)
+    confusion = confusion_matrix(labels, guess, classes)
     hit, support, guessed = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     precision, recall = _share(hit, guessed), _share(hit, support)
-    f1 = _share(2 * hit, support + guessed)
+    f1 = statistics.f1_scores(hit, guessed, support)
     present = support > 0
     drawn = statistics.bootstrap(confusion, RESAMPLES)
     return Metrics(
@@ -118,9 +117,12 @@ def cross_entropy(targets: np.ndarray, probabilities: np.ndarray) -> float:
 
 def macro_f1(labels: np.ndarray, guess: np.ndarray, classes: int) -> float:
     """Macro F1 of (n,) labels and guesses, every class counted; cheap."""
-    confusion = np.bincount(labels * classes + guess, minlength=classes**2).reshape(
-        classes, classes
-    )
-    hit = np.diag(confusion)
-    either = confusion.sum(axis=0) + confusion.sum(axis=1)
-    return float(np.divide(2 * hit, either, out=np.zeros(classes), where=either > 0).mean())
+    confusion = confusion_matrix(labels, guess, classes)
+    hit, guessed, support = np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)
+    return float(statistics.f1_scores(hit, guessed, support).mean())
+
+
+def confusion_matrix(labels: np.ndarray, guess: np.ndarray, classes: int) -> np.ndarray:
+    """Counts (K, K), rows the true classes, columns the guessed ones."""
+    counts = np.bincount(labels * classes + guess, minlength=classes**2)
+    return counts.reshape(classes, classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from typing import Any
 
@@ -28,6 +29,14 @@ def seed_everything(seed: int) -> None:
         import torch
 
         torch.manual_seed(seed)
+
+
+def jit() -> bool | str:
+    """XLA costs more than it gives on TensorFlow's CPU kernels, and minutes for a deep network;
+    PyTorch's compiler wants a C++ compiler on the machine."""
+    backend = keras.backend.backend()
+    on_cpu = os.environ.get("CUDA_VISIBLE_DEVICES", "") == "-1"
+    return False if backend == "torch" or (backend == "tensorflow" and on_cpu) else "auto"
 
 
 def build_head(head: Head, features: int, classes: int, standard: Standard | None) -> keras.Model:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-import tempfile
-from pathlib import Path
-
-from harness import launch
 from harness.devices import Device
 from harness.errors import UserError
+from harness.launch import errand
 from harness.nouns import Noun, Protocol, Throughput
 from harness.records import EnsembleRecord
 from harness.store import Store
@@ -27,22 +23,11 @@ class RelayJob(Noun):
 
 def measure(recipes: tuple[str, ...], protocol: Protocol, device: Device) -> Throughput:
     """Images a second through all these networks, one after the other, warm. UserError."""
-    job = RelayJob(
-        recipes=recipes, protocol=protocol, device=device.id, device_name=device.name
-    )  # fmt: skip
-    launcher = launch.WorkerProcess(command=(sys.executable, "-m", COMMAND_MODULE))
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            log = Path(folder) / "log.txt"
-            heard = launcher.hear(job, log, device.environment, lambda _: None)
-        except BaseException:
-            launcher.stop()
-            raise
-    last = heard.last
-    if last.get("event") != "done":
-        reason = last["reason"] if last.get("event") == "failed" else launch.died(heard.code)
+    job = RelayJob(recipes=recipes, protocol=protocol, device=device.id, device_name=device.name)
+    outcome, reason = errand(COMMAND_MODULE, job, device.environment, lambda _: None)
+    if reason:
         raise UserError(f"the throughput of {' + '.join(recipes)} was not measured: {reason}")
-    return Throughput.model_validate(last["outcome"])
+    return Throughput.model_validate(outcome)
 
 
 def measure_all(store: Store, records: list[EnsembleRecord], device: Device) -> None:

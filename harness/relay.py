@@ -28,6 +28,7 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     with quiet.working():
         import keras
 
+        from harness.pieces import jit
         from harness.throughput import Meter
         from harness.views import seen
         from zoo.build import build
@@ -36,8 +37,7 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
         keras.config.set_dtype_policy(protocol.precision)
         networks = [build(find(name), protocol.image_size) for name in job.recipes]
     for network in networks:
-        if job.device == "cpu" and keras.backend.backend() == "tensorflow":
-            network.jit_compile = False  # XLA costs more here than it gives.
+        network.jit_compile = jit()
     size = protocol.image_size
     shape = (protocol.inference_batch, size, size, 3)
     batch = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

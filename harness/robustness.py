@@ -17,7 +17,7 @@ import numpy as np
 from harness import statistics
 from harness.data.shift import KINDS, SEVERITIES
 from harness.data.shifted import WAYS, deal
-from harness.metrics import macro_f1, ranks
+from harness.metrics import confusion_matrix, macro_f1, ranks
 from harness.nouns import Predictions, Run
 from harness.statistics import Paired
 from harness.store import EVERY_SHIFT, PLAIN, SHIFTED
@@ -120,8 +120,7 @@ def _group(name: str, part: Predictions, which: np.ndarray, intervals: bool) -> 
         return Group(name, int(which.sum()), score, math.nan, math.nan)
     labels, guess = part.labels[which], part.probabilities[which].argmax(axis=1)
     classes = part.probabilities.shape[1]
-    counts = np.bincount(labels * classes + guess, minlength=classes**2)
-    confusion = counts.reshape(classes, classes)
+    confusion = confusion_matrix(labels, guess, classes)
     # The bootstrap counts absent classes as zero, as scikit-learn does; here they do not count.
     present = classes / len(np.unique(labels))
     ends = np.array(statistics.interval(statistics.bootstrap(confusion, RESAMPLES).macro_f1))

@@ -50,7 +50,7 @@ def bootstrap(confusion: np.ndarray, resamples: int = 10_000, seed: int = 0) -> 
         hits[:, k] = draws[:, k]
         guessed += draws
     return Bootstrap(
-        macro_f1=_f1(hits, guessed, totals).mean(axis=1),
+        macro_f1=f1_scores(hits, guessed, totals).mean(axis=1),
         accuracy=hits.sum(axis=1) / max(1, totals.sum()),
     )
 
@@ -179,12 +179,15 @@ def _columns(cells: np.ndarray, classes: int) -> np.ndarray:
 def _difference(tally: np.ndarray, joint: np.ndarray) -> np.ndarray:
     hits_a, hits_b, guessed_a, guessed_b = np.split(tally, 4, axis=-1)
     totals = joint.sum(axis=(1, 2))
-    f1_a, f1_b = _f1(hits_a, guessed_a, totals), _f1(hits_b, guessed_b, totals)
+    f1_a, f1_b = f1_scores(hits_a, guessed_a, totals), f1_scores(hits_b, guessed_b, totals)
     return f1_a.mean(axis=-1) - f1_b.mean(axis=-1)
 
 
-def _f1(hits: np.ndarray, guessed: np.ndarray, totals: np.ndarray) -> np.ndarray:
-    """F1 of each class (..., K); zero for a class without images and guesses."""
+def f1_scores(hits: np.ndarray, guessed: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """F1 of each class (..., K) from its right guesses, all its guesses and its images.
+
+    Zero for a class without images and guesses.
+    """
     either = guessed + totals
     return np.divide(2 * hits, either, out=np.zeros(either.shape), where=either > 0)
 
@@ -251,7 +254,7 @@ def _moved(shares: np.ndarray, worth: np.ndarray) -> np.ndarray:
 def _mean_macro_f1(labels: np.ndarray, row: np.ndarray, totals: np.ndarray) -> float:
     classes = len(totals)
     return fmean(
-        _f1(
+        f1_scores(
             np.bincount(labels[guess == labels], minlength=classes),
             np.bincount(guess, minlength=classes),
             totals,

@@ -69,8 +69,14 @@ class Store:
         return tuple(_read(path, OutsideRecord) for path in paths)
 
     def find(self, run: Run) -> RunRecord | None:
-        path = self.record_path(run)
-        return _read(path, RunRecord) if path.exists() else None
+        return self._find(run, RunRecord)
+
+    def find_ensemble(self, ensemble: Ensemble) -> EnsembleRecord | None:
+        return self._find(ensemble, EnsembleRecord)
+
+    def _find(self, of: Predicted, kind: type[RecordT]) -> RecordT | None:
+        path = self.record_path(of)
+        return _read(path, kind) if path.exists() else None
 
     def everything(self) -> tuple[Record, ...]:
         """Every record of every kind. Raises StoreError."""

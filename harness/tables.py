@@ -10,13 +10,17 @@ from harness.committee import Committee, Member, recounted
 from harness.gallery import Gallery
 from harness.leaderboard import Board, boards
 from harness.nouns import Judged, Noun, Predictions
+from harness.records import EnsembleRecord, Record
 from harness.store import Store, write_atomically
 
 
 def read_boards(results: Path) -> tuple[Board, ...]:
     """The boards of a results folder. Raises StoreError naming what cannot be read."""
     store = Store(results)
-    records = store.everything()
+    return _boards(store, store.everything())
+
+
+def _boards(store: Store, records: Sequence[Record]) -> tuple[Board, ...]:
     return boards(records, {r.of.id: store.trusted(r) for r in records if r.judged})
 
 
@@ -55,7 +59,8 @@ def verify(results: Path) -> list[str]:
     Raises StoreError naming what cannot be read.
     """
     store, wrong = Store(results), []
-    for record in store.everything():
+    records = store.everything()
+    for record in records:
         if record.judged:
             parts, path = store.predictions(record.of), store.record_path(record.of)
             wrong += [
@@ -63,8 +68,8 @@ def verify(results: Path) -> list[str]:
             ]
     if wrong:  # What the tables rest on is not true: nothing more can be said of them.
         return wrong
-    wrong += _miscounted(store)
-    ranked = read_boards(results)
+    wrong += _miscounted(store, records)
+    ranked = _boards(store, records)
     gallery = Gallery(results, ranked)
     wrong += gallery.lies()
     for path, text in tables(results, ranked, gallery).items():
@@ -73,11 +78,15 @@ def verify(results: Path) -> list[str]:
     return wrong
 
 
-def _miscounted(store: Store) -> Iterator[str]:
+def _miscounted(store: Store, records: Sequence[Record]) -> Iterator[str]:
     """Votes that are not the vote of their members."""
-    members_here: tuple[Member, ...] = (*store.records(), *store.outsides())
-    held = {record.of.id: record for record in members_here if record.judged}
-    for record in store.ensembles():
+    ensembles = [record for record in records if isinstance(record, EnsembleRecord)]
+    held: dict[str, Member] = {
+        record.of.id: record
+        for record in records
+        if record.judged and not isinstance(record, EnsembleRecord)
+    }
+    for record in ensembles:
         path, members = store.record_path(record.of), record.ensemble.members
         missing = [member for member in members if member not in held]
         if missing:

@@ -11,7 +11,6 @@ that an earlier step could have moved.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from harness.image_learner import ImageLearner, numbers
 from harness.judge import Judge, images_to_pass
 from harness.learn import PhaseName, learn, oversampled
 from harness.nouns import Cost, Dataset, Epoch, Parts, Phase, Predictions, Run
-from harness.pieces import build_head, build_optimizer, seed_everything, unfreeze, whole_parts
+from harness.pieces import build_head, build_optimizer, jit, seed_everything, unfreeze, whole_parts
 from harness.quiet import Quiet
 from zoo.build import WeightsFiles, build
 from zoo.table import find
@@ -105,7 +104,7 @@ def train(
     events.phase("build", 1)
     with events.quiet.working():
         network = build(find(run.recipe), protocol.image_size, weights)
-        network.jit_compile = _jit()
+        network.jit_compile = jit()
     seconds = {"build": clock.lap()}
 
     bench = _Bench(run, data, parts, network, events, _reader(run, data, events, beside))
@@ -143,14 +142,6 @@ class Clock:
         now = time.perf_counter()
         self._last, lap = now, now - self._last
         return lap
-
-
-def _jit() -> bool | str:
-    """XLA costs more than it gives on TensorFlow's CPU kernels, and minutes for a deep network;
-    PyTorch's compiler wants a C++ compiler on the machine."""
-    backend = keras.backend.backend()
-    on_cpu = os.environ.get("CUDA_VISIBLE_DEVICES", "") == "-1"
-    return False if backend == "torch" or (backend == "tensorflow" and on_cpu) else "auto"
 
 
 # --- the bench -----------------------------------------------------------------------------------
@@ -273,7 +264,7 @@ class _Bench:
         size = min(phase.batch_size, len(self.ids("train")))
         parts = whole_parts(size, self.events.parts)
         optimizer = build_optimizer(phase.optimizer, parts)
-        model.compile(optimizer, loss, metrics=[plain], jit_compile=_jit())
+        model.compile(optimizer, loss, metrics=[plain], jit_compile=jit())
         self.events.phase(name, phase.epochs)
         learner = ImageLearner(model, self, head, phase.epochs, parts)
         labels = self.varied_labels(phase.epochs)

@@ -37,7 +37,7 @@ def test_weights_of_soft_labels_are_the_mix_of_their_classes_weights() -> None:
     """And not that of the largest class, which Keras's class_weight would take."""
     loss = Loss(class_weight=(1.0, 3.0))
     targets = np.array([[1.0, 0.0], [0.6, 0.4], [0.0, 1.0]])
-    np.testing.assert_allclose(sample_weights(loss, targets), [1, 1.8, 3])
+    np.testing.assert_allclose(sample_weights(targets, class_weights(loss, targets)), [1, 1.8, 3])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -47,7 +47,7 @@ def test_balanced_weights_give_every_class_the_same_pull(seed: int) -> None:
     loss = Loss(class_weight="balanced")
     pull = targets.sum(axis=0) * class_weights(loss, targets)
     np.testing.assert_allclose(pull, len(targets) / 5)
-    assert float(sample_weights(loss, targets).mean()) == pytest.approx(1)
+    assert float(sample_weights(targets, class_weights(loss, targets)).mean()) == pytest.approx(1)
 
 
 @settings(deadline=None)
