@@ -6,25 +6,31 @@ import cv2
 import numpy as np
 
 from harness import metrics
+from harness.data.shifted import Shifted
 from harness.head import HeadLearner
 from harness.learn import learn
 from harness.nouns import Dataset, DataSummary, Head, Parts, Predictions, Run
 from harness.records import Outside, OutsideRecord
-from harness.store import Store
+from harness.store import SHIFTED, Store
 
 NAME = "raw-pixels"
 SIDE = 24
 """Pixels of the images that it sees: enough for a cell's size, shape and colour."""
 
 
-def raw_pixels(run: Run, data: Dataset, parts: Parts) -> dict[str, Predictions]:
+def raw_pixels(
+    run: Run, data: Dataset, parts: Parts, shifted: Shifted | None = None
+) -> dict[str, Predictions]:
     """Predictions of a linear classifier on small images, trained as the protocol's head is.
 
-    The frozen phase's optimizer, batches, epochs and early stopping, without a hidden layer.
+    The frozen phase's optimizer, batches, epochs and early stopping, without a hidden layer. With
+    a shifted copy of the test images, of its mixed part too.
     """
     protocol, classes = run.protocol, len(data.class_names)
     head = Head(units=(), dropout=0.0, l1=protocol.head.l1, l2=protocol.head.l2)
-    pixels = {name: _small(data, getattr(parts, name)) for name in ("train", "validation", "test")}
+    pixels = {
+        name: _small(data.images, getattr(parts, name)) for name in ("train", "validation", "test")
+    }
     one_hot = np.eye(classes, dtype=np.float32)[data.labels]
     learner = HeadLearner(
         (head, protocol.loss, protocol.frozen.optimizer),
@@ -34,17 +40,21 @@ def raw_pixels(run: Run, data: Dataset, parts: Parts) -> dict[str, Predictions]:
     )
     labels = (one_hot[parts.train], one_hot[parts.validation])
     learn(learner, "frozen", protocol.frozen, labels, run.seed)
+    asked = {"validation": parts.validation, "test": parts.test}
+    if shifted is not None:
+        pixels[SHIFTED] = _small(shifted.images, shifted.mixed)
+        asked[SHIFTED] = parts.test
     return {
         name: Predictions(ids, data.labels[ids], learner.predict(pixels[name]).astype(np.float32))
-        for name, ids in (("validation", parts.validation), ("test", parts.test))
+        for name, ids in asked.items()
     }
 
 
-def _small(data: Dataset, ids: np.ndarray) -> np.ndarray:
+def _small(images: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """(n, SIDE * SIDE * 3) float32 in 0-1."""
     out = np.empty((len(ids), SIDE * SIDE * 3), dtype=np.float32)
     for i, id_ in enumerate(ids):
-        small = cv2.resize(data.images[id_], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(images[id_], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         out[i] = small.reshape(-1)
     return out / 255
 
@@ -55,11 +65,16 @@ def is_kept(store: Store, run: Run) -> bool:
 
 
 def keep(
-    store: Store, run: Run, data: Dataset, parts: Parts, like: tuple[str, DataSummary]
+    store: Store,
+    run: Run,
+    data: Dataset,
+    parts: Parts,
+    like: tuple[str, DataSummary],
+    shifted: Shifted | None = None,
 ) -> None:
     """Put the floor beside a run. ``like``: the board's profile and data."""
     outside = Outside(name=NAME, beside=run)
-    predictions = raw_pixels(run, data, parts)
+    predictions = raw_pixels(run, data, parts, shifted)
     profile, summary = like
     record = OutsideRecord(
         outside=outside,

@@ -15,7 +15,7 @@ Stress = Literal["", "strong", "emphasis"]
 CENTRED = frozenset({"Rank", "Seed"})
 WORDS = frozenset(
     {"Network", "Weights", "Reason", "Ensemble", "Members and their shares", "Member", "In words",
-     "Front", "Worst kind"}
+     "Front", "Worst kind", "Options", "Against"}
 )  # fmt: skip
 """Heads of columns that hold words; all others hold numbers."""
 STARS: dict[Stress, str] = {"": "", "strong": "**", "emphasis": "*"}

@@ -79,6 +79,9 @@ data_option = click.option("--data", metavar="SOURCE", help="Overrides data.sour
 clean_option = click.option(
     "--clean", is_flag=True, help="Leave out what 'data audit' would remove."
 )
+mask_option = click.option(
+    "--mask", is_flag=True, help="Make everything white but the cells, as mask = true does."
+)
 results_option = click.option(
     "--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
     help="Folder for records, tables and artefacts.",
@@ -98,9 +101,14 @@ experiment_options = _options(
         "--shift", type=click.Choice(["none", "mixed", "full"]),
         help="Overrides sweep.shift: the pass over harmed test images.",
     ),
+    click.option(
+        "--variant", "variants", multiple=True, metavar="NAME",
+        help="Also under this variant of the protocol, of the settings file; 'all' for every one.",
+    ),
     config_option,
     data_option,
     clean_option,
+    mask_option,
     results_option,
 )  # fmt: skip
 
@@ -335,7 +343,7 @@ def fetch(source: str) -> int:
 @click.option("--shift", is_flag=True, help="Show how the shifted test harms some cells.")
 @click.option("--policy", metavar="NAME", help="Show what this augmentation policy does.")
 @clean_option
-@click.option("--mask", is_flag=True, help="White but for the cells, as with mask = true.")
+@mask_option
 @config_option
 def preview(source: str | None, config: Path | None, clean: bool, mask: bool, **how: Any) -> int:
     """Write a labelled sheet of a data set as PNG."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from harness import calibration, ensembles, metrics
 from harness.errors import StoreError, UnknownName, UserError, did_you_mean
-from harness.learn import oversampled
+from harness.learn import drawn
 from harness.nouns import Finished, Predictions, Run, RunRecord, Throughput
 from harness.records import (
     CalibratedMembers,
@@ -260,11 +260,9 @@ def _fit_concatenation(committee: Committee) -> Fitted:
     run = committee.records[0].run
     one_hot = np.eye(len(committee.records[0].data.class_names), dtype=np.float32)
     features, targets = committee.features("train"), one_hot[committee.train_labels()]
-    if run.protocol.loss.oversampling:
-        drawn = oversampled(targets, run.seed)
-        features, targets = features[drawn], targets[drawn]
+    rows = drawn(run.protocol.loss, targets, run.seed)
     side = ensembles.TrainingSide(
-        train=(features, targets),
+        train=(features[rows], targets[rows]),
         validation=(committee.features("validation"), one_hot[committee.labels("validation")]),
     )
     head = ensembles.concatenate(side, run.protocol, run.seed)

@@ -1,27 +1,29 @@
 """``benchmark.toml`` -> Benchmark, strictly: an unknown key is an error that names its neighbour.
 
-The file holds ``backend`` and the tables ``data``, ``split``, ``protocol``, ``weights``, ``sweep``
-and ``ensembles``. A profile (``[profile.quick]``, ``[profile.full]``) is an overlay of the same;
-so is the user's file over the defaults, which are the commented ``benchmark.toml`` beside this
-module.
+The file holds ``backend`` and the tables ``data``, ``split``, ``protocol``, ``variants``,
+``weights``, ``sweep`` and ``ensembles``. A variant is an overlay of the protocol. A profile
+(``[profile.quick]``, ``[profile.full]``) is an overlay of the same tables; so is the user's file
+over the defaults, which are the commented ``benchmark.toml`` beside this module.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from harness.errors import ConfigError, did_you_mean
+from harness.errors import ConfigError, UnknownName, did_you_mean
 from harness.nouns import Backend, Noun, Protocol, Shift, Split
 from harness.records import Rule
 
 Profile = Literal["quick", "full"]
 FILENAME = "benchmark.toml"
+ALL = "all"
+"""What names every variant at once."""
 
 
 class DataSettings(Noun):
@@ -84,9 +86,34 @@ class Benchmark(Noun):
     data: DataSettings = DataSettings()
     split: Split = Split()
     protocol: Protocol = Protocol()
+    variants: dict[str, Protocol] = Field(default_factory=dict)
+    """Whole protocols, by the name of the overlay that they were made with."""
     weights: WeightSettings = WeightSettings()
     sweep: SweepSettings = SweepSettings()
     ensembles: EnsembleSettings = EnsembleSettings()
+
+    @model_validator(mode="after")
+    def _variants_share_the_images(self) -> Benchmark:
+        for name, protocol in self.variants.items():
+            if protocol.image_size != self.protocol.image_size:
+                raise ValueError(
+                    f"variants.{name}.image_size: variants share the decoded images, and with "
+                    f"them protocol.image_size = {self.protocol.image_size}"
+                )
+        return self
+
+    def with_variants(self, names: Sequence[str]) -> Benchmark:
+        """With these of its variants; ``all`` means every one. Raises UnknownName."""
+        for name in names:
+            if name not in (*self.variants, ALL):
+                raise UnknownName("variant", name, (*self.variants, ALL))
+        chosen = self.variants if ALL in names else {name: self.variants[name] for name in names}
+        return self.model_copy(update={"variants": chosen})
+
+    @property
+    def protocols(self) -> dict[str, Protocol]:
+        """The plain protocol, under no name, and those of the variants."""
+        return {"": self.protocol, **self.variants}
 
 
 def default_text() -> str:
@@ -106,7 +133,7 @@ def load(path: Path | None, profile: Profile) -> Benchmark:
         tables = overlay(tables, user, profile)
     where = str(path or "built-in defaults")
     try:
-        benchmark = Benchmark.model_validate(tables)
+        benchmark = Benchmark.model_validate(_varied(tables))
     except ValidationError as error:
         raise ConfigError(f"{where}: {_first_error(error)}") from None
     return _rooted(benchmark, path)
@@ -129,6 +156,13 @@ def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
+
+
+def _varied(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Each variant as a whole protocol: the plain one's keys below its own."""
+    variants = tables.get("variants", {})
+    whole = {name: _merge(tables["protocol"], own) for name, own in variants.items()}
+    return {**tables, "variants": whole}
 
 
 def _is_optional_table(key: str) -> bool:
@@ -169,6 +203,9 @@ def _check_keys(
         if key not in model.model_fields:
             hint = did_you_mean(key, [*model.model_fields, *extra])
             raise ConfigError(f"{path}: unknown key {prefix + key!r}{hint}")
+        if key == "variants":
+            _check_variants(value, path, prefix)
+            continue
         inner = _inner_model(model.model_fields[key].annotation)
         if inner is None:
             continue
@@ -176,6 +213,17 @@ def _check_keys(
             _check_keys(value, inner, path, f"{prefix}{key}.")
         elif not (value is False and _is_optional_table(key)):
             raise ConfigError(f"{path}: {prefix + key} must be a table, not {value!r}")
+
+
+def _check_variants(variants: Any, path: Path, prefix: str) -> None:
+    tables = variants if isinstance(variants, dict) else {"NAME": variants}
+    for name, own in tables.items():
+        where = f"{prefix}variants.{name}"
+        if not isinstance(own, dict):
+            raise ConfigError(f"{path}: {where} must be a table of protocol's keys: [{where}]")
+        if name == ALL:
+            raise ConfigError(f"{path}: {where}: {ALL!r} means every variant; name it otherwise")
+        _check_keys(own, Protocol, path, f"{where}.")
 
 
 def _inner_model(annotation: Any) -> type[BaseModel] | None:
@@ -195,7 +243,7 @@ def _first_error(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
     value = first.get("input")
     shown = "" if isinstance(value, dict) else f", not {value!r}"
-    return f"{key}: {message}{shown}"
+    return f"{key}: {message}{shown}" if key else f"{message}{shown}"
 
 
 def _rooted(benchmark: Benchmark, path: Path | None) -> Benchmark:

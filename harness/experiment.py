@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import get_args
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from harness import baseline, committee, devices, plan
 from harness.config import FILENAME, Benchmark, DataSettings, Profile, load
 from harness.data.decoded import open_dataset
-from harness.data.shifted import made_once
+from harness.data.shifted import made_once, open_shifted
 from harness.data.split import carry_out, table
 from harness.errors import ConfigError, UnknownName, UserError
 from harness.inspection import Workplace, inspect, prepare_data
@@ -41,8 +42,11 @@ class Request:
     data: str | None
     clean: bool
     results: Path
+    mask: bool = False
     shift: Shift | None = None
     per_gpu: int | None = None
+    variants: tuple[str, ...] = ()
+    """Of the settings file, besides the plain protocol."""
     cluster: str | None = None
     """Address of a Dask scheduler; None: this machine."""
 
@@ -88,7 +92,7 @@ def run(request: Request) -> int:
     try:
         with watcher(console, wanted.pending, _estimates(wanted)) as watch:
             summary = sweep(wanted.pending, setting, launcher, watch)
-        _lay_floor(wanted)
+        _lay_floor(wanted, shifted)
         if request.everything:
             _convene(wanted, console)
     finally:  # Interrupted or not, the tables tell what has finished.
@@ -170,6 +174,7 @@ def _plan_table(wanted: Experiment, seconds: dict[str, float], fits: Sequence[Pl
         rows.append(
             [
                 one.recipe.name,
+                one.variant or "–",
                 one.run.seed,
                 one.run.weights.source,
                 clock(seconds[one.run.id]),
@@ -178,7 +183,7 @@ def _plan_table(wanted: Experiment, seconds: dict[str, float], fits: Sequence[Pl
                 one.note if one.run.id in kept else "left out: over the budget",
             ]
         )
-    heads = ["recipe", "seed", "weights", "about", "memory (MiB)", "disk (MiB)", "note"]
+    heads = ["recipe", "variant", "seed", "weights", "about", "memory (MiB)", "disk (MiB)", "note"]
     return tabulate(rows, heads, disable_numparse=True)
 
 
@@ -192,9 +197,7 @@ def open_source(
 ) -> tuple[Dataset, Path]:
     """The data set of a source, or of the settings file, decoded at the profile's size."""
     benchmark = _benchmark(config, profile)
-    settings = _overridden(benchmark.data, source, clean)
-    if mask:
-        settings = settings.model_copy(update={"mask": True})
+    settings = _overridden(benchmark.data, source, clean=clean, mask=mask)
     folder = prepare_data(settings, benchmark.protocol.image_size, _workplace())
     return open_dataset(folder), folder
 
@@ -318,19 +321,22 @@ def _config_file(asked: Path | None) -> Path | None:
 
 def _settings(request: Request, profile: Profile) -> Benchmark:
     benchmark = load(_config_file(request.config), profile)
-    data = _overridden(benchmark.data, request.data, request.clean)
+    data = _overridden(benchmark.data, request.data, clean=request.clean, mask=request.mask)
     benchmark = benchmark.model_copy(update={"data": data})
     asked = {"seeds": request.seeds, "shift": request.shift, "per_gpu": request.per_gpu}
     update = {name: value for name, value in asked.items() if value is not None}
     sweep = benchmark.sweep.model_copy(update=update)
-    return benchmark.model_copy(update={"sweep": sweep})
+    return benchmark.model_copy(update={"sweep": sweep}).with_variants(request.variants)
 
 
-def _overridden(settings: DataSettings, source: str | None, clean: bool) -> DataSettings:
+def _overridden(
+    settings: DataSettings, source: str | None, *, clean: bool, mask: bool
+) -> DataSettings:
     """The command line over the file. A manifest belongs to the file's source alone."""
     if source is not None and source != settings.source:
         settings = settings.model_copy(update={"source": source, "manifest": None})
-    return settings.model_copy(update={"clean": True}) if clean else settings
+    update = {name: True for name, asked in (("clean", clean), ("mask", mask)) if asked}
+    return settings.model_copy(update=update)
 
 
 # --- on the way ----------------------------------------------------------------------------------
@@ -377,7 +383,8 @@ def _announce(wanted: Experiment, console: Console) -> None:
         highlight=False,
     )
     for note in sorted({one.note for one in wanted.planned if one.note}):
-        names = ", ".join(one.recipe.name for one in wanted.planned if one.note == note)
+        noted = dict.fromkeys(one.recipe.name for one in wanted.planned if one.note == note)
+        names = ", ".join(noted)
         console.print(f"[bold yellow]{note}[/bold yellow]: {names}", soft_wrap=True)
     console.print(f"{len(wanted.pending)} runs pending, {done} done", highlight=False)
 
@@ -387,22 +394,28 @@ def _is_finished(store: Store, one: Planned) -> bool:
     return record is not None and record.finished
 
 
-def _lay_floor(wanted: Experiment) -> None:
+def _lay_floor(wanted: Experiment, shifted: Path | None) -> None:
     """The raw pixels' row, which shows what a network must at least be worth."""
-    runs = [one.run for one in wanted.planned if _is_finished(wanted.store, one)]
-    if runs and not baseline.is_kept(wanted.store, runs[0]):
+    finished = [one.run for one in wanted.planned if _is_finished(wanted.store, one)]
+    first = {run.protocol: run for run in reversed(finished)}
+    bare = [run for run in first.values() if not baseline.is_kept(wanted.store, run)]
+    if bare:
         data = open_dataset(wanted.data_folder)
-        parts = carry_out(wanted.benchmark.split, data)
-        baseline.keep(wanted.store, runs[0], data, parts, (wanted.profile, wanted.data))
+        split, like = wanted.benchmark.split, (wanted.profile, wanted.data)
+        parts = carry_out(split, data)
+        harmed = open_shifted(shifted, data, parts.test, split) if shifted else None
+        for run in bare:
+            baseline.keep(wanted.store, run, data, parts, like, harmed)
 
 
 def _convene(wanted: Experiment, console: Console) -> None:
     """The ensembles that the settings list, of what has finished; those that are new."""
-    settings, store, like = wanted.benchmark.ensembles, wanted.store, wanted.planned[0].run
+    settings, store = wanted.benchmark.ensembles, wanted.store
+    boards = {one.run.protocol: one.run for one in wanted.planned}.values()
     rules = settings.rules or committee.RULES
     tasks: list[tuple[tuple[str, ...], Sequence[Rule]]] = [(m, rules) for m in settings.members]
     tasks += [((), committee.SEARCH_RULES)] if settings.search else []
-    for members, by in tasks:
+    for (members, by), like in product(tasks, boards):
         what = " + ".join(members) or "search"
         try:
             with console.status(f"ensembles of {' + '.join(members) or 'all networks'}"):

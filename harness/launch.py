@@ -235,7 +235,7 @@ def errand(
             launcher.stop()
             raise
     if heard.last.get("event") == "done":
-        return heard.last["outcome"], ""
+        return heard.last.get("outcome"), ""
     told = heard.last["reason"] if heard.last.get("event") == "failed" else ""
     return None, told or died(heard.code)
 

@@ -79,8 +79,9 @@ class Loss(Noun):
 
     label_smoothing: Fraction = 0.0
     class_weight: Literal["none", "balanced"] | tuple[Annotated[float, Field(ge=0)], ...] = "none"
-    oversampling: bool = False
-    """Repeat the training images of rare classes until all classes are as large as the largest."""
+    oversampling: bool | Annotated[int, Field(ge=1)] = False
+    """Repeat the training images of rare classes until all classes are as large as the largest,
+    or until each has so many (report 003: 1,500). With an augmentation, no repeat is the same."""
 
 
 class Protocol(Noun):

@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from harness import cells, findings, provenance, report
+from harness import ablation, cells, findings, provenance, report
 from harness.cells import Cell, Table
 from harness.leaderboard import Board, Row
 from harness.nouns import Epoch
@@ -43,6 +43,7 @@ def html(boards: Sequence[Board], pictures: Pictures) -> str:
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _template().render(
+        studies=[_study(study) for study in ablation.studies(boards)],
         boards=[_board(board, pictures.get(slug(board), ())) for board in boards],
         style=Markup((ASSETS / "page.css").read_text(encoding="utf-8")),
         script=Markup(script),
@@ -70,21 +71,36 @@ def _board(board: Board, pictures: Sequence[tuple[Plot, str]]) -> dict[str, Any]
     words = [*findings.significance(board), *findings.choices(board)]
     confused = report.confusion_table(board) if board.rows else None
     shifted = report.shift_table(board) if board.rows else None
+    views = report.views_table(board) if board.rows else None
     return {
         "slug": name,
-        "title": f"{board.data.name}, {board.profile} profile",
+        "title": report.heading(board),
         "facts": [inline(line.removeprefix("- ")) for line in provenance.what_was_run(board)],
         "table": _table(report.main_table(board)) if board.rows else None,
         "kinds": sorted({row.kind for row in board.rows}),
         "notes": list(map(inline, [*notes, *words])),
         "confused": _table(confused) if confused else None,
         "shifted": _table(shifted) if shifted else None,
+        "views": _table(views) if views else None,
         "pictures": [
             {"name": plot.name, "caption": plot.caption, "svg": inlined(svg, f"{name}-{plot.name}")}
             for plot, svg in pictures
         ],
         "rows": _details(board),
         "failed": _table(report.failed_table(board.failed)) if board.failed else None,
+    }
+
+
+def _study(study: ablation.Study) -> dict[str, Any]:
+    tables = {where: ablation.table(study, part) for part, where in ablation.WHERE.items()}
+    return {
+        "title": ablation.title(study),
+        "words": [ablation.introduction(study)],
+        "tests": [
+            (where, _table(written), inline(ablation.words(study, part)))
+            for part, where in ablation.WHERE.items()
+            if (written := tables[where])
+        ],
     }
 
 

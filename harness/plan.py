@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from harness.augment.epochs import enlargement, epoch_bytes
@@ -55,6 +56,8 @@ class Planned:
     recipe: Recipe
     weights_files: tuple[Path | None, ...]
     note: str
+    variant: str = ""
+    """Of the protocol; none for the plain one."""
     seen: tuple[int, int] | None = None
     """The trace of the record that it has and is to lose: a failed one, or a damaged one."""
 
@@ -133,22 +136,22 @@ def _imagenet(
 def runs(
     benchmark: Benchmark, wanted: Sequence[Recipe], data: Dataset, supply: Mapping[str, Supply]
 ) -> tuple[Planned, ...]:
-    """Every run that the benchmark wants: recipes times seeds. Raises ConfigError."""
+    """Every run that the benchmark wants: variants x seeds x recipes. Raises ConfigError."""
     _check(benchmark, wanted, data)
-    planned = []
-    for seed in range(benchmark.sweep.seeds):
-        for recipe in wanted:
-            have = supply[recipe.name]
-            run = Run(
-                recipe=recipe.name,
-                weights=have.weights,
-                protocol=benchmark.protocol,
-                data=data.fingerprint,
-                split=benchmark.split,
-                seed=seed,
-            )
-            planned.append(Planned(run, recipe, have.files, have.note))
-    return tuple(planned)
+    planned: dict[str, Planned] = {}
+    protocols, seeds = benchmark.protocols.items(), range(benchmark.sweep.seeds)
+    for (variant, protocol), seed, recipe in product(protocols, seeds, wanted):
+        have = supply[recipe.name]
+        run = Run(
+            recipe=recipe.name,
+            weights=have.weights,
+            protocol=protocol,
+            data=data.fingerprint,
+            split=benchmark.split,
+            seed=seed,
+        )
+        planned.setdefault(run.id, Planned(run, recipe, have.files, have.note, variant))
+    return tuple(planned.values())
 
 
 def _check(benchmark: Benchmark, wanted: Sequence[Recipe], data: Dataset) -> None:
@@ -159,12 +162,16 @@ def _check(benchmark: Benchmark, wanted: Sequence[Recipe], data: Dataset) -> Non
                 f"protocol.image_size = {size} is too small for {recipe.name}: "
                 f"its smallest input is {recipe.minimum_size} pixels"
             )
-    weights = benchmark.protocol.loss.class_weight
-    if isinstance(weights, tuple) and len(weights) != len(data.class_names):
-        raise ConfigError(
-            f"protocol.loss.class_weight has {len(weights)} numbers, "
-            f"but {data.name} has {len(data.class_names)} classes"
+    for variant, protocol in benchmark.protocols.items():
+        weights, table = (
+            protocol.loss.class_weight,
+            f"variants.{variant}" if variant else "protocol",
         )
+        if isinstance(weights, tuple) and len(weights) != len(data.class_names):
+            raise ConfigError(
+                f"{table}.loss.class_weight has {len(weights)} numbers, "
+                f"but {data.name} has {len(data.class_names)} classes"
+            )
 
 
 def pending(
@@ -208,11 +215,12 @@ def work(recipe: Recipe, image_size: int) -> float:
 
 def epoch_store(benchmark: Benchmark, data: DataSummary, folder: Path) -> EpochStore | None:
     """Where augmented epochs go; None without augmentation. ConfigError if not one would fit."""
-    augmentation = benchmark.protocol.augmentation
-    if not augmentation.policy:
+    augmented = [p.augmentation for p in benchmark.protocols.values() if p.augmentation.policy]
+    if not augmented:
         return None
     limit = int(1e9 * benchmark.sweep.augmented_gigabytes)
-    need = epoch_bytes(augmentation, data.train, data.image_size, len(data.class_names))
+    classes = len(data.class_names)
+    need = max(epoch_bytes(one, data.train, data.image_size, classes) for one in augmented)
     if limit < need:
         raise ConfigError(
             f"sweep.augmented_gigabytes = {benchmark.sweep.augmented_gigabytes:g} is less than one "

@@ -196,5 +196,6 @@ def clock(seconds: float) -> str:
 
 
 def _name(planned: Planned) -> str:
-    seed = f" (seed {planned.run.seed})" if planned.run.seed else ""
-    return f"{planned.recipe.name}{seed}"
+    seed = f"seed {planned.run.seed}" if planned.run.seed else ""
+    told = ", ".join(word for word in (planned.variant, seed) if word)
+    return f"{planned.recipe.name} ({told})" if told else planned.recipe.name

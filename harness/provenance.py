@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.cells import escape
 from harness.leaderboard import Board
 from harness.nouns import Phase, Protocol
+from harness.policies import Step
 
 
 def what_was_run(board: Board) -> list[str]:
@@ -23,14 +24,18 @@ def what_was_run(board: Board) -> list[str]:
         f"{data.image_size} × {data.image_size} pixels: {data.train:,} for training, "
         f"{data.validation:,} for validation, {data.test:,} for the test "
         f"(fingerprint `{board.fingerprint}`).",
-        f"- **Protocol:** {_protocol_in_words(board)}.",
+        f"- **Protocol:** {_protocol_in_words(board.protocol)}.",
         f"- **Networks:** {networks}{seeds}, {weights}.",
         f"- **Device:** {devices}.",
     ]
 
 
-def _protocol_in_words(board: Board) -> str:
-    protocol = board.protocol
+def _protocol_in_words(protocol: Protocol) -> str:
+    return "; ".join([training_in_words(protocol), *options_in_words(protocol)])
+
+
+def training_in_words(protocol: Protocol) -> str:
+    """Head, phases and precision: everything but the options."""
     units = " + ".join(str(u) for u in protocol.head.units) or "no hidden layer"
     words = [f"head of {units} units trained on the frozen backbone's features"]
     if protocol.fine_tuning:
@@ -44,17 +49,23 @@ def _protocol_in_words(board: Board) -> str:
     if protocol.from_scratch:
         text += "; networks with random weights are trained from scratch instead"
         text += f" ({_phase_in_words(protocol.from_scratch)})"
-    return text + "".join(f"; {words}" for words in _options_in_words(protocol))
+    return text
 
 
-def _options_in_words(protocol: Protocol) -> list[str]:
+def options_in_words(protocol: Protocol) -> list[str]:
     """What a protocol may add, where it does: two boards that differ must read differently."""
-    loss, policy = protocol.loss, protocol.augmentation.policy
+    loss, augmentation = protocol.loss, protocol.augmentation
     words = []
-    if policy:
-        words.append(f"training images augmented by {' + '.join(step.name for step in policy)}")
+    if augmentation.policy:
+        steps = " + ".join(map(_step_in_words, augmentation.policy))
+        by = "" if augmentation.provider == "wbc-bench" else f" of {augmentation.provider}"
+        words.append(f"augmented by {steps}{by}")
+    if share := augmentation.validation_share:
+        steps = " + ".join(map(_step_in_words, augmentation.validation_policy))
+        words.append(f"{share:.0%} of the validation images augmented by {steps}")
     if loss.oversampling:
-        words.append("rare classes oversampled")
+        up_to = "" if loss.oversampling is True else f" up to {loss.oversampling:,} images"
+        words.append(f"rare classes oversampled{up_to}")
     if loss.class_weight != "none":
         balanced = loss.class_weight == "balanced"
         words.append("loss weighted by class" + (", balanced" if balanced else ""))
@@ -63,6 +74,17 @@ def _options_in_words(protocol: Protocol) -> list[str]:
     if protocol.test_views > 1:
         words.append(f"predictions averaged over {protocol.test_views} views")
     return words
+
+
+def _step_in_words(step: Step) -> str:
+    """Its name, and the parameters that are not the default."""
+    usual = type(step)()
+    changed = [
+        f"{key} {value:g}" if isinstance(value, int | float) else f"{key} {value}"
+        for key, value in step
+        if value != getattr(usual, key) and key != "copies"
+    ]
+    return f"{step.name} ({', '.join(changed)})" if changed else step.name
 
 
 def _phase_in_words(phase: Phase) -> str:

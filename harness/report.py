@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from harness import cells, findings, provenance
+from harness import ablation, cells, findings, provenance
 from harness.cells import Cell, Stress, Table, escape
 from harness.leaderboard import Board, Kind, Row, title_of
 from harness.nouns import Failed, RunRecord
+from harness.store import SHIFTED
 from zoo.table import find
 
 INTRODUCTION = """\
@@ -37,19 +38,27 @@ CONFUSIONS_LEGEND = (
 def markdown(boards: Sequence[Board]) -> str:
     """The whole LEADERBOARD.md."""
     sections = [INTRODUCTION]
+    sections += [ablation.markdown(study) for study in ablation.studies(boards)]
     sections += [_section(board) for board in boards] or [EMPTY]
     return "\n".join(sections)
 
 
+def heading(board: Board) -> str:
+    """The data, the profile, and the options that tell the board from its neighbours."""
+    options = "; ".join(provenance.options_in_words(board.protocol))
+    return f"{board.data.name}, {board.profile} profile" + (f": {options}" if options else "")
+
+
 def _section(board: Board) -> str:
-    data = board.data
-    lines = [f"## {data.name}, {board.profile} profile", "", *provenance.what_was_run(board), ""]
+    lines = [f"## {heading(board)}", "", *provenance.what_was_run(board), ""]
     if board.rows:
         lines += [cells.markdown(main_table(board)), "", "  \n".join(notes(board)), ""]
         lines += [f"{sentence}\n" for sentence in findings.significance(board)]
         if confused := confusion_table(board):
             lines += [f"### {CONFUSIONS}", "", CONFUSIONS_LEGEND, "", cells.markdown(confused), ""]
         lines += [f"{sentence}\n" for sentence in findings.choices(board)]
+        if views := views_table(board):
+            lines += ["### What the views add", "", cells.markdown(views), ""]
         if shifted := shift_table(board):
             lines += _folded("The shifted test, kind by kind", cells.markdown(shifted))
         lines += _folded("Recall of every class (%)", cells.markdown(class_table(board)))
@@ -194,6 +203,35 @@ def shift_table(board: Board) -> Table | None:
             "networks less than they would surprise others."
         )
     return cells.table(heads, rows, legend)
+
+
+def views_table(board: Board) -> Table | None:
+    """One view against the average of all, on both tests; None where there is only one."""
+    found = [(row, findings.effect_of_views(row)) for row in board.networks]
+    tests = [name for name in ("test", SHIFTED) if any(name in effects for _, effects in found)]
+    if not tests:
+        return None
+    heads = ["Network"]
+    for name in tests:
+        of = "Test" if name == "test" else "Shifted"
+        heads += [f"{of} F1, one view (%)", f"{of} F1 (%)", "Change", "95 % interval", "p"]
+    rows = [[row.title, *(c for t in tests for c in _view_cells(e.get(t)))] for row, e in found]
+    legend = "Paired, of the first seed; images a second are those of all views together."
+    return cells.table(heads, rows, legend)
+
+
+def _view_cells(effect: findings.ViewsEffect | None) -> list[str | Cell]:
+    if effect is None:
+        return ["–"] * 5
+    change = effect.change
+    points = f"{100 * change.difference:+.2f}"
+    return [
+        _percent(effect.averaged - change.difference),
+        _percent(effect.averaged),
+        Cell(points, "strong") if change.p < 0.05 else points,
+        f"{100 * change.low:+.1f} to {100 * change.high:+.1f}",
+        f"{change.p:.2g}",
+    ]
 
 
 def confusion_table(board: Board) -> Table | None:

@@ -212,7 +212,7 @@ def _job(planned: Planned, setting: Setting, device: Device) -> Job:
         device_name=device.name,
         shifted=str(setting.shifted.resolve()) if setting.shifted else None,
         checkpoint_seconds=setting.checkpoint_seconds,
-        epochs=setting.epochs,
+        epochs=setting.epochs if planned.run.protocol.augmentation.policy else None,
     )
 
 

@@ -28,7 +28,7 @@ from harness.data.split import carry_out
 from harness.head import HeadLearner, Standard
 from harness.image_learner import ImageLearner, numbers
 from harness.judge import Judge, images_to_pass
-from harness.learn import PhaseName, learn, oversampled
+from harness.learn import PhaseName, drawn, learn
 from harness.nouns import Cost, Dataset, Epoch, Parts, Phase, Predictions, Run
 from harness.pieces import build_head, build_optimizer, jit, seed_everything, unfreeze, whole_parts
 from harness.quiet import Quiet
@@ -175,10 +175,7 @@ class _Bench:
     @cached_property
     def drawn(self) -> np.ndarray:
         """The training images of an epoch, by position: each once, or the rare ones again."""
-        targets = self.targets("train")
-        if self.run.protocol.loss.oversampling:
-            return oversampled(targets, self.run.seed)
-        return np.arange(len(targets))
+        return drawn(self.run.protocol.loss, self.targets("train"), self.run.seed)
 
     @property
     def labels(self) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from harness.augment.epochs import Augmenter, Shelf, Stream
 from harness.data.split import carry_out
-from harness.learn import oversampled
+from harness.learn import drawn
 from harness.nouns import Dataset, Job, Run
 from harness.policies import Augmentation
 
@@ -42,11 +42,9 @@ def stream_of(run: Run, data: Dataset) -> Stream:
     """Of a run's training images, rare ones again if so told; the same for every recipe."""
     ids = carry_out(run.split, data).train
     targets = np.eye(len(data.class_names), dtype=np.float32)[data.labels[ids]]
-    if run.protocol.loss.oversampling:
-        drawn = oversampled(targets, run.seed)
-        ids, targets = ids[drawn], targets[drawn]
+    rows = drawn(run.protocol.loss, targets, run.seed)
     augmentation = run.protocol.augmentation
-    return Stream(data.images, ids, targets, augmentation, run.seed, data.fingerprint)
+    return Stream(data.images, ids[rows], targets[rows], augmentation, run.seed, data.fingerprint)
 
 
 @dataclass

@@ -102,6 +102,32 @@ def test_run_all_fills_the_leaderboard_and_runs_nothing_twice(
     assert page == (tmp_path / "results" / "LEADERBOARD.md").read_text()
 
 
+def test_variants_are_one_sweep_and_one_study(
+    wbc: Cli, tmp_path: Path, trainer: StandIn, offline: None
+) -> None:
+    variants = """
+    [variants.mixed]
+    augmentation = { policy = "mixup" }
+    [variants.rare]
+    loss = { oversampling = 60 }
+    """
+    (tmp_path / "benchmark.toml").write_text(SETTINGS + variants)
+    data = str(make_set(tmp_path / "set.npz"))
+    command = ("run", "mobilenet", "mn2", "--data", data)
+    code, _, err = wbc(*command, "--variant", "mixt")
+    assert (code, err) == (2, "wbc-bench: unknown variant 'mixt'; did you mean 'mixed'?\n")
+    code, out, _ = wbc(*command, "--variant", "mixed")
+    assert code == 0
+    assert "mobilenet (mixed)" in out
+    assert len(trainer.launched) == 4
+    assert wbc(*command, "--variant", "all")[0] == 0
+    assert len(trainer.launched) == 6, "what is done is done"
+    page = (tmp_path / "results" / "LEADERBOARD.md").read_text()
+    assert "what the options change" in page
+    assert "rare classes oversampled up to 60 images" in page
+    assert page.count("*Raw pixels*") == 3 + page.count("*Raw pixels*:"), "each board has a floor"
+
+
 def test_a_failed_run_is_exit_code_1_and_can_be_tried_again(
     wbc: Cli, tmp_path: Path, trainer: StandIn, offline: None
 ) -> None:

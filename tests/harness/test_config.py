@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.config import Benchmark, default_text, load, overlay
-from harness.errors import ConfigError
+from harness.errors import ConfigError, UnknownName
 from harness.nouns import Phase, Protocol, Subset
 
 
@@ -71,6 +71,30 @@ def test_weights_files_are_meant_beside_the_settings(tmp_path: Path) -> None:
     assert load(path, "quick").weights.files == {"vgg16": str(tmp_path / "my.h5")}
 
 
+def test_a_variant_lies_over_the_profiles_protocol(tmp_path: Path) -> None:
+    text = """
+    [protocol]
+    image_size = 64
+    [variants.mixed]
+    augmentation = { policy = "mixup" }
+    [profile.full.variants.mixed.fine_tuning]
+    epochs = 3
+    """
+    path = settings(tmp_path, text)
+    quick, full = load(path, "quick"), load(path, "full")
+    mixed = quick.variants["mixed"]
+    assert mixed.augmentation.policy[0].name == "mixup"
+    assert mixed.fine_tuning is None
+    assert mixed == quick.protocol.model_copy(update={"augmentation": mixed.augmentation})
+    tuned = full.variants["mixed"].fine_tuning
+    assert tuned is not None
+    assert (tuned.epochs, tuned.unfreeze) == (3, 0.8), "the profile's own keys stay below"
+    assert list(quick.with_variants(["all"]).protocols) == ["", "mixed"]
+    assert list(quick.with_variants([]).protocols) == [""]
+    with pytest.raises(UnknownName, match="did you mean 'mixed'"):
+        quick.with_variants(["mixd"])
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -89,6 +113,12 @@ def test_weights_files_are_meant_beside_the_settings(tmp_path: Path) -> None:
         ("protocol = 3\n", "protocol must be a table"),
         ("[protocol\n", "Expected"),
         ("[sweep]\nseeds = 0\n", "sweep.seeds"),
+        ("[variants.x]\nlos = 3\n", "unknown key 'variants.x.los'; did you mean 'loss'?"),
+        ("[variants]\nx = 3\n", "variants.x must be a table of protocol's keys"),
+        ("variants = 3\n", "must be a table of protocol's keys"),
+        ("[variants.all]\n", "'all' means every variant"),
+        ("[variants.x]\nimage_size = 64\n", "variants.x.image_size: variants share"),
+        ("[variants.x.head]\ndropout = 2\n", "variants.x.head.dropout"),
     ],
 )
 def test_what_cannot_be_obeyed_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -190,3 +191,26 @@ def test_the_floor_is_better_than_chance_and_the_same_twice(tmp_path: Path) -> N
     (record,) = store.outsides()
     assert record.baseline
     assert record.test.macro_f1 == score.macro_f1
+    assert record.shifted is None
+
+
+def test_the_floor_is_asked_about_the_shifted_test_too(tmp_path: Path) -> None:
+    from harness import baseline
+    from harness.data.shifted import made_once, open_shifted
+
+    folder = prepare("smear@500", 48, tmp_path)
+    data = open_dataset(folder)
+    run = made_run().model_copy(update={"data": data.fingerprint})
+    parts = carry_out(Split(), data)
+    told = []
+    modes: tuple[Literal["mixed", "full"], ...] = ("mixed", "full")
+    for mode in modes:
+        path = made_once(folder, data, parts.test, Split(), mode)
+        copy = open_shifted(path, data, parts.test, Split())
+        told.append(baseline.raw_pixels(run, data, parts, copy)["shifted"])
+    np.testing.assert_array_equal(told[0].probabilities, told[1].probabilities)
+    np.testing.assert_array_equal(told[0].ids, parts.test)
+    plain = baseline.raw_pixels(run, data, parts)
+    assert "shifted" not in plain
+    scores = [metrics.score(part, data.class_names).macro_f1 for part in (plain["test"], told[0])]
+    assert scores[1] < scores[0]

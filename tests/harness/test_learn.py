@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from harness.learn import class_weights, oversampled, sample_weights
+from harness.learn import class_weights, drawn, sample_weights
 from harness.nouns import Loss
 
 REPORT_004 = (851, 2179, 1085, 2023, 849, 993, 2330, 1643)
 """Images a class that the weights of report 004 belong to."""
+ALIKE = Loss(oversampling=True)
 
 
 def one_hot(counts: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -56,30 +58,48 @@ def test_oversampling_makes_every_class_as_large_as_the_largest(
     counts: list[int], seed: int
 ) -> None:
     targets = one_hot(tuple(counts), seed)
-    chosen = oversampled(targets, seed)
+    chosen = drawn(ALIKE, targets, seed)
     np.testing.assert_allclose(targets[chosen].sum(axis=0), max(counts), atol=1)
     times = np.bincount(chosen, minlength=len(targets))
     assert times.min() >= 1
     for k in range(len(counts)):
         of_class = times[targets[:, k] == 1]
         assert of_class.max() - of_class.min() <= 1, "no image is favoured within its class"
-    np.testing.assert_array_equal(chosen, oversampled(targets, seed))
+    np.testing.assert_array_equal(chosen, drawn(ALIKE, targets, seed))
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_oversampling_of_soft_labels_narrows_the_gap(seed: int) -> None:
     targets = soft(seed)
-    before, after = targets.sum(axis=0), targets[oversampled(targets, seed)].sum(axis=0)
+    before, after = targets.sum(axis=0), targets[drawn(ALIKE, targets, seed)].sum(axis=0)
     assert after.min() / after.max() > 5 * before.min() / before.max()
 
 
 def test_balanced_weights_after_oversampling_are_ones() -> None:
     targets = one_hot((90, 30, 7))
-    chosen = targets[oversampled(targets, 0)]
+    chosen = targets[drawn(ALIKE, targets, 0)]
     weights = class_weights(Loss(class_weight="balanced"), chosen)
     np.testing.assert_allclose(weights, 1, atol=0.01)
 
 
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(1, 60), min_size=2, max_size=8),
+    st.integers(1, 90),
+    st.integers(0, 99),
+)
+def test_rare_classes_grow_up_to_a_count(counts: list[int], goal: int, seed: int) -> None:
+    """Report 003 made 1,500 images of each class that had fewer, and left the others alone."""
+    targets = one_hot(tuple(counts), seed)
+    chosen = drawn(Loss(oversampling=goal), targets, seed)
+    grown = [max(goal, count) for count in counts]
+    np.testing.assert_allclose(targets[chosen].sum(axis=0), grown, atol=1)
+    assert set(chosen) == set(range(len(targets))), "none is left out"
+
+
 def test_oversampling_leaves_the_ids_of_old_runs_alone() -> None:
     assert Loss().canonical() == '{"class_weight":"none","label_smoothing":0.0}'
-    assert "oversampling" in Loss(oversampling=True).canonical()
+    assert '"oversampling":true' in Loss(oversampling=True).canonical()
+    assert '"oversampling":1500' in Loss.model_validate({"oversampling": 1500}).canonical()
+    with pytest.raises(ValidationError):
+        Loss.model_validate({"oversampling": -3})

@@ -1,0 +1,262 @@
+"""What the options of a protocol change: boards that differ in nothing else, side by side.
+
+Options are what a protocol adds to plain training: augmentation, weights in the loss, oversampling,
+smoothed labels, test views. Pure functions of boards.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import fmean
+from typing import Any, Literal
+
+import numpy as np
+
+from harness import cells, statistics
+from harness.cells import Cell, Table
+from harness.leaderboard import Board, Row
+from harness.nouns import Loss, Protocol
+from harness.policies import Augmentation
+from harness.provenance import options_in_words, training_in_words
+from harness.store import SHIFTED
+
+OPTIONS: tuple[tuple[str, ...], ...] = (
+    ("test_views",), ("loss", "oversampling"), ("loss", "class_weight"),
+    ("loss", "label_smoothing"), ("augmentation",),
+)  # fmt: skip
+"""Where in a protocol its options stand; what is added last to the others comes first."""
+PLAIN = Protocol(loss=Loss(), augmentation=Augmentation())
+SIGNIFICANT = 0.05
+
+Part = Literal["test", "shifted"]
+WHERE: dict[Part, str] = {"test": "Clean test", "shifted": "Shifted test"}
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Boards on the same images that are trained alike but for their options; fewest first."""
+
+    boards: tuple[Board, ...]
+    against: tuple[int | None, ...]
+    """One a board: the place of the board that lacks one of its options, if there is one."""
+    networks: tuple[tuple[str, str, str], ...]
+    """Recipe, weights and title of those that stand on two boards or more."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One network under one board's options."""
+
+    macro_f1: float
+    difference: float | None
+    """To the board that it is compared with; None where there is none."""
+    p: float
+    """Of no difference, adjusted by Holm for all comparisons of the study's same test."""
+
+    @property
+    def significant(self) -> bool:
+        return self.difference is not None and self.p < SIGNIFICANT
+
+
+def studies(boards: Sequence[Board]) -> tuple[Study, ...]:
+    """What can be compared among boards; empty where each stands alone."""
+    groups: dict[tuple[str, ...], list[Board]] = defaultdict(list)
+    for board in boards:
+        if board.networks:
+            alike = (board.data.name, board.profile, board.fingerprint, board.split.canonical())
+            groups[(*alike, _plain(board.protocol).canonical())].append(board)
+    found = (_study(group) for group in groups.values())
+    return tuple(study for study in found if any(place is not None for place in study.against))
+
+
+def _study(group: Sequence[Board]) -> Study:
+    boards = sorted(group, key=lambda board: _order(board.protocol))
+    seen: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for board in boards:
+        for row in board.networks:
+            seen[(row.name, row.weights)].append(row.title)
+    names = [name for (name, _), titles in seen.items() if len(titles) > 1]
+    networks = [
+        (name, weights, f"{titles[0]} ({weights})" if names.count(name) > 1 else titles[0])
+        for (name, weights), titles in seen.items()
+        if len(titles) > 1
+    ]
+    protocols = [board.protocol for board in boards]
+    against = tuple(_parent(protocol, protocols) for protocol in protocols)
+    return Study(tuple(boards), against, tuple(sorted(networks)))
+
+
+def _order(protocol: Protocol) -> tuple[Any, ...]:
+    """Plain first, then what has one option, and so on; alike ones beside each other."""
+    on = [_value(protocol, option) != _value(PLAIN, option) for option in reversed(OPTIONS)]
+    return sum(on), [not one for one in on], protocol.canonical()
+
+
+def _parent(protocol: Protocol, others: Sequence[Protocol]) -> int | None:
+    """The place of the protocol that lacks one option, the last one added if there are several."""
+    for option in OPTIONS:
+        without = _without(protocol, option)
+        if without != protocol and without in others:
+            return others.index(without)
+    plain = _plain(protocol)
+    return others.index(plain) if plain != protocol and plain in others else None
+
+
+def _value(protocol: Protocol, option: tuple[str, ...]) -> Any:
+    value: Any = protocol
+    for key in option:
+        value = getattr(value, key)
+    return value
+
+
+def _without(protocol: Protocol, option: tuple[str, ...]) -> Protocol:
+    key, *inner = option
+    value = _value(PLAIN, option)
+    if inner:
+        value = getattr(protocol, key).model_copy(update={inner[0]: value})
+    return protocol.model_copy(update={key: value})
+
+
+def _plain(protocol: Protocol) -> Protocol:
+    for option in OPTIONS:
+        protocol = _without(protocol, option)
+    return protocol
+
+
+# --- the changes ---------------------------------------------------------------------------------
+
+
+@cache
+def changes(study: Study, part: Part) -> tuple[tuple[Change | None, ...], ...]:
+    """(boards, networks): what each network makes of each board's options on a test.
+
+    None where a network is not on the board, or was not asked there.
+    """
+    asked, raw = [], []
+    for place, board in enumerate(study.boards):
+        for column, (name, weights, _) in enumerate(study.networks):
+            row = _row(board, name, weights)
+            if row is None or (score := _score(row, part)) is None:
+                continue
+            other = study.against[place]
+            before = _row(study.boards[other], name, weights) if other is not None else None
+            asked.append((place, column, score))
+            raw.append(_compared(row, before, part) if before else None)
+    adjusted = iter(statistics.holm([one[1] for one in raw if one]))
+    found: list[list[Change | None]] = [[None] * len(study.networks) for _ in study.boards]
+    for (place, column, score), one in zip(asked, raw, strict=True):
+        p = float(next(adjusted)) if one else 1.0
+        found[place][column] = Change(score, one[0] if one else None, p)
+    return tuple(map(tuple, found))
+
+
+def _row(board: Board, name: str, weights: str) -> Row | None:
+    matches = (row for row in board.networks if (row.name, row.weights) == (name, weights))
+    return next(matches, None)
+
+
+def _score(row: Row, part: Part) -> float | None:
+    return row.macro_f1 if part == "test" else row.shifted(lambda metrics: metrics.macro_f1)
+
+
+def _compared(row: Row, before: Row, part: Part) -> tuple[float, float] | None:
+    """Difference in macro F1 and its p, on the seeds that both have; None where there are none."""
+    stored = {"test": "test", "shifted": SHIFTED}[part]
+    seeds = [seed for seed in row.seeds if seed in before.seeds]
+    held = [
+        [each.parts[each.seeds.index(seed)].get(stored) for seed in seeds] for each in (row, before)
+    ]
+    known = [[one for one in side if one is not None] for side in held]
+    if not seeds or min(map(len, known)) < len(seeds):
+        return None
+    guesses = [np.stack([one.probabilities.argmax(axis=1) for one in side]) for side in known]
+    classes = known[0][0].probabilities.shape[1]
+    found = statistics.pairwise(known[0][0].labels, guesses, classes)
+    return float(found.difference[0, 1]), float(found.p[0, 1])
+
+
+# --- told ----------------------------------------------------------------------------------------
+
+
+def markdown(study: Study) -> str:
+    """Its section of LEADERBOARD.md."""
+    lines = [f"## {cells.escape(title(study))}", "", introduction(study), ""]
+    for part, where in WHERE.items():
+        if compared := table(study, part):
+            lines += [f"### {where}", "", cells.markdown(compared), "", f"{words(study, part)}\n"]
+    return "\n".join(lines)
+
+
+def title(study: Study) -> str:
+    first = study.boards[0]
+    return f"{first.data.name}, {first.profile} profile: what the options change"
+
+
+def introduction(study: Study) -> str:
+    """What all the boards have in common."""
+    first = study.boards[0]
+    return (
+        f"{first.data.train:,} training images, {first.data.test:,} test images at "
+        f"{first.data.image_size} px; {training_in_words(first.protocol)}."
+    )
+
+
+def label(board: Board) -> str:
+    return "; ".join(options_in_words(board.protocol)) or "plain"
+
+
+def table(study: Study, part: Part) -> Table | None:
+    """One row a board, one column a network; None where nothing was asked."""
+    found = changes(study, part)
+    if not any(change for line in found for change in line):
+        return None
+    heads = ["Options", "Against", *(title for _, _, title in study.networks), "Mean change"]
+    rows = []
+    for board, other, line in zip(study.boards, study.against, found, strict=True):
+        known = [c.difference for c in line if c and c.difference is not None]
+        against = label(study.boards[other]) if other is not None else "–"
+        mean = f"{100 * fmean(known):+.1f}" if known else "–"
+        rows.append([label(board), against, *map(_cell, line), mean])
+    legend = (
+        "Macro F1 in percent and, in brackets, its change in points against the board that lacks "
+        "one of the options; **bold** where the change is significant (paired test, Holm-corrected "
+        f"for all changes of this table, {100 * SIGNIFICANT:.0f} %)."
+    )
+    return cells.table(heads, rows, legend)
+
+
+def _cell(change: Change | None) -> str | Cell:
+    if change is None:
+        return "–"
+    text = f"{100 * change.macro_f1:.2f}"
+    if change.difference is None:
+        return text
+    told = f"{text} ({100 * change.difference:+.1f})"
+    return Cell(told, "strong") if change.significant else told
+
+
+def words(study: Study, part: Part) -> str:
+    """What is significant, in a sentence."""
+    found, said, count = changes(study, part), [], 0
+    for board, other, line in zip(study.boards, study.against, found, strict=True):
+        count += sum(c is not None and c.difference is not None for c in line)
+        moved = [
+            f"{title} by {100 * (c.difference or 0):+.1f}"
+            for (_, _, title), c in zip(study.networks, line, strict=True)
+            if c and c.significant
+        ]
+        if moved and other is not None:
+            said.append(f"*{label(board)}* moves {_listed(moved)} points")
+    where = WHERE[part]
+    if not count:
+        return f"{where}: no network was asked on two of these boards."
+    if not said:
+        return f"{where}: none of {count} changes is significant."
+    return f"{where}: of {count} changes these are significant. {'; '.join(said)}."
+
+
+def _listed(items: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
