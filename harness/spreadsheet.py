@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.leaderboard import Board, Row
 from harness.nouns import Cost, Failed, Finished, Judged, RunRecord
+from harness.provenance import options_in_words
 from harness.records import EnsembleCost, EnsembleRecord, Record
 
 
@@ -35,8 +36,8 @@ def _csv_lines(board: Board) -> list[dict[str, Any]]:
 
 def _csv_line_columns() -> tuple[str, ...]:
     return (
-        "data", "fingerprint", "profile", "kind", "rank", "suspect", "recipe", "weights", "seed",
-        "run", "status", "reason", "macro_f1", "macro_f1_low", "macro_f1_high", "accuracy",
+        "data", "fingerprint", "profile", "options", "kind", "rank", "suspect", "recipe", "weights",
+        "seed", "run", "status", "reason", "macro_f1", "macro_f1_low", "macro_f1_high", "accuracy",
         "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_precision", "macro_recall",
         "auc", "log_loss", "brier", "calibration_error", "temperature", "validation_macro_f1",
         "shifted_macro_f1", "parameters", "trainable_parameters", "multiply_adds",
@@ -52,6 +53,7 @@ def _csv_line(row: Row | None, record: Record) -> dict[str, Any]:
         "data": record.data.name,
         "fingerprint": run.data,
         "profile": record.profile,
+        "options": "; ".join(options_in_words(run.protocol)),
         "kind": row.kind if row else "network",
         "recipe": row.name if row else run.recipe,
         "weights": row.weights if row else run.weights.source,
