@@ -56,7 +56,7 @@ def run_all(
     for i, group in enumerate(groups):
         kept = EpochStore(folder=str(folder / f"epochs-{i}"), limit_bytes=10**11)
         slots = (Device("cpu", cpu_name()),)
-        setting = Setting(store, data[0], data[1], "quick", slots, kept)
+        setting = Setting(store, data[0], data[1], "quick", slots, epochs=kept)
         summary = sweep(group, setting, WorkerProcess(), Silent())
         assert summary.finished == len(group), summary
     return time.perf_counter() - begin, store
@@ -85,7 +85,7 @@ def main() -> None:
             Planned(
                 Run(recipe=find(name).name, weights=Weights(source="random"), protocol=protocol,
                     data=data.fingerprint, split=split),
-                find(name), None, "",
+                find(name), (None,), "",
             )
             for name in asked.recipes
         ]  # fmt: skip

@@ -85,7 +85,7 @@ def mixup(step: MixUp, images: np.ndarray, targets: np.ndarray, rng: np.random.G
     shares = rng.beta(step.alpha, step.alpha, len(images))
     out = np.empty_like(images)
     for i, (j, share) in enumerate(zip(partner.tolist(), shares.tolist(), strict=True)):
-        out[i] = operations.blend(images[i], images[j], share)
+        operations.blend(images[i], images[j], share, out[i])
     return out, _mixed(targets, partner, shares)
 
 
@@ -132,7 +132,7 @@ def augmix(step: AugMix, images: np.ndarray, rng: np.random.Generator) -> np.nda
     for i, image in enumerate(images):
         rows = range(i * step.chains, (i + 1) * step.chains)
         made = [chains.carry_out(image, codes[row], parameters[row]) for row in rows]
-        out[i] = operations.mix([image, *made], shares[i])
+        operations.mix([image, *made], shares[i], out[i])
     return out
 
 
