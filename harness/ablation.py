@@ -66,14 +66,24 @@ def studies(boards: Sequence[Board]) -> tuple[Study, ...]:
     groups: dict[tuple[str, ...], list[Board]] = defaultdict(list)
     for board in boards:
         if board.networks:
-            alike = (board.data.name, board.profile, board.fingerprint, board.split.canonical())
-            groups[(*alike, _plain(board.protocol).canonical())].append(board)
+            groups[_alike(board)].append(board)
     found = (_study(group) for group in groups.values())
     return tuple(study for study in found if any(place is not None for place in study.against))
 
 
+def in_order(boards: Sequence[Board]) -> tuple[Board, ...]:
+    """By the data, the profile, the split and the training; of each, the fewest options first."""
+    return tuple(sorted(boards, key=lambda board: (*_alike(board), _order(board.protocol))))
+
+
+def _alike(board: Board) -> tuple[str, ...]:
+    """What the boards of a study have in common."""
+    where = board.data.name, board.profile, board.fingerprint, board.split.canonical()
+    return *where, _plain(board.protocol).canonical()
+
+
 def _study(group: Sequence[Board]) -> Study:
-    boards = sorted(group, key=lambda board: _order(board.protocol))
+    boards = in_order(group)
     seen: dict[tuple[str, str], list[str]] = defaultdict(list)
     for board in boards:
         for row in board.networks:
@@ -86,7 +96,7 @@ def _study(group: Sequence[Board]) -> Study:
     ]
     protocols = [board.protocol for board in boards]
     against = tuple(_parent(protocol, protocols) for protocol in protocols)
-    return Study(tuple(boards), against, tuple(sorted(networks)))
+    return Study(boards, against, tuple(sorted(networks)))
 
 
 def _order(protocol: Protocol) -> tuple[Any, ...]:
@@ -222,7 +232,7 @@ def table(study: Study, part: Part) -> Table | None:
         rows.append([label(board), against, *map(_cell, line), mean])
     legend = (
         "Macro F1 in percent and, in brackets, its change in points against the board that lacks "
-        "one of the options; **bold** where the change is significant (paired test, Holm-corrected "
+        "one of the options; in bold where the change is significant (paired test, Holm-corrected "
         f"for all changes of this table, {100 * SIGNIFICANT:.0f} %)."
     )
     return cells.table(heads, rows, legend)
@@ -255,7 +265,7 @@ def words(study: Study, part: Part) -> str:
         return f"{where}: no network was asked on two of these boards."
     if not said:
         return f"{where}: none of {count} changes is significant."
-    return f"{where}: of {count} changes these are significant. {'; '.join(said)}."
+    return f"{where}: of {count} changes, these are significant: {'; '.join(said)}."
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -125,7 +125,8 @@ def _cell(cell: str | Cell, side: str, value: float | None) -> dict[str, Any]:
         "text": text,
         "side": side,
         "value": value,
-        "names": isinstance(cell, Cell),
+        "names": isinstance(cell, Cell) and side == "left",
+        "strong": isinstance(cell, Cell) and side != "left",
         "long": side == "left" and len(text) > LINE,
     }
 

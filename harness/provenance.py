@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.cells import escape
 from harness.leaderboard import Board
 from harness.nouns import Phase, Protocol
-from harness.policies import Step
+from harness.policies import NAMED, Step
 
 
 def what_was_run(board: Board) -> list[str]:
@@ -57,12 +57,11 @@ def options_in_words(protocol: Protocol) -> list[str]:
     loss, augmentation = protocol.loss, protocol.augmentation
     words = []
     if augmentation.policy:
-        steps = " + ".join(map(_step_in_words, augmentation.policy))
         by = "" if augmentation.provider == "wbc-bench" else f" of {augmentation.provider}"
-        words.append(f"augmented by {steps}{by}")
+        words.append(f"augmented by {_policy_in_words(augmentation.policy)}{by}")
     if share := augmentation.validation_share:
-        steps = " + ".join(map(_step_in_words, augmentation.validation_policy))
-        words.append(f"{share:.0%} of the validation images augmented by {steps}")
+        policy = _policy_in_words(augmentation.validation_policy)
+        words.append(f"{share:.0%} of the validation images augmented by {policy}")
     if loss.oversampling:
         up_to = "" if loss.oversampling is True else f" up to {loss.oversampling:,} images"
         words.append(f"rare classes oversampled{up_to}")
@@ -74,6 +73,11 @@ def options_in_words(protocol: Protocol) -> list[str]:
     if protocol.test_views > 1:
         words.append(f"predictions averaged over {protocol.test_views} views")
     return words
+
+
+def _policy_in_words(policy: tuple[Step, ...]) -> str:
+    name = next((name for name, steps in NAMED.items() if steps == policy), "")
+    return name or " + ".join(map(_step_in_words, policy))
 
 
 def _step_in_words(step: Step) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness import metrics, page, report, spreadsheet
+from harness import ablation, metrics, page, report, spreadsheet
 from harness.committee import Committee, Member, recounted
 from harness.gallery import Gallery
 from harness.leaderboard import Board, boards
@@ -21,7 +21,8 @@ def read_boards(results: Path) -> tuple[Board, ...]:
 
 
 def _boards(store: Store, records: Sequence[Record]) -> tuple[Board, ...]:
-    return boards(records, {r.of.id: store.trusted(r) for r in records if r.judged})
+    held = {record.of.id: store.trusted(record) for record in records if record.judged}
+    return ablation.in_order(boards(records, held))
 
 
 def tables(results: Path, ranked: Sequence[Board], gallery: Gallery) -> dict[Path, str]:

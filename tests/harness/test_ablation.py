@@ -93,7 +93,7 @@ def test_a_clear_change_is_significant_and_a_small_one_is_not() -> None:
     assert table is not None
     assert isinstance(table.rows[1][2 + vgg16], Cell)
     assert isinstance(table.rows[1][2 + lite0], str)
-    assert "of 2 changes these are significant" in ablation.words(study, "test")
+    assert "of 2 changes, these are significant" in ablation.words(study, "test")
     assert "VGG16 by +15" in ablation.words(study, "test")
     assert "EfficientNet-Lite0" not in ablation.words(study, "test")
 
