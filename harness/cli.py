@@ -122,6 +122,12 @@ def cli() -> None:
 @cli.command()
 @experiment_options
 @click.option("--cluster", metavar="ADDRESS", help="A Dask scheduler: tcp://… or tls://….")
+@click.option(
+    "--tensorboard",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Write learning curves there, for TensorBoard.",
+)
 def run(**options: Any) -> int:
     """Train recipes under the one protocol and write the leaderboard."""
     from harness import experiment

@@ -16,7 +16,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -198,6 +198,7 @@ def carry_out(order: Order) -> dict[str, Any]:
                 "output": str(output.resolve()),
                 "device": device.id,
                 "device_name": device.name,
+                "device_shared": device.shared,
             }
         )
         environment = {**device.environment, "KERAS_BACKEND": order.backend}
@@ -229,8 +230,11 @@ def _told(ended: Ended, files: dict[str, bytes]) -> dict[str, Any]:
 def _device(worker: Any) -> Device:
     """A worker that declares a GPU sees its own through CUDA_VISIBLE_DEVICES."""
     if worker.state.total_resources and not worker.state.total_resources.get("GPU"):
-        return Device("cpu", devices.cpu_name())
-    return devices.visible()[0]
+        device, runs = Device("cpu", devices.cpu_name()), worker.state.nthreads
+    else:
+        device = devices.visible()[0]
+        runs = worker.state.total_resources.get("GPU", worker.state.nthreads)
+    return replace(device, shared=runs > 1)
 
 
 @dataclass

@@ -18,7 +18,8 @@ class Device:
     id: str
     name: str
     shared: bool = False
-    """Whether several runs may be on it: then none takes all of its memory at the start."""
+    """Whether several runs may be on it: then none takes all of its memory at the start, and its
+    energy is nobody's own."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -51,7 +52,7 @@ def visible(environment: Mapping[str, str] | None = None) -> tuple[Device, ...]:
 def slots(at_hand: Sequence[Device], cpu_slots: int, per_gpu: int) -> tuple[Device, ...]:
     """One entry a run at a time: every GPU once, then again, up to ``per_gpu`` times."""
     if at_hand[0].id == "cpu":
-        return tuple(at_hand[:1]) * cpu_slots
+        return (replace(at_hand[0], shared=cpu_slots > 1),) * cpu_slots
     return tuple(replace(device, shared=per_gpu > 1) for device in at_hand) * per_gpu
 
 

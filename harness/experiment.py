@@ -13,7 +13,7 @@ from typing import get_args
 
 from rich.console import Console
 
-from harness import baseline, committee, devices, plan
+from harness import baseline, committee, curves, devices, plan
 from harness.config import FILENAME, Benchmark, DataSettings, Profile, load
 from harness.data.decoded import open_dataset
 from harness.data.shifted import made_once, open_shifted
@@ -49,6 +49,8 @@ class Request:
     """Of the settings file, besides the plain protocol."""
     cluster: str | None = None
     """Address of a Dask scheduler; None: this machine."""
+    tensorboard: Path | None = None
+    """Folder for learning curves as TensorBoard reads them; None: none are written."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def run(request: Request) -> int:
     from harness.progress import watcher
     from harness.tables import write_tables
 
-    console = Console()
+    console, with_curves = Console(), curves.beside(request.tensorboard)
     wanted = _resolve(request, console, fetch=True)
     _announce(wanted, console)
     settings = wanted.benchmark.sweep
@@ -91,7 +93,7 @@ def run(request: Request) -> int:
     )
     try:
         with watcher(console, wanted.pending, _estimates(wanted)) as watch:
-            summary = sweep(wanted.pending, setting, launcher, watch)
+            summary = sweep(wanted.pending, setting, launcher, with_curves(watch))
         _lay_floor(wanted, shifted)
         if request.everything:
             _convene(wanted, console)
@@ -124,7 +126,8 @@ def _engine(
         WorkerProcess, timeout=60 * settings.timeout_minutes, memory_gb=settings.memory_gb
     )
     if request.cluster is None:
-        return make(), devices.slots(wanted.devices, settings.cpu_slots, settings.per_gpu)
+        cpu_slots = max(1, min(settings.cpu_slots, len(wanted.pending)))
+        return make(), devices.slots(wanted.devices, cpu_slots, settings.per_gpu)
     if importlib.util.find_spec("distributed") is None:
         raise UserError("--cluster needs Dask: pip install distributed")
     from harness.cluster import Cluster, connect

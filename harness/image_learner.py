@@ -32,8 +32,10 @@ class ImageLearner:
         self._targets = self.bench.labels[0]
         self._class_weights = class_weights(self.bench.run.protocol.loss, self._targets)
         self._weights = sample_weights(self._targets, self._class_weights)
+        self._done = 0
 
     def begin(self, epoch: int) -> None:
+        self._done = 0
         if self.bench.reader is not None:
             made = self.bench.reader.read(epoch, self.epochs)
             self._images, self._ids = made.images, np.arange(len(made.images))
@@ -44,6 +46,8 @@ class ImageLearner:
         """In parts of equal size, so that the mean of their losses is that of the batch."""
         self.model.optimizer.learning_rate = learning_rate
         losses = [self._gradient(part) for part in np.split(order, self.parts)]
+        self._done += len(order)
+        self.bench.events.step(self._done, len(self._ids))
         return float(np.mean(losses))
 
     def _gradient(self, order: np.ndarray) -> float:

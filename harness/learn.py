@@ -91,6 +91,7 @@ def learn(
             validation_loss=loss,
             validation_f1=macro_f1(truth, probabilities.argmax(axis=1), classes),
             seconds=time.perf_counter() - began,
+            samples=len(losses) * min(phase.batch_size, len(train)),
         )
         better = advanced.best_epoch == advanced.epoch
         best = learner.state() if better else stage.best

@@ -14,8 +14,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from harness.ledger import Ledger
 from harness.noun import Noun as Noun
 from harness.policies import Augmentation, EpochStore
+from harness.scores import Calibrated as Calibrated
+from harness.scores import ClassMetrics as ClassMetrics
+from harness.scores import Judged as Judged
+from harness.scores import Metrics as Metrics
 
 SCHEMA = 1
 """Of the record files. Raised when their meaning changes."""
@@ -235,75 +240,6 @@ class Predictions:
 # --- the record ----------------------------------------------------------------------------------
 
 
-class ClassMetrics(Noun):
-    name: str
-    support: int
-    precision: float
-    recall: float
-    f1: float
-
-
-class Metrics(Noun):
-    """Of one part. Fractions 0-1; macro: the plain mean over the classes."""
-
-    images: int
-    macro_f1: float
-    accuracy: float
-    balanced_accuracy: float
-    macro_precision: float
-    macro_recall: float
-    auc: float | None
-    """One class against the rest, macro; None where a class is absent from the part."""
-    log_loss: float
-    """Nats an image."""
-    brier: float
-    """0 to 2."""
-    calibration_error: float
-    """Expected calibration error of the guessed class, 15 bins."""
-    macro_f1_interval: tuple[float, float]
-    """95 %, over test sets with as many images of each class; so for accuracy."""
-    macro_f1_sd: float
-    """Of macro F1, over such test sets."""
-    accuracy_interval: tuple[float, float]
-    per_class: tuple[ClassMetrics, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    """Rows: the true class; columns: the predicted one."""
-
-
-class Calibrated(Noun):
-    """What a temperature does to the test images, and what their least sure ones hold.
-
-    A row's guesses, and with them its F1, stay what they are.
-    """
-
-    temperature: float
-    """Fitted on the validation images; above 1 is less sure."""
-    log_loss: float
-    brier: float
-    calibration_error: float
-    flagged: int
-    """The least sure test images, at most 2 % of them."""
-    caught: int
-    """Errors among the flagged."""
-    errors: int
-    """Errors in all."""
-
-
-class Judged(Noun):
-    """Everything that predictions alone say: recomputed from them, it must be the same."""
-
-    ADDED: ClassVar[tuple[str, ...]] = ("shifted",)
-
-    validation: Metrics | None
-    """None only of predictions from outside that came without."""
-    test: Metrics
-    shifted: Metrics | None = None
-    """Of the shifted copy of the test images; None where no pass was made over it."""
-    calibrated: Calibrated | None
-    """None without validation images, on which a temperature is fitted."""
-    predictions_sha256: str
-
-
 class Throughput(Noun):
     """Images a second from raw pixels to pooled features, warm, one fixed batch after another.
 
@@ -355,6 +291,8 @@ class Environment(Noun):
 class Epoch(Noun):
     """One line of the learning curve. Losses are mean cross-entropies, without penalties."""
 
+    ADDED: ClassVar[tuple[str, ...]] = ("samples",)
+
     phase: Literal["frozen", "fine-tuning", "from scratch"]
     epoch: int
     learning_rate: float
@@ -362,6 +300,8 @@ class Epoch(Noun):
     validation_loss: float
     validation_f1: float
     seconds: float
+    samples: int = 0
+    """That its steps learnt from: images, in the frozen phase rows of features; 0: not counted."""
 
 
 class DataSummary(Noun):
@@ -377,7 +317,7 @@ class DataSummary(Noun):
 class Outcome(Noun):
     """What the worker hands back beside the predictions."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("parts", "resumed")
+    ADDED: ClassVar[tuple[str, ...]] = ("parts", "resumed", "ledger")
 
     cost: Cost
     timings: Timings
@@ -387,6 +327,8 @@ class Outcome(Noun):
     """Micro-batches that a batch was cut into, because memory was too small for it whole."""
     resumed: int = 0
     """Epochs that this process took from a checkpoint; their seconds count in ``training``."""
+    ledger: Ledger | None = None
+    """None of a run that kept none, before there was one."""
 
 
 class Finished(Outcome, Judged):
@@ -437,6 +379,8 @@ class Job(Noun):
     """Folder for predictions, features and trained weights."""
     device: str
     device_name: str
+    device_shared: bool = False
+    """Whether other runs of the sweep may be on it meanwhile."""
     shifted: str | None = None
     """File of the shifted copy of the test images, if there is to be a pass over it."""
     parts: int = Field(1, ge=1)

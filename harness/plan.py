@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from statistics import median
 
 from harness.augment.epochs import enlargement, epoch_bytes
 from harness.config import Benchmark, WeightSettings
@@ -31,8 +32,8 @@ from zoo.table import RECIPES, find
 START_SECONDS = 12.0
 """To load a framework and build an average network; what a first estimate adds to each run."""
 CORE_MULTIPLY_ADDS = 2.0e10
-"""Multiply-adds a second of one processor core in convolutions: a first guess, until a record on
-the same device says better."""
+"""Multiply-adds a second of one processor core in convolutions: a first guess, until a record of
+any recipe on the same device says better."""
 HEAD_SECONDS = 6.0
 SHIFTED_COPIES: dict[Shift, int] = {"none": 0, "mixed": 1, "full": 56}
 """Passes over the test images: the mixed copy, and all 55 ways besides."""
@@ -250,14 +251,18 @@ def estimate(
     cores: int,
     shift: Shift = "none",
 ) -> float:
-    """Seconds that a run will take on its own: from the rate of past records, else a first guess.
+    """Seconds that a run will take on its own.
+
+    From the rate that its recipe had on this device, else from what the device made of other
+    recipes, else from a first guess of its cores.
 
     Counts the passes over images that the protocol asks for at most, and those over the shifted
     test images; early stopping makes it less.
     """
     rate = _known_rate(one, records, device)
     if rate is None:
-        rate = cores * CORE_MULTIPLY_ADDS / work(one.recipe, one.run.protocol.image_size)
+        speed = _known_speed(one, records, device) or cores * CORE_MULTIPLY_ADDS
+        rate = speed / work(one.recipe, one.run.protocol.image_size)
     protocol, images = one.run.protocol, data.train + data.validation + data.test
     rows = data.train * enlargement(protocol.augmentation)
     forward, backward = images / rate, 3 * rows / rate
@@ -323,6 +328,18 @@ def memory_mb(one: Planned, records: Sequence[RunRecord], device: str) -> float 
         if isinstance(record.result, Finished) and record.result.cost.throughput.device == device:
             return record.result.cost.peak_memory_mb
     return None
+
+
+def _known_speed(one: Planned, records: Sequence[RunRecord], device: str) -> float | None:
+    """Multiply-adds a second of this device, the median over whatever was measured on it."""
+    speeds = []
+    for record in records:
+        if isinstance(record.result, Finished):
+            throughput, protocol = record.result.cost.throughput, record.run.protocol
+            if (throughput.device, throughput.precision) == (device, one.run.protocol.precision):
+                images = throughput.median * protocol.test_views
+                speeds.append(images * work(find(record.run.recipe), protocol.image_size))
+    return median(speeds) if speeds else None
 
 
 def _known_rate(one: Planned, records: Sequence[RunRecord], device: str) -> float | None:

@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -17,35 +17,17 @@ from rich.text import Text
 from harness.launch import Event
 from harness.nouns import Finished, RunRecord
 from harness.plan import Planned
+from harness.standing import Standing
+
+NARROW, BAR = 96, 24
+"""Columns of a terminal below which no bar is drawn, and of the longest bar."""
 
 
 @dataclass
-class _State:
-    """Where one running run is."""
+class _State(Standing):
+    """Where one running run is, and since when it runs."""
 
-    began: float
-    phase: str = "start"
-    steps: int = 1
-    done: int = 0
-    epoch: int = 0
-    loss: float | None = None
-    f1: float | None = None
-
-    def hear(self, event: Event) -> None:
-        match event["event"]:
-            case "phase":
-                self.phase, self.steps, self.done = event["name"], event["steps"], 0
-                self.epoch = 0
-            case "step" if self.phase in ("features", "judging"):
-                self.done = event["done"]
-            case "epoch":
-                line = event["line"]
-                self.epoch = self.done = line["epoch"]
-                self.loss, self.f1 = line["validation_loss"], line["validation_f1"]
-
-    @property
-    def what(self) -> str:
-        return f"{self.phase}, epoch {self.epoch}" if self.epoch else self.phase
+    began: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -67,7 +49,7 @@ class Watch:
             self.message(event["text"])
             return
         with self.lock:
-            fresh = (planned, _State(time.monotonic()))
+            fresh = (planned, _State())
             _, state = self.running.setdefault(planned.run.id, fresh)
             before = state.phase
             state.hear(event)
@@ -110,7 +92,7 @@ class Watch:
     def left(self, planned: Planned, state: _State) -> str:
         """Of one run, by its estimate; nothing once that is used up."""
         left = self.seconds[planned.run.id] - (time.monotonic() - state.began)
-        return f"about {clock(left)}" if left > 0 else ""
+        return f"~{clock(left)}" if left > 0 else ""
 
     def eta(self) -> float | None:
         """Seconds left, from the estimates of what is pending and how they fared so far."""
@@ -158,21 +140,31 @@ class LiveView(Watch):
         self._live.stop()
 
     def _render(self) -> Group:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for head in ("network", "phase", "", "val loss", "val F1", "elapsed", "to go"):
-            table.add_column(head, no_wrap=True)
         with self.lock:
             running = list(self.running.values())
+        bar = min(self.console.width - NARROW, BAR)
+        heads = ["network", "phase", "val\nloss", "val F1\n(%)", "images\n/s", "memory", "time"]
+        heads += ["to go"]
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+        for i, head in enumerate(heads):  # A narrow terminal folds the names alone.
+            side: Literal["left", "right"] = "left" if i < 2 else "right"
+            table.add_column(head, no_wrap=i > 0, overflow="fold", justify=side)
+        if bar > 0:
+            table.add_column("")
         for planned, state in running:
-            table.add_row(
+            cells: list[RenderableType] = [
                 _name(planned),
-                state.what,
-                ProgressBar(total=max(state.steps, 1), completed=state.done, width=24),
-                "" if state.loss is None else f"{state.loss:.3f}",
-                "" if state.f1 is None else f"{100 * state.f1:.2f} %",
+                state.short,
+                f"{state.line['validation_loss']:.3f}" if state.line else "",
+                f"{100 * state.line['validation_f1']:.2f}" if state.line else "",
+                state.images_per_second,
+                state.memory,
                 clock(time.monotonic() - state.began),
                 self.left(planned, state),
-            )
+            ]
+            if bar > 0:
+                cells.append(ProgressBar(max(state.of, 1), state.done, width=bar))
+            table.add_row(*cells)
         left = len(self.pending) - len(self.ended_ids) - len(running)
         eta = self.eta()
         whole = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,17 +29,21 @@ class Quiet:
         self._device = (folder / f"{stem}.lock").open("a")
         # Whoever waits to be alone holds the door, so that newcomers cannot starve it.
         self._door = (folder / f"{stem}.door").open("a")
+        self.seconds = 0.0
+        """Inside the turns taken so far; the waiting for them is not in it."""
 
     @contextmanager
     def working(self) -> Iterator[None]:
         """A stretch of work beside others. Keep it short: a measurement may be waiting."""
         if fcntl is None:
-            yield
+            with self._counted():
+                yield
             return
         with _held(self._door, fcntl.LOCK_EX):
             fcntl.flock(self._device, fcntl.LOCK_SH)
         try:
-            yield
+            with self._counted():
+                yield
         finally:
             fcntl.flock(self._device, fcntl.LOCK_UN)
 
@@ -46,10 +51,23 @@ class Quiet:
     def alone(self) -> Iterator[bool]:
         """A stretch with nobody beside; yields whether that could be arranged."""
         if fcntl is None:
-            yield False
+            with self._counted():
+                yield False
             return
-        with _held(self._door, fcntl.LOCK_EX), _held(self._device, fcntl.LOCK_EX):
+        with (
+            _held(self._door, fcntl.LOCK_EX),
+            _held(self._device, fcntl.LOCK_EX),
+            self._counted(),
+        ):
             yield True
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - began
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from harness import ablation, cells, findings, provenance
+from harness import ablation, accounts, cells, findings, provenance
 from harness.cells import Cell, Stress, Table, escape
 from harness.leaderboard import Board, Kind, Row, title_of
 from harness.nouns import Failed, RunRecord
@@ -94,9 +94,10 @@ def _main_row(
     worst = min(range(len(classes)), key=lambda k: _recall(row, k))
     cost, stress = row.cost, STRESS[row.kind]
     marks = [word for word, on in zip(("speed", "size"), front, strict=True) if on]
+    marked = ("⚠", bool(suspect)), ("¶", accounts.most_parts(row) > 1)
     return [
         str(rank or "–"),
-        Cell(row.title, stress, "⚠" if suspect else ""),
+        Cell(row.title, stress, " ".join(mark for mark, on in marked if on)),
         row.weights + (" †" if row.kind == "network" and row.note else ""),
         _with_spread(row),
         _interval(row.interval),
@@ -149,6 +150,7 @@ def notes(board: Board) -> list[str]:
     lines += [f"† {note[0].upper()}{note[1:]}." for note in remarks]
     if any(not r.cost.throughput.exclusive for row in board.networks for r in row.runs):
         lines.append("‡ Other runs shared the device while this was measured.")
+    lines += accounts.notes_on_parts(board)
     if any("§" in _images_per_second(row) for row in board.ensembles):
         lines.append("§ By formula, not measured: the members one after the other.")
     if any(result.shifted for row in board.rows for result in row.judged):
@@ -361,10 +363,11 @@ def full_table(board: Board) -> Table:
         "Network", "Accuracy, 95 % interval", "Balanced accuracy (%)", "Macro precision (%)",
         "Macro recall (%)", "Validation F1 (%)", "Seed noise (points)", "Test-set noise (points)",
         "Trained parameters (M)", "Weights, float32 (MB)", "Images/s, p5–p95", "Whole run (s)",
-        "Peak memory (MiB)",
+        "Peak memory (MiB)", *accounts.HEADS,
     ]  # fmt: skip
     legend = (
-        "Noise: standard deviations of macro F1, over the seeds and over test sets like this one."
+        "Noise: standard deviations of macro F1, over the seeds and over test sets like this one. "
+        + accounts.LEGEND
     )
     return cells.table(heads, list(map(_full_row, board.rows)), legend)
 
@@ -392,12 +395,13 @@ def _full_row(row: Row) -> list[str]:
 
 def _run_costs(row: Row) -> list[str]:
     if not row.runs:
-        return ["–"] * 3
+        return ["–"] * (3 + len(accounts.HEADS))
     throughput = row.runs[0].cost.throughput
     return [
         f"{_rate(throughput.p5)}–{_rate(throughput.p95)}",
         f"{fmean(r.timings.total for r in row.runs):,.1f}",
         f"{max(r.cost.peak_memory_mb for r in row.runs):,.0f}",
+        *accounts.told(row),
     ]
 
 

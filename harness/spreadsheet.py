@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.leaderboard import Board, Row
+from harness.ledger import Ledger
 from harness.nouns import Cost, Failed, Finished, Judged, RunRecord
 from harness.provenance import options_in_words
 from harness.records import EnsembleCost, EnsembleRecord, Record
@@ -43,7 +44,8 @@ def _csv_line_columns() -> tuple[str, ...]:
         "shifted_macro_f1", "parameters", "trainable_parameters", "multiply_adds",
         "images_per_second",
         "images_per_second_p5", "images_per_second_p95", "images_per_second_measured", "device",
-        "training_seconds", "total_seconds", "peak_memory_mb", "note",
+        "training_seconds", "total_seconds", "peak_memory_mb", "parts", *Ledger.model_fields,
+        "note",
     )  # fmt: skip
 
 
@@ -123,4 +125,6 @@ def _csv_cost(result: Finished) -> dict[str, Any]:
         "training_seconds": result.timings.training,
         "total_seconds": result.timings.total,
         "peak_memory_mb": cost.peak_memory_mb,
+        "parts": result.parts,
+        **(result.ledger.model_dump() if result.ledger else {}),
     }

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from harness import claims
 from harness.launch import Event
+from harness.standing import Standing
 from harness.store import Store
 
 PROGRESS = "progress.json"
@@ -27,20 +27,13 @@ class Trail:
 
     folder: Path
     pass_on: Callable[[Event], None]
-    _told: dict[str, Any] = field(default_factory=dict)
+    _standing: Standing = field(default_factory=Standing)
     _last: float = field(default=0.0)
 
     def __call__(self, event: Event) -> None:
         self.pass_on(event)
-        match event.get("event"):
-            case "phase":
-                self._told |= {"phase": event["name"], "done": 0, "of": event["steps"]}
-            case "step":
-                self._told |= {"done": event["done"], "of": event["of"]}
-            case "epoch":
-                self._told |= {"line": event["line"]}
-            case _:
-                return
+        if not self._standing.hear(event):
+            return
         now = time.monotonic()
         if event["event"] == "phase" or now - self._last >= EVERY_SECONDS:
             self._last = now
@@ -51,7 +44,7 @@ class Trail:
         path = self.folder / PROGRESS
         temporary = path.with_name(f"{PROGRESS}-new")
         try:
-            temporary.write_text(json.dumps(self._told), encoding="utf-8")
+            temporary.write_text(json.dumps(self._standing.told()), encoding="utf-8")
             temporary.replace(path)
         except OSError:
             temporary.unlink(missing_ok=True)
@@ -65,8 +58,12 @@ class Running:
     seed: int
     holder: str
     seconds: float
-    what: str
+    standing: Standing
     log: Path
+
+    @property
+    def what(self) -> str:
+        return self.standing.sentence
 
 
 def running(store: Store, now: float) -> tuple[Running, ...]:
@@ -82,46 +79,44 @@ def running(store: Store, now: float) -> tuple[Running, ...]:
                 seed=int(told.get("seed", 0)),
                 holder=f"{told.get('host', '?')}:{told.get('pid', '?')}",
                 seconds=max(now - float(told.get("since", now)), 0.0),
-                what=_what(claim.parent / PROGRESS),
+                standing=_standing(claim.parent / PROGRESS),
                 log=claim.parent / "log.txt",
             )
         )
     return tuple(found)
 
 
-def _what(path: Path) -> str:
+def _standing(path: Path) -> Standing:
     try:
-        told = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return "starting"
-    line = told.get("line")
-    phase = str(told.get("phase", "starting"))
-    if line and line["phase"] == phase:
-        return (
-            f"{phase}, epoch {line['epoch']} of {told['of']} at most, "
-            f"loss {line['train_loss']:.3f}, validation loss {line['validation_loss']:.3f}, "
-            f"validation F1 {100 * line['validation_f1']:.2f} %"
-        )
-    return f"{phase}, {told['done']} of {told['of']}" if told.get("of", 1) > 1 else phase
+        return Standing.from_told(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return Standing()  # Nothing yet, or by another version.
 
 
 def report(store: Store, now: float) -> str:
     """The page that ``wbc-bench status`` prints."""
-    from tabulate import tabulate
-
     records, under_way = store.records(), running(store, now)
     failed = [record for record in records if not record.finished]
     lines = [
         f"{len(records) - len(failed)} finished, {len(failed)} failed, {len(under_way)} running"
     ]
-    if under_way:
-        heads = ["recipe", "seed", "by", "minutes", "what", "log"]
-        rows = [
-            [one.recipe, one.seed, one.holder, f"{one.seconds / 60:.1f}", one.what, one.log]
-            for one in under_way
-        ]
-        lines += ["", tabulate(rows, heads, disable_numparse=True)]
+    for one in under_way:
+        lines += ["", *_lines(one)]
+    lines += [""] if under_way and failed else []
     for record in failed:
         assert record.result.status == "failed"
         lines.append(f"failed: {record.run.recipe}: {record.result.reason}")
     return "\n".join(lines)
+
+
+def _lines(one: Running) -> list[str]:
+    """Three short ones rather than a table, whose rows no terminal could hold."""
+    rate, memory = one.standing.images_per_second, one.standing.memory
+    costs = [f"{rate} images/s"] if rate else []
+    costs += [f"memory {memory}"] if memory else []
+    return [
+        f"{one.recipe}, seed {one.seed}: {one.seconds / 60:.1f} minutes, by {one.holder}",
+        f"  {one.what}",
+        *([f"  {', '.join(costs)}"] if costs else []),
+        f"  {one.log}",
+    ]

@@ -210,6 +210,7 @@ def _job(planned: Planned, setting: Setting, device: Device) -> Job:
         output=str(setting.store.artefacts(planned.run).resolve()),
         device=device.id,
         device_name=device.name,
+        device_shared=device.shared,
         shifted=str(setting.shifted.resolve()) if setting.shifted else None,
         checkpoint_seconds=setting.checkpoint_seconds,
         epochs=setting.epochs if planned.run.protocol.augmentation.policy else None,

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 import keras
 import numpy as np
@@ -103,22 +104,25 @@ def peak_memory_mb() -> float:
     return peak / (1024**2 if sys.platform == "darwin" else 1024)
 
 
-def peak_device_memory_mb() -> float | None:
-    """Largest memory taken on the first GPU, MiB; None on a CPU or where it is not told."""
+def device_memory_mb(which: Literal["peak", "current"] = "peak") -> float | None:
+    """Memory taken on the first GPU, MiB, at its largest or now; None where it is not told."""
+    peak = which == "peak"
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         if tf.config.list_logical_devices("GPU"):
-            return float(tf.config.experimental.get_memory_info("GPU:0")["peak"]) / 1024**2
+            return float(tf.config.experimental.get_memory_info("GPU:0")[which]) / 1024**2
     if keras.backend.backend() == "jax":
         import jax
 
         stats = jax.devices()[0].memory_stats()
-        if stats and "peak_bytes_in_use" in stats:
-            return float(stats["peak_bytes_in_use"]) / 1024**2
+        key = "peak_bytes_in_use" if peak else "bytes_in_use"
+        if stats and key in stats:
+            return float(stats[key]) / 1024**2
     if keras.backend.backend() == "torch":
         import torch
 
         if torch.cuda.is_available():
-            return float(torch.cuda.max_memory_allocated()) / 1024**2
+            taken = torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
+            return float(taken) / 1024**2
     return None

@@ -81,6 +81,9 @@ class Trained:
     history: tuple[Epoch, ...]
     cost: Cost
     seconds: dict[str, float] = field(default_factory=dict)
+    """Of each stage; ``before``: of the training, what a process before this one has done."""
+    embedded: int = 0
+    """Training images that a frozen backbone made features of, in every pass."""
 
 
 def train(
@@ -118,12 +121,14 @@ def train(
             bench.fine_tuning(head, protocol.fine_tuning)
             features = None
     seconds["training"] = clock.lap() + bench.seconds_before
+    seconds["before"] = bench.seconds_before
 
     # A backbone that has learnt gives new features; a frozen one's are still good.
     features = features or bench.features(PART_NAMES)
     predictions = bench.predictions(head, features, beside.shifted)
     seconds["evaluation"] = clock.lap()
-    return Trained(network, head, predictions, tuple(bench.history), bench.cost(head), seconds)
+    history, cost = tuple(bench.history), bench.cost(head)
+    return Trained(network, head, predictions, history, cost, seconds, bench.embedded)
 
 
 def _reader(run: Run, data: Dataset, events: Events, beside: Beside) -> augmented.Reader | None:
@@ -159,6 +164,7 @@ class _Bench:
     reader: augmented.Reader | None
     history: list[Epoch] = field(default_factory=list)
     trainable: int = 0
+    embedded: int = 0
     seconds_before: float = 0.0
     """Of the epochs that a process before this one has trained."""
     _meter: tuple[throughput.Meter, bool] | None = None
@@ -208,7 +214,7 @@ class _Bench:
             features["validation"],
             self.run.seed,
         )
-        self.trainable = learner.parameters
+        self.trainable, self.embedded = learner.parameters, len(features["train"])
         labels = self.varied_labels(1)
         if self.reader is not None:
             learner.vary(self.varied_features(self.reader, phase))
@@ -233,6 +239,7 @@ class _Bench:
             made = reader.read(epoch, count)
             done = epoch * reader.stream.rows
             ids = np.arange(len(made.images))
+            self.embedded += len(ids)
             yield self.pass_over(made.images, ids, (done, total)), made.targets
 
     def fine_tuning(self, head: keras.Model, phase: Phase) -> None:
@@ -371,5 +378,5 @@ class _Bench:
                 self.inference_batch, protocol.precision, self.events.device, exclusive
             ),
             peak_memory_mb=throughput.peak_memory_mb(),
-            peak_device_memory_mb=throughput.peak_device_memory_mb(),
+            peak_device_memory_mb=throughput.device_memory_mb(),
         )

@@ -13,11 +13,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.nouns import Job
+    from harness.pulse import Pulse
     from harness.quiet import Quiet
 
 BEGAN = time.perf_counter()
@@ -38,9 +40,13 @@ def serve(execute: Callable[[str, Any], dict[str, Any]]) -> int:
     job_text = sys.stdin.readline()
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
+    speaking = threading.Lock()
+
     def emit(event: str, **content: Any) -> None:
-        events.write(json.dumps({"event": event, **content}) + "\n")
-        events.flush()
+        line = json.dumps({"event": event, **content}) + "\n"
+        with speaking:  # The pulse speaks from a thread of its own.
+            events.write(line)
+            events.flush()
 
     from harness.errors import UserError
 
@@ -89,27 +95,36 @@ def _reason(error: Exception) -> str:
 
 
 def _execute(job_text: str, emit: Any) -> dict[str, Any]:
+    from harness import energy
     from harness.claims import working
     from harness.nouns import Job
+    from harness.pulse import Pulse
     from harness.quiet import Quiet
 
     job = Job.model_validate_json(job_text)
-    with working(Path(job.output)):
-        return _train(job, Quiet(job.device), emit)
+
+    def tell(resident_mb: float | None, device_mb: float | None) -> None:
+        emit("memory", resident_mb=resident_mb, device_mb=device_mb)
+
+    with working(Path(job.output)), Pulse(energy.of(job.device), tell) as pulse:
+        return _train(job, Quiet(job.device), pulse, emit)
 
 
-def _train(job: Job, quiet: Quiet, emit: Any) -> dict[str, Any]:
+def _train(job: Job, quiet: Quiet, pulse: Pulse, emit: Any) -> dict[str, Any]:
     emit("phase", name="start", steps=1)
     with quiet.working():  # Loading a framework keeps a core busy for seconds.
         import keras
 
-        from harness import train
+        from harness import throughput, train
 
     make_deterministic(keras.backend.backend())
+    if job.device != "cpu":
+        pulse.device_memory = partial(throughput.device_memory_mb, "current")
     from harness.augment.maker import Ahead
     from harness.data.decoded import open_dataset
     from harness.data.shifted import open_shifted
     from harness.data.split import carry_out
+    from harness.ledger import Ledger
 
     events = train.Events(
         phase=lambda name, steps: emit("phase", name=name, steps=steps),
@@ -136,8 +151,29 @@ def _train(job: Job, quiet: Quiet, emit: Any) -> dict[str, Any]:
     _write(Path(job.output), trained)
     assert events.keeper is not None
     told = _outcome(trained, start)
-    told = told.model_copy(update={"parts": job.parts, "resumed": events.keeper.resumed})
+    resumed = events.keeper.resumed
+    pulse.energy.look()
+    ledger = Ledger(
+        **_learnt(trained),
+        device_seconds=quiet.seconds + trained.seconds["before"],
+        energy_joules=None if resumed else pulse.energy.joules,
+        energy_exclusive=not job.device_shared,
+    )
+    told = told.model_copy(update={"parts": job.parts, "resumed": resumed, "ledger": ledger})
     return told.model_dump(mode="json")
+
+
+def _learnt(trained: Any) -> dict[str, int]:
+    """What a training learnt from, by the fields of the ledger."""
+    on_features = [line for line in trained.history if line.phase == "frozen"]
+    on_images = [line for line in trained.history if line.phase != "frozen"]
+    return {
+        "epochs_on_features": len(on_features),
+        "feature_rows_learnt": sum(line.samples for line in on_features),
+        "images_embedded": trained.embedded,
+        "epochs_on_images": len(on_images),
+        "images_learnt": sum(line.samples for line in on_images),
+    }
 
 
 def _shelf(job: Any, emit: Any) -> Any:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from harness import plan
 from harness.cli import _duration
+from harness.nouns import Finished, RunRecord
 from harness.store import Store
+from zoo.table import find
 
 from .conftest import SUMMARY, made_planned, made_record, save_finished
 from .sweeper import planned as many
@@ -63,3 +65,33 @@ def test_memory_comes_from_a_record_of_the_same_protocol_and_device(tmp_path: Pa
     assert plan.memory_mb(one, records, "Another CPU") is None
     assert plan.memory_mb(made_planned("vgg19"), records, "Test CPU, 2 cores") is None
     assert plan.disk_mb(one, SUMMARY) == pytest.approx(100 * 512 * 4 / 1024**2)
+
+
+def fast(recipe: str, images_per_second: float, device: str) -> RunRecord:
+    """A record of this rate on this device."""
+    record = made_record(recipe)
+    assert isinstance(record.result, Finished)
+    cost = record.result.cost
+    throughput = cost.throughput.model_copy(update={"median": images_per_second, "device": device})
+    result = record.result.model_copy(
+        update={"cost": cost.model_copy(update={"throughput": throughput})}
+    )
+    return record.model_copy(update={"result": result})
+
+
+def seconds(recipe: str, records: list[RunRecord], device: str = "GPU") -> float:
+    """Of the passes over images alone, without what every run adds."""
+    told = plan.estimate(made_planned(recipe), SUMMARY, records, device, cores=2)
+    return told - plan.START_SECONDS - plan.HEAD_SECONDS
+
+
+def test_a_device_is_as_fast_as_it_was_with_other_recipes() -> None:
+    """Its own rate is believed first, then the device's median speed, then its cores."""
+    sizes = {name: plan.work(find(name), 96) for name in ("vgg16", "vgg19", "resnet50", "lite0")}
+    speeds = {"vgg19": 9e12, "resnet50": 5e12, "lite0": 1e12}
+    others = [fast(name, speed / sizes[name], "GPU") for name, speed in speeds.items()]
+    by_cores = 100 * sizes["vgg16"] / (2 * plan.CORE_MULTIPLY_ADDS)
+    assert seconds("vgg16", []) == pytest.approx(by_cores)
+    assert seconds("vgg16", others) == pytest.approx(100 * sizes["vgg16"] / 5e12)
+    assert seconds("vgg16", [*others, fast("vgg16", 400.0, "GPU")]) == pytest.approx(100 / 400)
+    assert seconds("vgg16", others, "Another GPU") == pytest.approx(by_cores)

@@ -71,8 +71,7 @@ def test_an_epoch_is_told_with_its_losses(tmp_path: Path) -> None:
     trail({"event": "epoch", "line": line(2).model_dump(mode="json")})
     (one,) = running(Store(tmp_path), 0)
     assert one.what == (
-        "fine-tuning, epoch 2 of 20 at most, loss 0.300, validation loss 0.500, "
-        "validation F1 66.67 %"
+        "fine-tuning, epoch 2 of 20 at most: loss 0.300, validation 0.500, F1 66.67 %"
     )
     held.release()
     assert running(Store(tmp_path), 0) == ()
