@@ -16,7 +16,7 @@ from harness.plan import Planned
 from harness.sweep import sweep
 
 from .conftest import StandIn, made_planned
-from .test_cli import Cli, wbc
+from .test_cli import SETTINGS, Cli, make_set, wbc
 from .test_sweep import Nobody, setting
 
 __all__ = ["wbc"]
@@ -90,6 +90,20 @@ def written(curves: Any, tmp_path: Path, planned: list[Planned], launcher: Stand
     watcher = curves.beside(tmp_path / "tb")(Nobody())
     ended = sweep(planned, setting(tmp_path / "results", slots=1), launcher, watcher)
     assert ended.finished == len(planned)
+
+
+def test_the_option_of_run_writes_them(
+    curves: Any, wbc: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = Learning((epoch("frozen", 1),))
+    monkeypatch.setattr("harness.launch.WorkerProcess", lambda **limits: launcher)
+    (tmp_path / "benchmark.toml").write_text('[data]\nsource = "set.npz"\n' + SETTINGS)
+    make_set(tmp_path / "set.npz")
+    code, _, _ = wbc("run", "lite0", "--tensorboard", "logs/tb")
+    assert code == 0
+    (folder,) = (tmp_path / "logs" / "tb").iterdir()
+    assert folder.name.startswith("lite0-seed0-")
+    assert read(folder)["frozen/train_loss"] == [(1, 1.0)]
 
 
 def test_each_run_has_its_folder_with_its_curves(curves: Any, tmp_path: Path) -> None:
