@@ -98,7 +98,8 @@ def test_a_run_that_goes_on_accounts_for_what_was_before(smear: Path, tmp_path: 
         assert outcome.ledger is not None
         assert (outcome.resumed > 0) == bool(kill_at)
         told[name] = outcome.ledger
-        before = sum(line.seconds for line in outcome.history[: outcome.resumed])
+        on_images = [line for line in outcome.history if line.phase != "frozen"]
+        before = sum(line.seconds for line in on_images[: outcome.resumed])
         assert 0 < outcome.ledger.device_seconds < outcome.timings.total + before
     counts = [ledger.model_dump(exclude={"device_seconds", "energy_joules"})
               for ledger in told.values()]  # fmt: skip
