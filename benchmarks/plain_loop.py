@@ -101,6 +101,7 @@ def plain(one: Planned, data: Dataset) -> Side:
         stream(data, parts.train, phase.batch_size, protocol.augmentation),
         validation_data=stream(data, parts.validation, phase.batch_size),
         epochs=phase.epochs,
+        shuffle=False,  # The stream is shuffled.
         callbacks=[
             keras.callbacks.EarlyStopping(patience=phase.patience, restore_best_weights=True),
             keras.callbacks.ReduceLROnPlateau(
