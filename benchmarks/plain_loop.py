@@ -141,7 +141,6 @@ def varying(augmentation: Augmentation) -> Callable[[Any, Any], tuple[Any, Any]]
 
     built = [layer for step in augmentation.policy for layer in layers(step)]
 
-    @tf.autograph.experimental.do_not_convert
     def varied(images: Any, labels: Any) -> tuple[Any, Any]:
         batch = {"images": tf.cast(images, tf.float32), "labels": labels}
         for layer in built:
