@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -79,13 +80,14 @@ def rates(stream: Stream, folder: Path) -> tuple[Rates | None, Rates, Rates]:
     shelf = Shelf(folder, 10**12)
     if theirs is not None:
         theirs()
-    epochs.make(stream, 0, lambda rows, batch: None)
+    made = partial(epochs.make, stream, write=lambda rows, batch: None)
+    made(0)
     taken: list[list[tuple[float, float]]] = [[], [], []]
     for k in range(1, ROUNDS + 1):
         if theirs is not None:
             taken[0].append(seconds(theirs))
-        taken[1].append(seconds(lambda k=k: epochs.make(stream, k, lambda rows, batch: None)))
-        taken[2].append(seconds(lambda k=k: shelf.keep(stream, k)))
+        taken[1].append(seconds(partial(made, k)))
+        taken[2].append(seconds(partial(shelf.keep, stream, k)))
     first = rate(BATCH * copies, taken[0]) if taken[0] else None
     return first, rate(stream.rows, taken[1]), rate(stream.rows, taken[2])
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -41,7 +42,9 @@ def main() -> None:
             seconds.append((time.process_time() - begin) / len(images))
             print(f"{kind:<14} {1 / seconds[-1]:>7,.0f} images/s at {SIZE} px, one core")
         print(f"{'all alike':<14} {len(seconds) / sum(seconds):>7,.0f} images/s")
-        for mode, chosen in (("mixed", ids), ("full", ids[:FULL])):
+        copies: tuple[tuple[Literal["mixed", "full"], np.ndarray], ...]
+        copies = (("mixed", ids), ("full", ids[:FULL]))
+        for mode, chosen in copies:
             begin = time.perf_counter()
             path = shifted.made_once(folder, data, chosen, Split(), mode)
             took, rows = time.perf_counter() - begin, len(np.load(path, mmap_mode="r"))
