@@ -31,13 +31,12 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     with quiet.working():
         import keras
 
-        from harness.pieces import jit
+        from harness.pieces import swift
         from zoo.build import build
         from zoo.table import find
 
         make_deterministic(keras.backend.backend())
-        network = build(find(job.recipe), job.image_size, Path(job.weights))
-    network.jit_compile = jit()
+        network = swift(build(find(job.recipe), job.image_size, Path(job.weights)))
 
     from harness.data.decoded import open_dataset
     from harness.store import write_atomically

@@ -13,6 +13,7 @@ from harness.head import Standard
 from harness.nouns import Head
 from harness.nouns import Optimizer as OptimizerSettings
 from zoo.build import backbone_layers, branches
+from zoo.inference import for_inference
 
 
 def seed_everything(seed: int) -> None:
@@ -37,6 +38,17 @@ def jit() -> bool | str:
     backend = keras.backend.backend()
     on_cpu = os.environ.get("CUDA_VISIBLE_DEVICES", "") == "-1"
     return False if backend == "torch" or (backend == "tensorflow" and on_cpu) else "auto"
+
+
+def swift(network: keras.Model) -> keras.Model:
+    """The network as it is passed over without learning, compiled as jit() says.
+
+    Only TensorFlow's CPU kernels leave each BatchNorm as two passes of its own over the maps.
+    """
+    bare = keras.backend.backend() == "tensorflow" and jit() is False
+    passed = for_inference(network) if bare else network
+    passed.jit_compile = jit()
+    return passed
 
 
 def build_head(head: Head, features: int, classes: int, standard: Standard | None) -> keras.Model:

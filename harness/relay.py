@@ -28,16 +28,14 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     with quiet.working():
         import keras
 
-        from harness.pieces import jit
+        from harness.pieces import swift
         from harness.throughput import Meter
         from harness.views import seen
         from zoo.build import build
         from zoo.table import find
 
         keras.config.set_dtype_policy(protocol.precision)
-        networks = [build(find(name), protocol.image_size) for name in job.recipes]
-    for network in networks:
-        network.jit_compile = jit()
+        networks = [swift(build(find(name), protocol.image_size)) for name in job.recipes]
     size = protocol.image_size
     shape = (protocol.inference_batch, size, size, 3)
     batch = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

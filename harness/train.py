@@ -30,7 +30,15 @@ from harness.image_learner import ImageLearner, numbers
 from harness.judge import Judge, images_to_pass
 from harness.learn import PhaseName, drawn, learn
 from harness.nouns import Cost, Dataset, Epoch, Parts, Phase, Predictions, Run
-from harness.pieces import build_head, build_optimizer, jit, seed_everything, unfreeze, whole_parts
+from harness.pieces import (
+    build_head,
+    build_optimizer,
+    jit,
+    seed_everything,
+    swift,
+    unfreeze,
+    whole_parts,
+)
 from harness.quiet import Quiet
 from zoo.build import WeightsFiles, build
 from zoo.table import find
@@ -107,7 +115,6 @@ def train(
     events.phase("build", 1)
     with events.quiet.working():
         network = build(find(run.recipe), protocol.image_size, weights)
-        network.jit_compile = jit()
     seconds = {"build": clock.lap()}
 
     bench = _Bench(run, data, parts, network, events, _reader(run, data, events, beside))
@@ -169,6 +176,11 @@ class _Bench:
     """Of the epochs that a process before this one has trained."""
     _meter: tuple[throughput.Meter, bool] | None = None
     _validation: np.ndarray | None = None
+
+    @cached_property
+    def swift(self) -> keras.Model:
+        """The backbone for passes in which nothing learns; it has the backbone's own weights."""
+        return swift(self.network)
 
     def ids(self, part: str) -> np.ndarray:
         return np.asarray(getattr(self.parts, part))
@@ -319,7 +331,7 @@ class _Bench:
 
     def forward(self, batch: np.ndarray) -> np.ndarray:
         with self.events.quiet.working():
-            return np.asarray(self.network.predict_on_batch(batch))
+            return np.asarray(self.swift.predict_on_batch(batch))
 
     @property
     def inference_batch(self) -> int:
@@ -335,11 +347,11 @@ class _Bench:
         size = self.inference_batch
         with self.events.quiet.alone() as exclusive:
             while at < len(ids) and not meter.enough():
-                found = meter.measure(self.network, self._batch(self.data.images, ids, at))
+                found = meter.measure(self.swift, self._batch(self.data.images, ids, at))
                 out[at : at + size] = found[: len(ids) - at]
                 at += size
             while meter.short:  # A tiny test part: go round again, for the timing alone.
-                meter.measure(self.network, self._batch(self.data.images, ids, 0))
+                meter.measure(self.swift, self._batch(self.data.images, ids, 0))
         self._meter = (meter, exclusive)
         return at
 

@@ -40,6 +40,7 @@ CELLAR = (
     "harness.throughput",
     "harness.worker",
     "zoo.build",
+    "zoo.inference",
     "zoo.lite0",
     "harness.image_learner",
     "harness.augment.kerascv",
