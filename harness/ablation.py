@@ -235,6 +235,11 @@ def table(study: Study, part: Part) -> Table | None:
         "one of the options; in bold where the change is significant (paired test, Holm-corrected "
         f"for all changes of this table, {100 * SIGNIFICANT:.0f} %)."
     )
+    if all(board.seeds == 1 for board in study.boards):
+        legend += (
+            " One seed each: significant is what other test images would show again; how far "
+            "another seed would move a network is not in it (`--seeds`)."
+        )
     return cells.table(heads, rows, legend)
 
 
