@@ -121,16 +121,20 @@ def default_text() -> str:
     return (files("harness") / FILENAME).read_text(encoding="utf-8")
 
 
-def load(path: Path | None, profile: Profile) -> Benchmark:
+def load(path: Path | None, profile: Profile, *, gpu: bool = False) -> Benchmark:
     """The Benchmark of one profile: defaults, then the file, each with its profile on top.
 
-    Raises ConfigError naming the file, the key and the nearest valid key.
+    ``gpu``: whether one will be used, which decides what the precision "auto" means; a Benchmark
+    holds what was decided. Raises ConfigError naming the file, the key and the nearest valid key.
     """
     tables = overlay({}, tomllib.loads(default_text()), profile)
     if path is not None:
         user = _read(path)
         _check(user, path)
         tables = overlay(tables, user, profile)
+    if tables["protocol"]["precision"] == "auto":
+        precision = "mixed_bfloat16" if gpu else "float32"
+        tables = _merge(tables, {"protocol": {"precision": precision}})
     where = str(path or "built-in defaults")
     try:
         benchmark = Benchmark.model_validate(_varied(tables))

@@ -271,11 +271,14 @@ class Cost(Noun):
 class Timings(Noun):
     """Seconds. ``training`` is what the phases took, the computing of features included."""
 
+    ADDED: ClassVar[tuple[str, ...]] = ("compile",)
     start: float
     build: float
     training: float
     evaluation: float
     total: float
+    compile: float | None = None
+    """Of training and evaluation: what first calls took beyond warm ones. None: not counted."""
 
 
 class Environment(Noun):
@@ -389,3 +392,8 @@ class Job(Noun):
     """At least so long between two checkpoints."""
     epochs: EpochStore | None = None
     """None where nothing is augmented."""
+
+    @property
+    def own_device(self) -> bool:
+        """Whether that is a GPU which no other run of the sweep is on."""
+        return self.device != "cpu" and not self.device_shared

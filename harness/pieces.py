@@ -31,12 +31,15 @@ def seed_everything(seed: int) -> None:
         torch.manual_seed(seed)
 
 
-def jit() -> bool | str:
-    """XLA costs more than it gives on TensorFlow's CPU kernels, and minutes for a deep network;
-    PyTorch's compiler wants a C++ compiler on the machine."""
+def jit() -> bool:
+    """Whether XLA compiles the steps: always on JAX, on TensorFlow where a GPU is used.
+
+    It costs more than it gives on TensorFlow's CPU kernels, and minutes for a deep network;
+    PyTorch's compiler wants a C++ compiler on the machine.
+    """
     backend = keras.backend.backend()
     on_cpu = os.environ.get("CUDA_VISIBLE_DEVICES", "") == "-1"
-    return False if backend == "torch" or (backend == "tensorflow" and on_cpu) else "auto"
+    return backend == "jax" or (backend == "tensorflow" and not on_cpu)
 
 
 def build_head(head: Head, features: int, classes: int, standard: Standard | None) -> keras.Model:

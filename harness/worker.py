@@ -107,7 +107,7 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
         emit("memory", resident_mb=resident_mb, device_mb=device_mb)
 
     with working(Path(job.output)), Pulse(energy.of(job.device), tell) as pulse:
-        return _train(job, Quiet(job.device), pulse, emit)
+        return _train(job, Quiet(job.device, own=job.own_device), pulse, emit)
 
 
 def _train(job: Job, quiet: Quiet, pulse: Pulse, emit: Any) -> dict[str, Any]:
@@ -273,6 +273,7 @@ def _outcome(trained: Any, start: float) -> Any:
             training=trained.seconds["training"],
             evaluation=trained.seconds["evaluation"],
             total=time.perf_counter() - BEGAN,
+            compile=trained.seconds["compile"],
         ),
         environment=Environment(
             wbc_bench=__version__,
