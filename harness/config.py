@@ -132,12 +132,9 @@ def load(path: Path | None, profile: Profile, *, gpu: bool = False) -> Benchmark
         user = _read(path)
         _check(user, path)
         tables = overlay(tables, user, profile)
-    if tables["protocol"]["precision"] == "auto":
-        precision = "mixed_bfloat16" if gpu else "float32"
-        tables = _merge(tables, {"protocol": {"precision": precision}})
     where = str(path or "built-in defaults")
     try:
-        benchmark = Benchmark.model_validate(_varied(tables))
+        benchmark = Benchmark.model_validate(_decided(tables, gpu))
     except ValidationError as error:
         raise ConfigError(f"{where}: {_first_error(error)}") from None
     return _rooted(benchmark, path)
@@ -162,11 +159,16 @@ def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _varied(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Each variant as a whole protocol: the plain one's keys below its own."""
-    variants = tables.get("variants", {})
-    whole = {name: _merge(tables["protocol"], own) for name, own in variants.items()}
-    return {**tables, "variants": whole}
+def _decided(tables: Mapping[str, Any], gpu: bool) -> dict[str, Any]:
+    """Each variant as a whole protocol, the plain one's keys below its own; no precision "auto"."""
+    automatic = "mixed_bfloat16" if gpu else "float32"
+
+    def protocol(own: Mapping[str, Any]) -> dict[str, Any]:
+        whole = _merge(tables["protocol"], own)
+        return whole | ({"precision": automatic} if whole["precision"] == "auto" else {})
+
+    variants = {name: protocol(own) for name, own in tables.get("variants", {}).items()}
+    return {**tables, "protocol": protocol({}), "variants": variants}
 
 
 def _is_optional_table(key: str) -> bool:

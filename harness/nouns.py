@@ -27,7 +27,6 @@ SCHEMA = 1
 
 Backend = Literal["tensorflow", "jax", "torch"]
 """What Keras computes with. No part of a run's id, like the device: its environment tells it."""
-
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Shift = Literal["none", "mixed", "full"]
 """What is predicted besides: nothing, each test image harmed once, or each in every way."""

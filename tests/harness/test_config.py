@@ -53,6 +53,12 @@ def test_the_precision_is_decided_by_what_computes(tmp_path: Path) -> None:
     overlaid = settings(tmp_path, '[profile.full.protocol]\nprecision = "mixed_bfloat16"\n')
     assert load(overlaid, "full").protocol.precision == "mixed_bfloat16"
     assert load(overlaid, "quick").protocol.precision == "float32"
+    varied = settings(
+        tmp_path, '[variants.auto]\nprecision = "auto"\n[variants.more]\nversion = 2\n'
+    )
+    for gpu, precision in ((False, "float32"), (True, "mixed_bfloat16")):
+        protocols = load(varied, "full", gpu=gpu).protocols.values()
+        assert [protocol.precision for protocol in protocols] == [precision] * 3
 
 
 def test_the_users_file_wins_and_its_profile_wins_over_it(tmp_path: Path) -> None:
