@@ -37,6 +37,7 @@ def matmul_rate(side: int = 1536, seconds: float = 2.0) -> float:
 def main() -> None:
     import keras
 
+    from harness.steps import Forward, numbers
     from harness.throughput import Meter, multiply_adds
     from zoo.build import build
 
@@ -56,17 +57,16 @@ def main() -> None:
         keras.utils.set_random_seed(0)
         begin = time.perf_counter()
         network = build(recipe, max(asked.size, recipe.minimum_size))
-        network.jit_compile = False if device.id == "cpu" else "auto"
-        built = time.perf_counter()
-        network.predict_on_batch(pixels)
+        built, forward = time.perf_counter(), Forward(network)
+        numbers(forward(pixels))
         first, meter = time.perf_counter(), Meter()
         while not meter.enough():
-            meter.measure(network, pixels)
+            meter.measure(forward, pixels)
         images = meter.result(asked.batch, "float32", device.name, True).median
         share = images * multiply_adds(network) / rate
         seconds = f"{built - begin:8.1f} {first - built:8.1f}"
         print(f"{recipe.name:18s} {seconds} {images:9.1f} {share:9.0%}", flush=True)
-        del network
+        del network, forward
         keras.backend.clear_session()
 
 
