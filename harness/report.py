@@ -363,11 +363,10 @@ def full_table(board: Board) -> Table:
         "Network", "Accuracy, 95 % interval", "Balanced accuracy (%)", "Macro precision (%)",
         "Macro recall (%)", "Validation F1 (%)", "Seed noise (points)", "Test-set noise (points)",
         "Trained parameters (M)", "Weights, float32 (MB)", "Images/s, p5–p95", "Whole run (s)",
-        "Compile (s)", "Peak memory (MiB)", *accounts.HEADS,
+        "Peak memory (MiB)", *accounts.HEADS,
     ]  # fmt: skip
     legend = (
         "Noise: standard deviations of macro F1, over the seeds and over test sets like this one. "
-        "Compile: of the whole run, what first calls of compiled steps took beyond warm ones. "
         + accounts.LEGEND
     )
     return cells.table(heads, list(map(_full_row, board.rows)), legend)
@@ -396,13 +395,11 @@ def _full_row(row: Row) -> list[str]:
 
 def _run_costs(row: Row) -> list[str]:
     if not row.runs:
-        return ["–"] * (4 + len(accounts.HEADS))
+        return ["–"] * (3 + len(accounts.HEADS))
     throughput = row.runs[0].cost.throughput
-    compiled = [r.timings.compile for r in row.runs if r.timings.compile is not None]
     return [
         f"{_rate(throughput.p5)}–{_rate(throughput.p95)}",
         f"{fmean(r.timings.total for r in row.runs):,.1f}",
-        f"{fmean(compiled):,.1f}" if len(compiled) == len(row.runs) else "–",
         f"{max(r.cost.peak_memory_mb for r in row.runs):,.0f}",
         *accounts.told(row),
     ]

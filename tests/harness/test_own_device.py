@@ -14,7 +14,10 @@ import pytest
 from harness.devices import Device, slots
 from harness.nouns import Phase, Weights
 from harness.policies import Augmentation, parse
+from harness.store import Store
+from harness.sweep import Setting, _job
 
+from .conftest import SUMMARY, made_planned
 from .test_train import IMAGENET, protocol, smear, train
 
 __all__ = ["smear"]
@@ -103,8 +106,13 @@ def test_batches_go_ahead_and_turns_end_when_their_work_does(
     assert turns >= 40
 
 
-def test_a_gpu_is_a_runs_own_unless_it_is_shared() -> None:
-    gpus = (Device("gpu:0", "A"), Device("gpu:1", "B"))
-    assert all(device.own for device in slots(gpus, 2, per_gpu=1))
-    assert not any(device.own for device in slots(gpus, 2, per_gpu=3))
-    assert not any(device.own for device in slots((Device("cpu", "C"),), 2, 1))
+def test_a_gpu_is_a_runs_own_unless_it_is_shared(tmp_path: Path) -> None:
+    gpus, cpu = (Device("gpu:0", "A"), Device("gpu:1", "B")), (Device("cpu", "C"),)
+
+    def own(at_hand: tuple[Device, ...], per_gpu: int) -> set[bool]:
+        setting = Setting(Store(tmp_path), tmp_path, SUMMARY, "full", slots(at_hand, 2, per_gpu))
+        return {_job(made_planned(), setting, device).own_device for device in setting.slots}
+
+    assert own(gpus, 1) == {True}
+    assert own(gpus, 3) == {False}
+    assert own(cpu, 1) == {False}
