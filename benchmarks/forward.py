@@ -31,7 +31,9 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -45,6 +47,7 @@ if visible()[0].id == "cpu":
     for _key, _value in Device("cpu", "CPU").environment.items():
         os.environ.setdefault(_key, _value)
 
+Step = Callable[[np.ndarray], Any]
 ROUNDS = 5
 SIDE = 1024
 
@@ -61,28 +64,29 @@ def matmul_rate(seconds: float = 0.3) -> float:
     return count * SIDE**3 / (time.perf_counter() - begin)
 
 
-def image_rate(network: keras.Model, pixels: np.ndarray, seconds: float = 0.5) -> float:
+def image_rate(forward: Step, pixels: np.ndarray, seconds: float = 0.5) -> float:
     begin, count = time.perf_counter(), 0
     while count == 0 or time.perf_counter() - begin < seconds:
-        network.predict_on_batch(pixels)
+        np.asarray(forward(pixels))
         count += len(pixels)
     return count / (time.perf_counter() - begin)
 
 
-def shares(network: keras.Model, pixels: np.ndarray) -> tuple[float, float]:
-    """Median images a second, and median share of the matrix product's rate."""
-    from harness.throughput import multiply_adds
+def shares(forward: Step, pixels: np.ndarray, each: int) -> tuple[float, float]:
+    """Median images a second, and median share of the matrix product's rate.
 
+    ``each``: multiply-adds of an image.
+    """
     rates, parts, before = [], [], matmul_rate()
     for _ in range(ROUNDS):
-        rates.append(image_rate(network, pixels))
+        rates.append(image_rate(forward, pixels))
         after = matmul_rate()
-        parts.append(rates[-1] * multiply_adds(network) / ((before + after) / 2))
+        parts.append(rates[-1] * each / ((before + after) / 2))
         before = after
     return statistics.median(rates), statistics.median(parts)
 
 
-def kernels(network: keras.Model, pixels: np.ndarray) -> dict[str, tuple[int, float]]:
+def kernels(forward: Step, pixels: np.ndarray) -> dict[str, tuple[int, float]]:
     """Calls and milliseconds a batch of every kernel, by TensorFlow's own profiler."""
     import tensorflow as tf
     from tensorflow.tsl.profiler.protobuf.xplane_pb2 import XSpace
@@ -91,7 +95,7 @@ def kernels(network: keras.Model, pixels: np.ndarray) -> dict[str, tuple[int, fl
     with tempfile.TemporaryDirectory() as folder:
         tf.profiler.experimental.start(folder)
         for _ in range(ROUNDS):
-            network.predict_on_batch(pixels)
+            np.asarray(forward(pixels))
         tf.profiler.experimental.stop()
         (path,) = Path(folder).rglob("*.xplane.pb")
         space.ParseFromString(path.read_bytes())
@@ -108,15 +112,16 @@ def kernels(network: keras.Model, pixels: np.ndarray) -> dict[str, tuple[int, fl
     }
 
 
-def print_kernels(network: keras.Model, pixels: np.ndarray) -> None:
-    found = kernels(network, pixels)
+def print_kernels(forward: Step, pixels: np.ndarray) -> None:
+    found = kernels(forward, pixels)
     total = sum(milliseconds for _, milliseconds in found.values())
     for kind, (calls, milliseconds) in list(found.items())[:10]:
         print(f"    {kind:40s} {calls:4d} calls {milliseconds:8.1f} ms {milliseconds / total:5.0%}")
 
 
 def main() -> None:
-    from harness.pieces import swift
+    from harness.steps import Forward, numbers
+    from harness.throughput import multiply_adds
     from zoo.build import build
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -134,16 +139,16 @@ def main() -> None:
         pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         keras.utils.set_random_seed(0)
         begin = time.perf_counter()
-        network = swift(build(recipe, size))
-        built = time.perf_counter()
-        network.predict_on_batch(pixels)
+        network = build(recipe, size)
+        built, forward = time.perf_counter(), Forward(network)
+        numbers(forward(pixels))
         first = time.perf_counter()
-        images, share = shares(network, pixels)
+        images, share = shares(forward, pixels, multiply_adds(network))
         seconds = f"{built - begin:8.1f} {first - built:8.1f}"
         print(f"{recipe.name:18s} {size:4d} {seconds} {images:9.1f} {share:9.0%}", flush=True)
         if asked.kernels:
-            print_kernels(network, pixels)
-        del network
+            print_kernels(forward, pixels)
+        del network, forward
         keras.backend.clear_session()
 
 

@@ -7,10 +7,11 @@ from statistics import fmean
 from harness.leaderboard import Board, Row
 
 HEADS = (
-    "Epochs, head on features + network", "Training images, embedded + learnt from",
+    "Compile (s)", "Epochs, head on features + network", "Training images, embedded + learnt from",
     "On the device (s)", "Energy (kJ)",
 )  # fmt: skip
 LEGEND = (
+    "Compile: of the whole run, what first calls of compiled steps took beyond warm ones. "
     "Training images embedded: passed through the frozen backbone for the features that the head "
     "learns from; learnt from: in a gradient step of the network; an image counts each time. On "
     "the device: in the run's turns there, without waiting. Energy: of the whole device while the "
@@ -19,10 +20,12 @@ LEGEND = (
 
 
 def told(row: Row) -> list[str]:
-    """One cell a head: means over the seeds that kept a ledger."""
+    """One cell a head: means over the seeds, of the ledger those over the seeds that kept one."""
+    compiled = [run.timings.compile for run in row.runs if run.timings.compile is not None]
+    seconds = f"{fmean(compiled):,.1f}" if compiled and len(compiled) == len(row.runs) else "–"
     ledgers = [run.ledger for run in row.runs if run.ledger]
     if not ledgers:
-        return ["–"] * len(HEADS)
+        return [seconds, *["–"] * (len(HEADS) - 1)]
     on_features = fmean(one.epochs_on_features for one in ledgers)
     on_images = fmean(one.epochs_on_images for one in ledgers)
     embedded = fmean(one.images_embedded for one in ledgers)
@@ -30,6 +33,7 @@ def told(row: Row) -> list[str]:
     joules = [one.energy_joules for one in ledgers if one.energy_joules is not None]
     shared = not all(one.energy_exclusive for one in ledgers)
     return [
+        seconds,
         f"{on_features:.4g} + {on_images:.4g}",
         f"{embedded:,.0f} + {learnt:,.0f}",
         f"{fmean(one.device_seconds for one in ledgers):,.1f}",

@@ -121,10 +121,11 @@ def default_text() -> str:
     return (files("harness") / FILENAME).read_text(encoding="utf-8")
 
 
-def load(path: Path | None, profile: Profile) -> Benchmark:
+def load(path: Path | None, profile: Profile, *, gpu: bool = False) -> Benchmark:
     """The Benchmark of one profile: defaults, then the file, each with its profile on top.
 
-    Raises ConfigError naming the file, the key and the nearest valid key.
+    ``gpu``: whether one will be used, which decides what the precision "auto" means; a Benchmark
+    holds what was decided. Raises ConfigError naming the file, the key and the nearest valid key.
     """
     tables = overlay({}, tomllib.loads(default_text()), profile)
     if path is not None:
@@ -133,7 +134,7 @@ def load(path: Path | None, profile: Profile) -> Benchmark:
         tables = overlay(tables, user, profile)
     where = str(path or "built-in defaults")
     try:
-        benchmark = Benchmark.model_validate(_varied(tables))
+        benchmark = Benchmark.model_validate(_decided(tables, gpu))
     except ValidationError as error:
         raise ConfigError(f"{where}: {_first_error(error)}") from None
     return _rooted(benchmark, path)
@@ -158,11 +159,16 @@ def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _varied(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Each variant as a whole protocol: the plain one's keys below its own."""
-    variants = tables.get("variants", {})
-    whole = {name: _merge(tables["protocol"], own) for name, own in variants.items()}
-    return {**tables, "variants": whole}
+def _decided(tables: Mapping[str, Any], gpu: bool) -> dict[str, Any]:
+    """Each variant as a whole protocol, the plain one's keys below its own; no precision "auto"."""
+    automatic = "mixed_bfloat16" if gpu else "float32"
+
+    def protocol(own: Mapping[str, Any]) -> dict[str, Any]:
+        whole = _merge(tables["protocol"], own)
+        return whole | ({"precision": automatic} if whole["precision"] == "auto" else {})
+
+    variants = {name: protocol(own) for name, own in tables.get("variants", {}).items()}
+    return {**tables, "protocol": protocol({}), "variants": variants}
 
 
 def _is_optional_table(key: str) -> bool:

@@ -258,7 +258,7 @@ def cache_folder() -> Path:
 def _resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
     at_hand = devices.visible()
     profile, why = _profile(request.profile, at_hand)
-    benchmark = _settings(request, profile)
+    benchmark = _settings(request, _benchmark(request.config, profile))
     if not (request.recipes or request.everything or benchmark.sweep.recipes):
         raise UserError("name recipes to run, or say --all; 'wbc-bench zoo' lists them")
     if importlib.util.find_spec(benchmark.backend) is None:
@@ -313,8 +313,9 @@ def _profile(asked: Profile | None, at_hand: Sequence[devices.Device]) -> tuple[
 
 
 def _benchmark(config: Path | None, profile: Profile | None) -> Benchmark:
-    chosen, _ = _profile(profile, devices.visible())
-    return load(_config_file(config), chosen)
+    at_hand = devices.visible()
+    chosen, _ = _profile(profile, at_hand)
+    return load(_config_file(config), chosen, gpu=at_hand[0].id != "cpu")
 
 
 def _config_file(asked: Path | None) -> Path | None:
@@ -322,8 +323,8 @@ def _config_file(asked: Path | None) -> Path | None:
     return asked or (here if here.exists() else None)
 
 
-def _settings(request: Request, profile: Profile) -> Benchmark:
-    benchmark = load(_config_file(request.config), profile)
+def _settings(request: Request, benchmark: Benchmark) -> Benchmark:
+    """The command line over the file."""
     data = _overridden(benchmark.data, request.data, clean=request.clean, mask=request.mask)
     benchmark = benchmark.model_copy(update={"data": data})
     asked = {"seeds": request.seeds, "shift": request.shift, "per_gpu": request.per_gpu}

@@ -31,12 +31,13 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     with quiet.working():
         import keras
 
-        from harness.pieces import swift
+        from harness.steps import Forward, numbers
         from zoo.build import build
         from zoo.table import find
 
         make_deterministic(keras.backend.backend())
-        network = swift(build(find(job.recipe), job.image_size, Path(job.weights)))
+        network = build(find(job.recipe), job.image_size, Path(job.weights))
+        forward = Forward(network)
 
     from harness.data.decoded import open_dataset
     from harness.store import write_atomically
@@ -50,7 +51,7 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
         # Short batches are filled up: nothing recompiles.
         batch = _resized(dataset.images[np.resize(ids[at : at + job.batch], job.batch)], job)
         with quiet.working():
-            found = np.asarray(network.predict_on_batch(batch))
+            found = numbers(forward(batch))
         features[at : at + job.batch] = found[: len(ids) - at]
         step(min(at + job.batch, len(ids)), len(ids))
     buffer = io.BytesIO()

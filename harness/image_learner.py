@@ -10,6 +10,8 @@ import numpy as np
 
 from harness.checkpoint import Progress
 from harness.learn import PhaseName, Stage, class_weights, sample_weights
+from harness.resident import Resident
+from harness.steps import TrainingStep, numbers
 
 if TYPE_CHECKING:
     from harness.train import _Bench as Bench
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 class ImageLearner:
     """The whole network, learning from images. See harness.learn."""
 
-    model: keras.Model
+    training: TrainingStep
     bench: Bench
     head: keras.Model
     epochs: int
@@ -27,7 +29,7 @@ class ImageLearner:
     parts: int = 1
 
     def __post_init__(self) -> None:
-        self._images = self.bench.data.images
+        self._images: Resident | None = None
         self._ids = self.bench.ids("train")[self.bench.drawn]
         self._targets = self.bench.labels[0]
         self._class_weights = class_weights(self.bench.run.protocol.loss, self._targets)
@@ -36,37 +38,48 @@ class ImageLearner:
 
     def begin(self, epoch: int) -> None:
         self._done = 0
-        if self.bench.reader is not None:
+        if self.bench.reader is None:
+            self._images = self.bench.resident
+        else:
             made = self.bench.reader.read(epoch, self.epochs)
-            self._images, self._ids = made.images, np.arange(len(made.images))
+            self._images = None  # Let go of its memory before the next is laid there.
+            self._images, self._ids = self.bench.laid(made.images), np.arange(len(made.images))
             self._targets = made.targets
             self._weights = sample_weights(made.targets, self._class_weights)
 
-    def step(self, order: np.ndarray, learning_rate: float) -> float:
+    def step(self, order: np.ndarray, learning_rate: float) -> Any:
         """In parts of equal size, so that the mean of their losses is that of the batch."""
-        self.model.optimizer.learning_rate = learning_rate
+        self.training.pace(learning_rate)
         losses = [self._gradient(part) for part in np.split(order, self.parts)]
         self._done += len(order)
         self.bench.events.step(self._done, len(self._ids))
-        return float(np.mean(losses))
+        return sum(losses) / self.parts
 
-    def _gradient(self, order: np.ndarray) -> float:
-        images = np.asarray(self._images[self._ids[order]])
-        with self.bench.events.quiet.working():
-            logs = self.model.train_on_batch(
-                images, self._targets[order], self._weights[order], return_dict=True
-            )
-        return float(logs["plain"])
+    def _gradient(self, order: np.ndarray) -> Any:
+        """The loss, still on the device if that is the run's own: nothing waits for it."""
+        assert self._images is not None, "an epoch begins before its steps"
+        quiet = self.bench.events.quiet
+        with quiet.working():
+            images = self._images.take(self._ids[order])
+            loss = self.training(images, self._targets[order], self._weights[order])
+            return loss if quiet.own else float(numbers(loss))
 
     def validate(self) -> np.ndarray:
+        self.training.settle()
         features = self.bench.sweep_over("validation")
         return numbers(self.head(features, training=False))
 
     def state(self) -> list[np.ndarray]:
-        return self.model.get_weights()
+        self.training.settle()
+        return [np.array(value) for value in self.model.get_weights()]  # JAX's are views.
 
     def restore(self, state: list[np.ndarray]) -> None:
+        self.training.settle()
         self.model.set_weights(state)
+
+    @property
+    def model(self) -> keras.Model:
+        return self.training.model
 
     # Across processes
 
@@ -74,9 +87,10 @@ class ImageLearner:
         keeper = self.bench.events.keeper
         if keeper is None or not keeper.due():
             return
+        self.training.settle()
         arrays = {f"model-{i}": numbers(v) for i, v in enumerate(self.model.variables)}
         arrays |= {f"optimizer-{i}": numbers(v) for i, v in enumerate(self._moments())}
-        arrays["steps"] = numbers(self.model.optimizer.iterations)
+        arrays["steps"] = numbers(self.training.optimizer.iterations)
         if stage.pace.best_epoch != stage.pace.epoch:
             arrays |= {f"best-{i}": value for i, value in enumerate(stage.best)}
         keeper.keep(name, Progress(stage.pace, stage.curve, arrays))
@@ -86,13 +100,11 @@ class ImageLearner:
         kept = keeper.recall(name) if keeper is not None else None
         if kept is None:
             return None
-        optimizer = self.model.optimizer
-        optimizer.build(self.model.trainable_variables)
         for prefix, variables in (("model", self.model.variables), ("optimizer", self._moments())):
             for i, variable in enumerate(variables):
                 variable.assign(kept.arrays[f"{prefix}-{i}"])
         # Keras counts micro-batches; the checkpoint counts steps, and fits any number of parts.
-        optimizer.variables[0].assign(kept.arrays["steps"] * self.parts)
+        self.training.optimizer.variables[0].assign(kept.arrays["steps"] * self.parts)
         best = [array for key, array in kept.arrays.items() if key.startswith("best-")]
         return Stage(kept.pace, kept.curve, best or self.state())
 
@@ -100,11 +112,6 @@ class ImageLearner:
         """What the optimizer remembers from one step to the next, beside their number."""
         return [
             variable
-            for variable in self.model.optimizer.variables[1:]
+            for variable in self.training.optimizer.variables[1:]
             if "gradient_accumulator" not in variable.path
         ]
-
-
-def numbers(tensor: Any) -> np.ndarray:
-    """Any backend's tensor or variable as an array of the host's."""
-    return np.asarray(keras.ops.convert_to_numpy(tensor))

@@ -6,7 +6,7 @@ the head.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +22,11 @@ Rows = tuple[np.ndarray, np.ndarray]
 
 @dataclass
 class Judge:
-    """``forward``: images (batch, S, S, 3) to features; ``classify``: features to probabilities."""
+    """``forward``: batches of images (batch, S, S, 3) to the features of one after the other;
+    ``classify``: features to probabilities."""
 
     data: Dataset
-    forward: Callable[[np.ndarray], np.ndarray]
+    forward: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
     classify: Callable[[np.ndarray], np.ndarray]
     batch: int
     views: int = 1
@@ -76,12 +77,12 @@ class Judge:
     def _pass(self, rows: Rows, view: int) -> np.ndarray:
         """Features (n, width) in one view. Short batches are filled up: nothing recompiles."""
         images, which = rows
+        chosen = [which[at : at + self.batch] for at in range(0, len(which), self.batch)]
+        batches = (seen(np.asarray(images[np.resize(ids, self.batch)]), view) for ids in chosen)
         found = []
-        for at in range(0, len(which), self.batch):
-            chosen = which[at : at + self.batch]
-            batch = np.asarray(images[np.resize(chosen, self.batch)])
-            found.append(self.forward(seen(batch, view))[: len(chosen)])
-            self._done += len(chosen)
+        for ids, features in zip(chosen, self.forward(batches), strict=True):
+            found.append(features[: len(ids)])
+            self._done += len(ids)
             self.step(self._done)
         return np.concatenate(found)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, SupportsFloat
 
 import numpy as np
 
@@ -36,8 +36,11 @@ class Learner(Protocol):
     def begin(self, epoch: int) -> None:
         """Turn to the training images of this epoch, counted from 0; they may be augmented."""
 
-    def step(self, order: np.ndarray, learning_rate: float) -> float:
-        """Learn from the training images at these positions; their mean cross-entropy before."""
+    def step(self, order: np.ndarray, learning_rate: float) -> SupportsFloat:
+        """Learn from the training images at these positions; their mean cross-entropy before.
+
+        It may still be on its way from a device: it is looked at when the epoch is over.
+        """
 
     def validate(self) -> np.ndarray:
         """Probabilities (n, K) of the validation images."""
@@ -87,7 +90,7 @@ def learn(
             phase=name,
             epoch=advanced.epoch,
             learning_rate=pace.learning_rate,
-            train_loss=float(np.mean(losses)),
+            train_loss=float(np.mean([float(each) for each in losses])),
             validation_loss=loss,
             validation_f1=macro_f1(truth, probabilities.argmax(axis=1), classes),
             seconds=time.perf_counter() - began,

@@ -23,7 +23,8 @@ class Ledger(Noun):
     """Wall seconds inside the turns that the run took at its device: loading the framework,
     building, augmenting, training, every pass and the measurement. Waiting for a turn, reading and
     writing are not in it. Runs side by side share turns, and each counts its own in full. Epochs
-    from a checkpoint count with the seconds that they took then."""
+    from a checkpoint count with the seconds that they took then. On a GPU that no other run is on,
+    all seconds from the start to the end of the evaluation: steps outlast their turns there."""
     energy_joules: float | None = None
     """That the device drew from the run's start to its end, idle or not: a GPU's board, or the
     processor packages. None where it is not told, or where part of the run was another process's.

@@ -27,7 +27,6 @@ SCHEMA = 1
 
 Backend = Literal["tensorflow", "jax", "torch"]
 """What Keras computes with. No part of a run's id, like the device: its environment tells it."""
-
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Shift = Literal["none", "mixed", "full"]
 """What is predicted besides: nothing, each test image harmed once, or each in every way."""
@@ -271,11 +270,14 @@ class Cost(Noun):
 class Timings(Noun):
     """Seconds. ``training`` is what the phases took, the computing of features included."""
 
+    ADDED: ClassVar[tuple[str, ...]] = ("compile",)
     start: float
     build: float
     training: float
     evaluation: float
     total: float
+    compile: float | None = None
+    """Of training and evaluation: what first calls took beyond warm ones. None: not counted."""
 
 
 class Environment(Noun):
@@ -389,3 +391,8 @@ class Job(Noun):
     """At least so long between two checkpoints."""
     epochs: EpochStore | None = None
     """None where nothing is augmented."""
+
+    @property
+    def own_device(self) -> bool:
+        """Whether that is a GPU which no other run of the sweep is on."""
+        return self.device != "cpu" and not self.device_shared

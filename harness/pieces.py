@@ -32,23 +32,24 @@ def seed_everything(seed: int) -> None:
         torch.manual_seed(seed)
 
 
-def jit() -> bool | str:
-    """XLA costs more than it gives on TensorFlow's CPU kernels, and minutes for a deep network;
-    PyTorch's compiler wants a C++ compiler on the machine."""
+def jit() -> bool:
+    """Whether XLA compiles the steps: always on JAX, on TensorFlow where a GPU is used.
+
+    It costs more than it gives on TensorFlow's CPU kernels, and minutes for a deep network;
+    PyTorch's compiler wants a C++ compiler on the machine.
+    """
     backend = keras.backend.backend()
     on_cpu = os.environ.get("CUDA_VISIBLE_DEVICES", "") == "-1"
-    return False if backend == "torch" or (backend == "tensorflow" and on_cpu) else "auto"
+    return backend == "jax" or (backend == "tensorflow" and not on_cpu)
 
 
 def swift(network: keras.Model) -> keras.Model:
-    """The network as it is passed over without learning, compiled as jit() says.
+    """The network for passes in which nothing learns; it has the network's own weights.
 
     Only TensorFlow's CPU kernels leave each BatchNorm as two passes of its own over the maps.
     """
-    bare = keras.backend.backend() == "tensorflow" and jit() is False
-    passed = for_inference(network) if bare else network
-    passed.jit_compile = jit()
-    return passed
+    bare = keras.backend.backend() == "tensorflow" and not jit()
+    return for_inference(network) if bare else network
 
 
 def build_head(head: Head, features: int, classes: int, standard: Standard | None) -> keras.Model:

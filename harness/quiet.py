@@ -21,9 +21,14 @@ except ImportError:  # Windows has no flock; throughputs there are marked as not
 
 
 class Quiet:
-    """The lock of one device on this machine, shared by every sweep of this user."""
+    """The lock of one device on this machine, shared by every sweep of this user.
 
-    def __init__(self, device: str, folder: Path | None = None) -> None:
+    Work that was handed to the device must be finished before its turn ends, unless the device is
+    the run's ``own``, a GPU that no other run is on: then nobody measures beside it.
+    """
+
+    def __init__(self, device: str, folder: Path | None = None, own: bool = False) -> None:
+        self.own = own
         folder = folder or Path(tempfile.gettempdir())
         stem = f"wbc-bench-{getpass.getuser()}-{device.replace(':', '')}"
         self._device = (folder / f"{stem}.lock").open("a")

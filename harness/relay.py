@@ -28,23 +28,23 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     with quiet.working():
         import keras
 
-        from harness.pieces import swift
+        from harness.steps import Forward, numbers
         from harness.throughput import Meter
         from harness.views import seen
         from zoo.build import build
         from zoo.table import find
 
         keras.config.set_dtype_policy(protocol.precision)
-        networks = [swift(build(find(name), protocol.image_size)) for name in job.recipes]
+        networks = [Forward(build(find(name), protocol.image_size)) for name in job.recipes]
     size = protocol.image_size
     shape = (protocol.inference_batch, size, size, 3)
     batch = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     views = [seen(batch, view) for view in range(protocol.test_views)]
 
     def relay() -> None:
-        for network in networks:
+        for forward in networks:
             for view in views:
-                np.asarray(network.predict_on_batch(view))
+                numbers(forward(view))
 
     meter, step = Meter(), seldom(lambda done, of: emit("step", done=done, of=of))
     with quiet.alone() as exclusive:

@@ -44,8 +44,8 @@ def _csv_line_columns() -> tuple[str, ...]:
         "shifted_macro_f1", "parameters", "trainable_parameters", "multiply_adds",
         "images_per_second",
         "images_per_second_p5", "images_per_second_p95", "images_per_second_measured", "device",
-        "training_seconds", "total_seconds", "peak_memory_mb", "parts", *Ledger.model_fields,
-        "note",
+        "training_seconds", "total_seconds", "compile_seconds", "peak_memory_mb", "parts",
+        *Ledger.model_fields, "note",
     )  # fmt: skip
 
 
@@ -124,6 +124,7 @@ def _csv_cost(result: Finished) -> dict[str, Any]:
         "device": cost.throughput.device,
         "training_seconds": result.timings.training,
         "total_seconds": result.timings.total,
+        "compile_seconds": result.timings.compile,
         "peak_memory_mb": cost.peak_memory_mb,
         "parts": result.parts,
         **(result.ledger.model_dump() if result.ledger else {}),

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,24 +28,20 @@ from harness.checkpoint import Keeper
 from harness.data.shifted import Shifted
 from harness.data.split import carry_out
 from harness.head import HeadLearner, Standard
-from harness.image_learner import ImageLearner, numbers
+from harness.image_learner import ImageLearner
 from harness.judge import Judge, images_to_pass
 from harness.learn import PhaseName, drawn, learn
 from harness.nouns import Cost, Dataset, Epoch, Parts, Phase, Predictions, Run
-from harness.pieces import (
-    build_head,
-    build_optimizer,
-    jit,
-    seed_everything,
-    swift,
-    unfreeze,
-    whole_parts,
-)
+from harness.pieces import build_head, build_optimizer, seed_everything, unfreeze, whole_parts
 from harness.quiet import Quiet
+from harness.resident import Resident, room
+from harness.steps import Compiling, Forward, TrainingStep, numbers
 from zoo.build import WeightsFiles, build
 from zoo.table import find
 
 PART_NAMES = ("train", "validation", "test")
+AHEAD = 16
+"""Batches on their way through a network on a GPU before the first one's features are fetched."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def train(
     # A backbone that has learnt gives new features; a frozen one's are still good.
     features = features or bench.features(PART_NAMES)
     predictions = bench.predictions(head, features, beside.shifted)
-    seconds["evaluation"] = clock.lap()
+    seconds |= {"evaluation": clock.lap(), "compile": bench.compiling.seconds}
     history, cost = tuple(bench.history), bench.cost(head)
     return Trained(network, head, predictions, history, cost, seconds, bench.embedded)
 
@@ -174,13 +172,19 @@ class _Bench:
     embedded: int = 0
     seconds_before: float = 0.0
     """Of the epochs that a process before this one has trained."""
+    compiling: Compiling = field(default_factory=Compiling)
     _meter: tuple[throughput.Meter, bool] | None = None
-    _validation: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        self._forward = Forward(self.network, self.compiling)
+
+    def laid(self, images: np.ndarray) -> Resident:
+        """Images where the steps find them; with the host once memory has been too small."""
+        return Resident(images, 0 if self.events.parts > 1 else room())
 
     @cached_property
-    def swift(self) -> keras.Model:
-        """The backbone for passes in which nothing learns; it has the backbone's own weights."""
-        return swift(self.network)
+    def resident(self) -> Resident:
+        return self.laid(self.data.images)
 
     def ids(self, part: str) -> np.ndarray:
         return np.asarray(getattr(self.parts, part))
@@ -205,15 +209,16 @@ class _Bench:
         plain, validation = self.labels
         return (self.reader.read(0, epochs).targets if self.reader else plain), validation
 
-    def images(self, part: str) -> tuple[np.ndarray, np.ndarray]:
+    def images(self, part: str) -> tuple[Resident, np.ndarray]:
         """Images, and which of them are the part's. Only validation may be augmented, if told."""
         if part != "validation" or not self.run.protocol.augmentation.validation_share:
-            return self.data.images, self.ids(part)
-        if self._validation is None:
-            code = augmenter(self.run.protocol.augmentation)
-            ids = self.ids(part)
-            self._validation = augmented.varied_validation(self.run, self.data, ids, code)
-        return self._validation, np.arange(len(self._validation))
+            return self.resident, self.ids(part)
+        return self._varied_validation, np.arange(len(self.ids(part)))
+
+    @cached_property
+    def _varied_validation(self) -> Resident:
+        code, ids = augmenter(self.run.protocol.augmentation), self.ids("validation")
+        return self.laid(augmented.varied_validation(self.run, self.data, ids, code))
 
     # Training
 
@@ -252,7 +257,7 @@ class _Bench:
             done = epoch * reader.stream.rows
             ids = np.arange(len(made.images))
             self.embedded += len(ids)
-            yield self.pass_over(made.images, ids, (done, total)), made.targets
+            yield self.pass_over(self.laid(made.images), ids, (done, total)), made.targets
 
     def fine_tuning(self, head: keras.Model, phase: Phase) -> None:
         """Phase 2: the last part of the backbone together with the trained head."""
@@ -276,13 +281,12 @@ class _Bench:
         loss = keras.losses.CategoricalCrossentropy(
             label_smoothing=self.run.protocol.loss.label_smoothing
         )
-        plain = keras.metrics.CategoricalCrossentropy(name="plain")
         size = min(phase.batch_size, len(self.ids("train")))
         parts = whole_parts(size, self.events.parts)
         optimizer = build_optimizer(phase.optimizer, parts)
-        model.compile(optimizer, loss, metrics=[plain], jit_compile=jit())
+        training = TrainingStep(model, loss, optimizer, self.compiling)
         self.events.phase(name, phase.epochs)
-        learner = ImageLearner(model, self, head, phase.epochs, parts)
+        learner = ImageLearner(training, self, head, phase.epochs, parts)
         labels = self.varied_labels(phase.epochs)
         curve = learn(learner, name, phase, labels, self.run.seed, self.events.epoch)
         self.history += curve
@@ -309,7 +313,7 @@ class _Bench:
 
     def pass_over(
         self,
-        images: np.ndarray,
+        images: Resident,
         ids: np.ndarray,
         progress: tuple[int, int] = (0, 0),
         measured: bool = False,
@@ -321,37 +325,52 @@ class _Bench:
         size, (done, total) = self.inference_batch, progress
         out = np.empty((len(ids), self.network.output.shape[-1]), dtype=np.float32)
         begin = self._measured(ids, out) if measured else 0
-        for at in range(begin, len(ids), size):
-            batch = self._batch(images, ids, at)
-            found = self.forward(batch)
+        starts = range(begin, len(ids), size)
+        batches = (images.take(np.resize(ids[at : at + size], size)) for at in starts)
+        for at, found in zip(starts, self.forward(batches), strict=True):
             out[at : at + size] = found[: len(ids) - at]
             if total:
                 self.events.step(done + min(at + size, len(ids)), total)
         return out
 
-    def forward(self, batch: np.ndarray) -> np.ndarray:
-        with self.events.quiet.working():
-            return np.asarray(self.swift.predict_on_batch(batch))
+    def forward(self, batches: Iterable[Any]) -> Iterator[np.ndarray]:
+        """The features of one batch after the other, each in a turn of its own.
+
+        On a device of the run's own, batches go in ahead of the features that are fetched.
+        """
+        ahead, source = AHEAD if self.events.quiet.own else 0, iter(batches)
+        waiting: deque[Any] = deque()
+        more = True
+        while more or waiting:
+            with self.events.quiet.working():
+                batch = next(source, None)
+                if more := batch is not None:
+                    waiting.append(self._forward(batch))
+                found = None
+                if waiting and (not more or len(waiting) > ahead):
+                    found = numbers(waiting.popleft())
+            if found is not None:
+                yield found
 
     @property
     def inference_batch(self) -> int:
         return math.ceil(self.run.protocol.inference_batch / self.events.parts)
 
-    def _batch(self, images: np.ndarray, ids: np.ndarray, at: int) -> np.ndarray:
-        size = self.inference_batch
-        return np.asarray(images[np.resize(ids[at : at + size], size)])
-
     def _measured(self, ids: np.ndarray, out: np.ndarray) -> int:
         """Begin a pass with nothing else on the device, and time it until that is enough."""
         meter, at = throughput.Meter(self.run.protocol.test_views), 0
         size = self.inference_batch
+
+        def measured(at: int) -> np.ndarray:
+            batch = np.asarray(self.data.images[np.resize(ids[at : at + size], size)])
+            return meter.measure(self._forward, batch)
+
         with self.events.quiet.alone() as exclusive:
             while at < len(ids) and not meter.enough():
-                found = meter.measure(self.swift, self._batch(self.data.images, ids, at))
-                out[at : at + size] = found[: len(ids) - at]
+                out[at : at + size] = measured(at)[: len(ids) - at]
                 at += size
             while meter.short:  # A tiny test part: go round again, for the timing alone.
-                meter.measure(self.swift, self._batch(self.data.images, ids, 0))
+                measured(0)
         self._meter = (meter, exclusive)
         return at
 

@@ -107,7 +107,7 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
         emit("memory", resident_mb=resident_mb, device_mb=device_mb)
 
     with working(Path(job.output)), Pulse(energy.of(job.device), tell) as pulse:
-        return _train(job, Quiet(job.device), pulse, emit)
+        return _train(job, Quiet(job.device, own=job.own_device), pulse, emit)
 
 
 def _train(job: Job, quiet: Quiet, pulse: Pulse, emit: Any) -> dict[str, Any]:
@@ -155,12 +155,19 @@ def _train(job: Job, quiet: Quiet, pulse: Pulse, emit: Any) -> dict[str, Any]:
     pulse.energy.look()
     ledger = Ledger(
         **_learnt(trained),
-        device_seconds=quiet.seconds + trained.seconds["before"],
+        device_seconds=_device_seconds(quiet, trained, start),
         energy_joules=None if resumed else pulse.energy.joules,
         energy_exclusive=not job.device_shared,
     )
     told = told.model_copy(update={"parts": job.parts, "resumed": resumed, "ledger": ledger})
     return told.model_dump(mode="json")
+
+
+def _device_seconds(quiet: Quiet, trained: Any, start: float) -> float:
+    """Steps on a GPU of the run's own go on after their turns: there all of its time counts."""
+    if quiet.own:
+        return start + sum(trained.seconds[part] for part in ("build", "training", "evaluation"))
+    return quiet.seconds + float(trained.seconds["before"])
 
 
 def _learnt(trained: Any) -> dict[str, int]:
@@ -273,6 +280,7 @@ def _outcome(trained: Any, start: float) -> Any:
             training=trained.seconds["training"],
             evaluation=trained.seconds["evaluation"],
             total=time.perf_counter() - BEGAN,
+            compile=trained.seconds["compile"],
         ),
         environment=Environment(
             wbc_bench=__version__,

@@ -90,7 +90,7 @@ def made_outcome() -> Outcome:
             ),
             peak_memory_mb=900.0,
         ),
-        timings=Timings(start=4, build=1, training=20, evaluation=1, total=26),
+        timings=Timings(start=4, build=1, training=20, evaluation=1, total=26, compile=3),
         environment=Environment(
             wbc_bench="0.1.0",
             python="3.11.7",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from harness.launch import LOG, WorkerProcess
 from harness.nouns import Optimizer, Outcome, Phase
 from harness.store import FEATURES, PREDICTIONS, read_arrays, read_predictions
 
+from .test_cli import make_set
 from .test_resume import job_of
 from .test_train import IMAGENET, protocol, smear
 
@@ -30,6 +33,19 @@ from harness import worker
 code = worker.main()
 print("loaded:", *sorted({"tensorflow", "jax", "torch"} & set(sys.modules)), file=sys.stderr)
 sys.exit(code)
+"""
+
+PARENT = """
+import sys
+import harness.launch
+from tests.harness.conftest import StandIn
+harness.launch.WorkerProcess = lambda **limits: StandIn()
+from harness import cli
+try:
+    cli.main()
+except SystemExit as end:
+    code = end.code
+print("code", code, "loaded", *sorted(sys.modules))
 """
 
 
@@ -96,3 +112,27 @@ def test_the_outcome_is_that_of_tensorflow(left: Any, backend: str) -> None:
         assert difference < 0.05 * np.abs(theirs.features[name]).mean()
         agree = ours.probabilities[name].argmax(axis=1) == theirs.probabilities[name].argmax(axis=1)
         assert agree.mean() > 0.85
+
+
+def test_the_parent_of_a_sweep_loads_no_framework(tmp_path: Path) -> None:
+    """From the images to the tables and figures, whatever computes: with jax, no TensorFlow."""
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("jax is not installed")
+    settings = 'backend = "jax"\n[protocol]\nimage_size = 32\n[weights]\nsource = "random"\n'
+    (tmp_path / "benchmark.toml").write_text(settings)
+    data = str(make_set(tmp_path / "set.npz"))
+    command = ["run", "mobilenet", "--data", data, "--results", "out"]
+    root = str(Path(__file__).parents[2])
+    answer = subprocess.run(
+        [sys.executable, "-c", PARENT, *command, "--profile", "full"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root, "WBC_BENCH_CACHE": str(tmp_path / "cache")},
+    )
+    code, loaded = answer.stdout.splitlines()[-1].removeprefix("code ").split(" loaded ")
+    assert code == "0", answer.stderr
+    assert (tmp_path / "out" / "LEADERBOARD.md").exists()
+    tops = {name.split(".")[0] for name in loaded.split()}
+    assert {"matplotlib", "pydantic"} < tops
+    assert not tops & {"tensorflow", "keras", "jax", "torch", "keras_cv"}

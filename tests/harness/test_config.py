@@ -22,6 +22,7 @@ def test_the_commented_defaults_are_the_models_defaults() -> None:
     tables = tomllib.loads(default_text())
     profiles = tables.pop("profile")
     assert set(profiles) == {"quick", "full"}
+    assert tables["protocol"].pop("precision") == "auto"
     assert Benchmark.model_validate(tables) == Benchmark(
         protocol=Protocol(
             frozen=Phase.model_validate(
@@ -40,6 +41,24 @@ def test_profiles_lie_over_the_tables() -> None:
     assert full.weights.when_offline == "fail"
     assert full.protocol.fine_tuning is not None
     assert quick.protocol.frozen == full.protocol.frozen
+
+
+def test_the_precision_is_decided_by_what_computes(tmp_path: Path) -> None:
+    """And a run holds the decision: on the CPU its id is that of a run told float32."""
+    assert load(None, "full").protocol == load(None, "full", gpu=False).protocol
+    assert load(None, "full").protocol.precision == "float32"
+    assert load(None, "full", gpu=True).protocol.precision == "mixed_bfloat16"
+    told = settings(tmp_path, '[protocol]\nprecision = "float32"\n')
+    assert load(told, "full", gpu=True).protocol == load(None, "full").protocol
+    overlaid = settings(tmp_path, '[profile.full.protocol]\nprecision = "mixed_bfloat16"\n')
+    assert load(overlaid, "full").protocol.precision == "mixed_bfloat16"
+    assert load(overlaid, "quick").protocol.precision == "float32"
+    varied = settings(
+        tmp_path, '[variants.auto]\nprecision = "auto"\n[variants.more]\nversion = 2\n'
+    )
+    for gpu, precision in ((False, "float32"), (True, "mixed_bfloat16")):
+        protocols = load(varied, "full", gpu=gpu).protocols.values()
+        assert [protocol.precision for protocol in protocols] == [precision] * 3
 
 
 def test_the_users_file_wins_and_its_profile_wins_over_it(tmp_path: Path) -> None:

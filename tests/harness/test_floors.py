@@ -36,6 +36,8 @@ CELLAR = (
     "harness.features",
     "harness.pieces",
     "harness.relay",
+    "harness.resident",
+    "harness.steps",
     "harness.train",
     "harness.throughput",
     "harness.worker",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,9 +56,10 @@ def judge(data: Dataset, views: int = 1) -> tuple[Judge, list[int]]:
     """A judge, and what it tells of its progress; its backbone takes full batches alone."""
     told: list[int] = []
 
-    def strict(images: np.ndarray) -> np.ndarray:
-        assert len(images) == BATCH, "another shape would recompile"
-        return forward(images)
+    def strict(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for images in batches:
+            assert len(images) == BATCH, "another shape would recompile"
+            yield forward(images)
 
     return Judge(data, strict, classify, BATCH, views, told.append), told
 
@@ -119,6 +122,6 @@ def test_every_shift_is_predicted_beside_the_mixed_copy(
 
 
 def test_probabilities_that_are_none_are_a_failure(data: Dataset, test_ids: np.ndarray) -> None:
-    made = Judge(data, forward, lambda f: f * np.nan, BATCH)
+    made = Judge(data, partial(map, forward), lambda f: f * np.nan, BATCH)
     with pytest.raises(FloatingPointError, match="diverged"):
         made.part("test", test_ids, forward(data.images[test_ids]))

@@ -14,7 +14,7 @@ from harness import metrics
 from harness.leaderboard import Board
 from harness.leaderboard import boards as ranked
 from harness.nouns import Finished, Predictions, RunRecord, Weights
-from harness.report import markdown
+from harness.report import full_table, markdown
 from harness.spreadsheet import csv_text
 
 from .conftest import failed_record, made_predictions, made_record
@@ -41,6 +41,20 @@ def some_records() -> list[RunRecord]:
 def test_the_golden_leaderboard() -> None:
     """The page, byte for byte. After a wanted change: python -m tests.harness.golden."""
     assert markdown(boards(some_records())) == GOLDEN.read_text()
+
+
+def test_compile_seconds_are_a_mean_or_unknown() -> None:
+    """A record from before they were counted is read as it was written, and its row says –."""
+    old = made_record("vgg16").model_dump_json().replace(',"compile":3.0', "")
+    assert "compile" not in old
+    before = RunRecord.model_validate_json(old)
+    assert before.model_dump_json() == old
+    for records, cell in (([before], "–"), ([before, made_record("vgg16", seed=1)], "–"),
+                          ([made_record("vgg16")], "3.0")):  # fmt: skip
+        (board,) = boards(records)
+        table = full_table(board)
+        (row,) = table.rows
+        assert row[table.heads.index("Compile (s)")] == cell
 
 
 def test_the_order_of_arrival_does_not_matter() -> None:

