@@ -25,26 +25,39 @@ def _distance(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
+def _steady(model: keras.Model, images: np.ndarray) -> keras.Model:
+    """As much of a network, from its begin, as does not magnify rounding.
+
+    Of EfficientNetV2-M and L with random weights, the input's last bit changes half of the output.
+    """
+    inside = backbone_layers(model)
+    for length in (len(inside), len(inside) // 2, len(inside) // 4, len(inside) // 8):
+        part = model if length == len(inside) else keras.Model(model.input, inside[length].output)
+        told, nudged = (
+            part.predict_on_batch(images * np.float32(by)) for by in (1, 1 + 2**-23)
+        )  # fmt: skip
+        if _distance(nudged, told) < 2e-5:
+            return part
+    raise AssertionError(f"{model.name} is chaos from the first layers on")
+
+
 @pytest.mark.parametrize("recipe", EACH_RECIPE)
 def test_every_recipe_gives_the_same_features(recipe: Recipe) -> None:
     size = max(64, recipe.minimum_size)
     keras.utils.set_random_seed(0)
-    model = build(recipe, size)
+    whole = build(recipe, size)
     images = pixels(size, count=16).astype("float32")
-    scramble(model, images)
-    names = [layer.name for layer in backbone_layers(model)]
+    scramble(whole, images)
+    model = _steady(whole, images)
+    layers_of_it = [layer.name for layer in model.layers]
     weights = [id(weight) for weight in model.weights]
     expected = model.predict_on_batch(images)
     swift = for_inference(model)
-    # Deep random networks magnify any rounding: no more than that of the input's last bit.
-    nudged = model.predict_on_batch(images * np.float32(1 + 2**-23))
-    allowed = max(1e-5, 4 * _distance(nudged, expected))
-    assert allowed < 2e-3
-    assert _distance(swift.predict_on_batch(images), expected) <= allowed
+    assert _distance(swift.predict_on_batch(images), expected) <= 1e-4
     assert {id(weight) for weight in swift.weights} == set(weights)
     # The model is what it was, to the last bit.
     np.testing.assert_array_equal(model.predict_on_batch(images), expected)
-    assert [layer.name for layer in backbone_layers(model)] == names
+    assert [layer.name for layer in model.layers] == layers_of_it
     assert [id(weight) for weight in model.weights] == weights
     assert (swift is model) == (not _norms(model))
     assert len(_norms(swift)) < len(_norms(model)) or swift is model
