@@ -1,9 +1,9 @@
 """The whole zoo trained on real cells, and what each recipe makes of the device.
 
-    python benchmarks/zoo.py --data training_set.npz [--clean] [--recipes lite0 v2s ...]
+    python benchmarks/whole_zoo.py --data training_set.npz [--clean] [--recipes lite0 v2s ...]
         [--epochs 30] [--backend jax] [--image-size 96] [--precision auto]
         [--train N --validation N --test N] [--results zoo-results] [--budget SECONDS]
-    python benchmarks/zoo.py        # a trial of a few minutes: three small networks, drawn cells
+    python benchmarks/whole_zoo.py        # a trial of a few minutes: three small networks, drawn cells
 
 It writes its settings beside the results and runs the program's own sweep with them: from scratch
 where ImageNet weights are not to be had (all of them, where lite0's package is not installed), else
@@ -59,7 +59,7 @@ TRIAL = {
 def main() -> int:
     asked = arguments()
     if missing := [NEEDED.get(m, m) for m in (*NEEDED, asked.backend) if find_spec(m) is None]:
-        print(f"zoo.py: missing: {', '.join(missing)}; pip install them", file=sys.stderr)
+        print(f"whole_zoo.py: missing: {', '.join(missing)}; pip install them", file=sys.stderr)
         return 2
     sys.path.insert(0, str(ROOT))
     if asked.peak:
@@ -70,7 +70,7 @@ def main() -> int:
     try:
         return sweep_and_tell(asked)
     except UserError as error:
-        print(f"zoo.py: {error}", file=sys.stderr)
+        print(f"whole_zoo.py: {error}", file=sys.stderr)
         return 2
 
 
@@ -131,7 +131,7 @@ def sweep_and_tell(asked: argparse.Namespace) -> int:
     signal.setitimer(signal.ITIMER_REAL, 0)
     tell(asked.results, best["rate"], precision, time.perf_counter() - begin)
     if asked.backend != "tensorflow" and "tensorflow" in sys.modules:
-        print("zoo.py: TensorFlow was loaded, which nothing here should do", file=sys.stderr)
+        print("whole_zoo.py: TensorFlow was loaded, which nothing here should do", file=sys.stderr)
         return 1
     return code
 
