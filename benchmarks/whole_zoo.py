@@ -3,7 +3,7 @@
     python benchmarks/whole_zoo.py --data training_set.npz [--clean] [--recipes lite0 v2s ...]
         [--epochs 30] [--backend jax] [--image-size 96] [--precision auto]
         [--train N --validation N --test N] [--results zoo-results] [--budget SECONDS]
-    python benchmarks/whole_zoo.py        # a trial of a few minutes: three small networks, drawn cells
+    python benchmarks/whole_zoo.py        # a trial of minutes: three small networks, drawn cells
 
 It writes its settings beside the results and runs the program's own sweep with them: from scratch
 where ImageNet weights are not to be had (all of them, where lite0's package is not installed), else
