@@ -15,7 +15,7 @@ a BatchNorm there. Its augmentation is keras-cv's layers in ``tf.data``, fresh e
 ours goes round ``frozen_epochs`` epochs. And its shuffles are TensorFlow's. So both macro F1s are
 compared: p is of the paired test on the same images, corrected over all recipes (Holm).
 
-The sizes below are cut for both alike: the whole zoo should take about eleven minutes on two
+The sizes below are cut for both alike: the whole zoo takes about a quarter of an hour on two
 cores; starting and building then weighs more than it does with the sizes of the quick profile
 (``--train 320 --validation 80 --test 240 --epochs 60``), about 35 minutes by the recorded rates.
 """
