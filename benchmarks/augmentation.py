@@ -61,10 +61,8 @@ def by_keras_cv(stream: Stream) -> Callable[[], object] | None:
 
     @tf.function
     def graph(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        batch = {"images": tf.cast(x, tf.float32), "labels": y}
-        for layer in layers:
-            batch = layer(batch)
-        return tf.cast(tf.clip_by_value(batch["images"], 0, 255), tf.uint8), batch["labels"]
+        pixels, labels = kerascv.carry_out(layers, x, y)
+        return tf.cast(pixels, tf.uint8), labels
 
     x, y = tf.constant(images), tf.constant(targets)
     return lambda: [part.numpy() for part in graph(x, y)]

@@ -30,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,19 +136,9 @@ def stream(
 
 def varying(augmentation: Augmentation) -> Callable[[Any, Any], tuple[Any, Any]]:
     """keras-cv's layers for the policy's steps, on a batch."""
-    import tensorflow as tf
+    from harness.augment.kerascv import carry_out, layers
 
-    from harness.augment.kerascv import layers
-
-    built = [layer for step in augmentation.policy for layer in layers(step)]
-
-    def varied(images: Any, labels: Any) -> tuple[Any, Any]:
-        batch = {"images": tf.cast(images, tf.float32), "labels": labels}
-        for layer in built:
-            batch = layer(batch)
-        return tf.clip_by_value(batch["images"], 0, 255), batch["labels"]
-
-    return varied
+    return partial(carry_out, [layer for step in augmentation.policy for layer in layers(step)])
 
 
 def settings(asked: argparse.Namespace, folder: Path) -> Path:

@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness import cells, statistics
+from harness import cells, findings, statistics
 from harness.cells import Cell, Table
 from harness.leaderboard import Board, Row
 from harness.nouns import Loss, Protocol
 from harness.policies import Augmentation
 from harness.provenance import options_in_words, training_in_words
+from harness.statistics import Paired
 from harness.store import SHIFTED
 
 OPTIONS: tuple[tuple[str, ...], ...] = (
@@ -61,7 +62,8 @@ class Change:
         return self.difference is not None and self.p < SIGNIFICANT
 
 
-def studies(boards: Sequence[Board]) -> tuple[Study, ...]:
+@cache
+def studies(boards: tuple[Board, ...]) -> tuple[Study, ...]:
     """What can be compared among boards; empty where each stands alone."""
     groups: dict[tuple[str, ...], list[Board]] = defaultdict(list)
     for board in boards:
@@ -275,3 +277,39 @@ def words(study: Study, part: Part) -> str:
 
 def _listed(items: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
+
+
+# --- the views of one board ----------------------------------------------------------------------
+
+
+def views_table(board: Board) -> Table | None:
+    """One view against the average of all, on both tests; None where there is only one."""
+    found = [(row, findings.effect_of_views(row)) for row in board.networks]
+    tests = [name for name in ("test", SHIFTED) if any(name in effects for _, effects in found)]
+    if not tests:
+        return None
+    heads = ["Network"]
+    for name in tests:
+        of = "Test" if name == "test" else "Shifted"
+        heads += [f"{of} F1, one view (%)", f"{of} F1 (%)", "Change", "95 % interval", "p"]
+    rows = [
+        [row.title, *(cell for name in tests for cell in _view_cells(row, name, changes.get(name)))]
+        for row, changes in found
+    ]
+    legend = "Paired, of the first seed; images a second are those of all views together."
+    return cells.table(heads, rows, legend)
+
+
+def _view_cells(row: Row, test: str, change: Paired | None) -> list[str | Cell]:
+    first = row.judged[0]
+    scores = first.shifted if test == SHIFTED else first.test
+    if change is None or scores is None:
+        return ["–"] * 5
+    points = f"{100 * change.difference:+.2f}"
+    return [
+        f"{100 * (scores.macro_f1 - change.difference):.2f}",
+        f"{100 * scores.macro_f1:.2f}",
+        Cell(points, "strong") if change.p < 0.05 else points,
+        f"{100 * change.low:+.1f} to {100 * change.high:+.1f}",
+        f"{change.p:.2g}",
+    ]

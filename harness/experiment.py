@@ -28,6 +28,8 @@ from harness.store import Store, write_atomically
 from harness.sweep import Launcher, Setting, sweep
 from zoo.table import find
 
+Devices = Sequence[devices.Device]
+
 
 @dataclass(frozen=True)
 class Request:
@@ -199,16 +201,17 @@ def open_source(
     mask: bool = False,
 ) -> tuple[Dataset, Path]:
     """The data set of a source, or of the settings file, decoded at the profile's size."""
-    benchmark = _benchmark(config, profile)
-    settings = _overridden(benchmark.data, source, clean=clean, mask=mask)
-    folder = prepare_data(settings, benchmark.protocol.image_size, _workplace())
+    at_hand = devices.visible()
+    settings = _benchmark(config, profile, at_hand)
+    data = _overridden(settings.data, source, clean=clean, mask=mask)
+    folder = prepare_data(data, settings.protocol.image_size, _workplace(at_hand))
     return open_dataset(folder), folder
 
 
 def write_split(source: str | None, out: Path, profile: Profile | None, config: Path | None) -> str:
     """Write the split of a source as CSV, and say in a line what is in it."""
     dataset, _ = open_source(source, config, profile)
-    parts = carry_out(_benchmark(config, profile).split, dataset)
+    parts = carry_out(_benchmark(config, profile, devices.visible()).split, dataset)
     try:
         write_atomically(out, table(parts, dataset).encode())
     except OSError as error:
@@ -231,7 +234,8 @@ def run_audit(
     from harness.data.audit import REMOVED
     from harness.data.sources import find
 
-    benchmark, at = _benchmark(config, None), _workplace()
+    at_hand = devices.visible()
+    benchmark, at = _benchmark(config, None, at_hand), _workplace(at_hand)
     found = find(source or benchmark.data.source, benchmark.protocol.image_size)
     kinds = tuple(dict.fromkeys((*REMOVED, *also)))
     with Console(stderr=True).status("") as status:
@@ -241,8 +245,8 @@ def run_audit(
     return summary(inspected, kinds), page
 
 
-def _workplace() -> Workplace:
-    return Workplace(cache_folder(), devices.visible()[0])
+def _workplace(at_hand: Devices) -> Workplace:
+    return Workplace(cache_folder(), at_hand[0])
 
 
 def cache_folder() -> Path:
@@ -258,7 +262,7 @@ def cache_folder() -> Path:
 def _resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
     at_hand = devices.visible()
     profile, why = _profile(request.profile, at_hand)
-    benchmark = _settings(request, _benchmark(request.config, profile))
+    benchmark = _settings(request, _benchmark(request.config, profile, at_hand))
     if not (request.recipes or request.everything or benchmark.sweep.recipes):
         raise UserError("name recipes to run, or say --all; 'wbc-bench zoo' lists them")
     if importlib.util.find_spec(benchmark.backend) is None:
@@ -268,7 +272,7 @@ def _resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
     wanted = plan.recipes(benchmark, names)
     _check_ensembles(benchmark)
     with console.status("reading the images") as status:
-        at = Workplace(cache_folder(), at_hand[0], status.update)
+        at = replace(_workplace(at_hand), tell=status.update)
         folder = prepare_data(benchmark.data, benchmark.protocol.image_size, at)
     dataset = open_dataset(folder)
     summary = plan.summarise(dataset, carry_out(benchmark.split, dataset))
@@ -303,7 +307,7 @@ def _check_ensembles(benchmark: Benchmark) -> None:
                 raise ConfigError(f"ensembles.members: {error}") from None
 
 
-def _profile(asked: Profile | None, at_hand: Sequence[devices.Device]) -> tuple[Profile, str]:
+def _profile(asked: Profile | None, at_hand: Devices) -> tuple[Profile, str]:
     if asked is not None:
         assert asked in get_args(Profile)
         return asked, "asked for"
@@ -312,15 +316,11 @@ def _profile(asked: Profile | None, at_hand: Sequence[devices.Device]) -> tuple[
     return "full", f"{at_hand[0].name} is visible"
 
 
-def _benchmark(config: Path | None, profile: Profile | None) -> Benchmark:
-    at_hand = devices.visible()
+def _benchmark(config: Path | None, profile: Profile | None, at_hand: Devices) -> Benchmark:
     chosen, _ = _profile(profile, at_hand)
-    return load(_config_file(config), chosen, gpu=at_hand[0].id != "cpu")
-
-
-def _config_file(asked: Path | None) -> Path | None:
     here = Path(FILENAME)
-    return asked or (here if here.exists() else None)
+    file = config or (here if here.exists() else None)
+    return load(file, chosen, gpu=at_hand[0].id != "cpu")
 
 
 def _settings(request: Request, benchmark: Benchmark) -> Benchmark:

@@ -185,23 +185,10 @@ def hardiness(row: Row, *, intervals: bool = False) -> Robustness | None:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class ViewsEffect:
-    """Macro F1 of all views averaged, and what that changes against the first view alone."""
-
-    averaged: float
-    change: Paired
-
-
 @cache
-def effect_of_views(row: Row) -> dict[str, ViewsEffect]:
-    """Of a row's first seed, by test; empty where there was one view only."""
-    parts, found = row.parts[0], {}
-    for name, change in robustness.effect_of_views(parts).items():
-        guess, labels = parts[name].probabilities.argmax(axis=1), parts[name].labels
-        score = macro_f1(labels, guess, parts[name].probabilities.shape[1])
-        found[name] = ViewsEffect(score, change)
-    return found
+def effect_of_views(row: Row) -> dict[str, Paired]:
+    """What they add to a row's first seed, by test; empty where there was one view only."""
+    return robustness.effect_of_views(row.parts[0])
 
 
 def seen_in_training(board: Board) -> tuple[str, ...]:

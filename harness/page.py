@@ -43,7 +43,7 @@ def html(boards: Sequence[Board], pictures: Pictures) -> str:
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _template().render(
-        studies=[_study(study) for study in ablation.studies(boards)],
+        studies=[_study(study) for study in ablation.studies(tuple(boards))],
         boards=[_board(board, pictures.get(slug(board), ())) for board in boards],
         style=Markup((ASSETS / "page.css").read_text(encoding="utf-8")),
         script=Markup(script),
@@ -71,7 +71,7 @@ def _board(board: Board, pictures: Sequence[tuple[Plot, str]]) -> dict[str, Any]
     words = [*findings.significance(board), *findings.choices(board)]
     confused = report.confusion_table(board) if board.rows else None
     shifted = report.shift_table(board) if board.rows else None
-    views = report.views_table(board) if board.rows else None
+    views = ablation.views_table(board) if board.rows else None
     return {
         "slug": name,
         "title": report.heading(board),

@@ -9,7 +9,6 @@ from harness import ablation, accounts, cells, findings, provenance
 from harness.cells import Cell, Stress, Table, escape
 from harness.leaderboard import Board, Kind, Row, title_of
 from harness.nouns import Failed, RunRecord
-from harness.store import SHIFTED
 from zoo.table import find
 
 INTRODUCTION = """\
@@ -38,7 +37,7 @@ CONFUSIONS_LEGEND = (
 def markdown(boards: Sequence[Board]) -> str:
     """The whole LEADERBOARD.md."""
     sections = [INTRODUCTION]
-    sections += [ablation.markdown(study) for study in ablation.studies(boards)]
+    sections += [ablation.markdown(study) for study in ablation.studies(tuple(boards))]
     sections += [_section(board) for board in boards] or [EMPTY]
     return "\n".join(sections)
 
@@ -57,7 +56,7 @@ def _section(board: Board) -> str:
         if confused := confusion_table(board):
             lines += [f"### {CONFUSIONS}", "", CONFUSIONS_LEGEND, "", cells.markdown(confused), ""]
         lines += [f"{sentence}\n" for sentence in findings.choices(board)]
-        if views := views_table(board):
+        if views := ablation.views_table(board):
             lines += ["### What the views add", "", cells.markdown(views), ""]
         if shifted := shift_table(board):
             lines += _folded("The shifted test, kind by kind", cells.markdown(shifted))
@@ -205,35 +204,6 @@ def shift_table(board: Board) -> Table | None:
             "networks less than they would surprise others."
         )
     return cells.table(heads, rows, legend)
-
-
-def views_table(board: Board) -> Table | None:
-    """One view against the average of all, on both tests; None where there is only one."""
-    found = [(row, findings.effect_of_views(row)) for row in board.networks]
-    tests = [name for name in ("test", SHIFTED) if any(name in effects for _, effects in found)]
-    if not tests:
-        return None
-    heads = ["Network"]
-    for name in tests:
-        of = "Test" if name == "test" else "Shifted"
-        heads += [f"{of} F1, one view (%)", f"{of} F1 (%)", "Change", "95 % interval", "p"]
-    rows = [[row.title, *(c for t in tests for c in _view_cells(e.get(t)))] for row, e in found]
-    legend = "Paired, of the first seed; images a second are those of all views together."
-    return cells.table(heads, rows, legend)
-
-
-def _view_cells(effect: findings.ViewsEffect | None) -> list[str | Cell]:
-    if effect is None:
-        return ["–"] * 5
-    change = effect.change
-    points = f"{100 * change.difference:+.2f}"
-    return [
-        _percent(effect.averaged - change.difference),
-        _percent(effect.averaged),
-        Cell(points, "strong") if change.p < 0.05 else points,
-        f"{100 * change.low:+.1f} to {100 * change.high:+.1f}",
-        f"{change.p:.2g}",
-    ]
 
 
 def confusion_table(board: Board) -> Table | None:

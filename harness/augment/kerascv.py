@@ -89,13 +89,20 @@ def _graph(
 
     @tf.function(reduce_retracing=True)
     def graph(images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        batch = {"images": tf.cast(images, tf.float32), "labels": targets}
-        for layer in built:
-            batch = layer(batch)
-        pixels = tf.clip_by_value(tf.round(batch["images"]), 0, WHITE)
-        return tf.cast(pixels, tf.uint8), batch["labels"]
+        pixels, labels = carry_out(built, images, targets)
+        return tf.cast(tf.round(pixels), tf.uint8), labels
 
     return graph
+
+
+def carry_out(
+    built: Sequence[Any], images: tf.Tensor, targets: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Layers, one after the other, on a batch; pixels come as float32 in 0-255, not rounded."""
+    batch = {"images": tf.cast(images, tf.float32), "labels": targets}
+    for layer in built:
+        batch = layer(batch)
+    return tf.clip_by_value(batch["images"], 0, WHITE), batch["labels"]
 
 
 def _one_by_one(layer: Any) -> Any:
