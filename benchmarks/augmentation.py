@@ -2,10 +2,10 @@
 
     python benchmarks/augmentation.py [--data SOURCE] [--images N] [POLICY ...]
 
-Same images, same process, one after the other, the median of several rounds. keras-cv runs as a
-graph on batches of 256 and is warm; so is ours. Two rates: images a second by the clock, on all
-cores, and images a second of processor time, which another program on the machine does not change.
-"kept" is what a sweep sees: the epoch made by all cores, written to disk, read back and checked.
+Same images, one after the other, the median of several rounds. keras-cv runs as a graph on batches
+of 256 and is warm; so are our processes, one for each core. "kept" is what a sweep sees: the epoch
+made, written to disk, read back and checked. Two ratios: by the clock, on all cores, and of
+processor time, which another program on the machine does not change.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ import numpy as np
 
 from harness.augment import epochs
 from harness.augment.epochs import BATCH, Shelf, Stream
+from harness.augment.maker import processes
 from harness.data.decoded import open_dataset
 from harness.data.sources import prepare
 from harness.policies import Augmentation, Enlarged, SplitAndRotate, parse
@@ -68,42 +70,64 @@ def by_keras_cv(stream: Stream) -> Callable[[], object] | None:
     return lambda: [part.numpy() for part in graph(x, y)]
 
 
-Rates = tuple[float, float]
+class Nowhere:
+    """In place of a file or memory for pixels."""
+
+    def put(self, rows: np.ndarray, images: np.ndarray) -> None:
+        pass
 
 
-def rates(stream: Stream, folder: Path) -> tuple[Rates | None, Rates, Rates]:
-    """Images a second that come out: keras-cv, ours in memory, ours kept on disk."""
-    copies = epochs.enlargement(stream.augmentation)
+@dataclass(frozen=True)
+class Rates:
+    """Images a second that come out: by the clock, and of processor time."""
+
+    clock: float
+    busy: float
+
+    @classmethod
+    def of(cls, images: int, taken: Sequence[tuple[float, float]]) -> Rates:
+        clock, busy = (statistics.median(times) for times in zip(*taken, strict=True))
+        return cls(images / clock, images / busy)
+
+
+def rates(stream: Stream, data: Path, folder: Path) -> tuple[Rates | None, Rates, float]:
+    """keras-cv's, ours in memory, and by the clock ours kept on disk."""
     theirs = by_keras_cv(stream)
     shelf = Shelf(folder, 10**12)
-    if theirs is not None:
-        theirs()
-    made = partial(epochs.make, stream, write=lambda rows, batch: None)
-    made(0)
-    taken: list[list[tuple[float, float]]] = [[], [], []]
-    for k in range(1, ROUNDS + 1):
+    with processes(stream, data) as crew:
+        made = partial(epochs.make, stream, to=Nowhere(), crew=crew)
         if theirs is not None:
-            taken[0].append(seconds(theirs))
-        taken[1].append(seconds(partial(made, k)))
-        taken[2].append(seconds(partial(shelf.keep, stream, k)))
-    first = rate(BATCH * copies, taken[0]) if taken[0] else None
-    return first, rate(stream.rows, taken[1]), rate(stream.rows, taken[2])
+            theirs()
+        made(0)
+        layers, clock, kept, busy = ([] for _ in range(4))
+        for k in range(1, ROUNDS + 1):
+            if theirs is not None:
+                layers.append(seconds(theirs))
+            clock.append(seconds(partial(made, k))[0])
+            kept.append(seconds(partial(shelf.keep, stream, k, crew=crew))[0])
+            busy.append(seconds(partial(one_part, stream, k))[1])
+    copies = epochs.enlargement(stream.augmentation)
+    part = copies * len(stream.ids) / epochs.parts(stream)
+    first = Rates.of(BATCH * copies, layers) if layers else None
+    ours = Rates(stream.rows / statistics.median(clock), part / statistics.median(busy))
+    return first, ours, stream.rows / statistics.median(kept)
 
 
-def rate(images: int, taken: list[tuple[float, float]]) -> Rates:
-    clock, busy = (statistics.median(times) for times in zip(*taken, strict=True))
-    return images / clock, images / busy
+def one_part(stream: Stream, epoch: int) -> None:
+    with epochs.one_core_each():
+        epochs.make_part(stream, epoch, Nowhere(), 0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("policies", nargs="*", default=POLICIES)
-    parser.add_argument("--data", default="smear@2100")
+    parser.add_argument("--data", default="smear@8192")
     parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--images", type=int, default=2048)
+    parser.add_argument("--images", type=int, default=8192)
     asked = parser.parse_args()
     cache = Path(tempfile.gettempdir()) / "wbc-bench-benchmarks"
-    data = open_dataset(prepare(asked.data, asked.size, cache))
+    decoded = prepare(asked.data, asked.size, cache)
+    data = open_dataset(decoded)
     ids = np.arange(min(asked.images, len(data)))
     targets = np.eye(len(data.class_names), dtype=np.float32)[data.labels[ids]]
     print(f"{data.name}, {len(ids)} images of {asked.size} px, images/s, median of {ROUNDS}")
@@ -114,15 +138,16 @@ def main() -> None:
         augmentation = Augmentation(policy=parse(name))
         stream = Stream(data.images, ids, targets, augmentation, 0, data.fingerprint)
         with tempfile.TemporaryDirectory() as folder:
-            theirs, made, kept = rates(stream, Path(folder))
-        cells = [against(theirs, made, 0), f"{kept[0]:8.0f}", against(theirs, made, 1)]
-        print(f"{name:26s} {' '.join(cells)}", flush=True)
+            theirs, ours, kept = rates(stream, decoded, Path(folder))
+        clock = against(theirs.clock if theirs else None, ours.clock)
+        busy = against(theirs.busy if theirs else None, ours.busy)
+        print(f"{name:26s} {clock} {kept:8.0f} {busy}", flush=True)
 
 
-def against(theirs: Rates | None, ours: Rates, which: int) -> str:
+def against(theirs: float | None, ours: float) -> str:
     if theirs is None:
-        return f"{'-':>8s} {ours[which]:8.0f} {'-':>8s}"
-    return f"{theirs[which]:8.0f} {ours[which]:8.0f} {ours[which] / theirs[which]:7.1f}x"
+        return f"{'-':>8s} {ours:8.0f} {'-':>8s}"
+    return f"{theirs:8.0f} {ours:8.0f} {ours / theirs:7.1f}x"
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ OPERATIONS: tuple[tuple[str, Callable[[Canvas, Sequence[float]], None]], ...] = 
     ("auto contrast", lambda canvas, p: canvas.change(ops.auto_contrast)),
     ("equalize", lambda canvas, p: canvas.change(ops.equalize)),
     ("sharpness", lambda canvas, p: canvas.change(lambda x: ops.sharpness(x, p[0]))),
-    ("cutout", lambda canvas, p: canvas.change(lambda x: ops.cutout(x, *p[:4]))),
+    ("cutout", lambda canvas, p: canvas.change(lambda x: ops.cutout(x, *map(int, p[:4])))),
     ("grid mask", lambda canvas, p: canvas.change(lambda x: ops.grid_mask(x, p))),
 )
 CODES = {name: i for i, (name, _) in enumerate(OPERATIONS)}
@@ -230,7 +230,8 @@ def cutout(step: CutOut, count: int, size: int, rng: np.random.Generator) -> Cha
     chains = Chains.none(count, 1)
     centers = rng.integers(size, size=(2, count))
     lengths = np.ceil(rng.uniform(0, step.size, (2, count)) * size)
-    chains.put((slice(None), 0), "cutout", np.stack([*centers, *lengths], axis=-1))
+    corners = np.concatenate(ops.rectangles(centers, lengths, size))
+    chains.put((slice(None), 0), "cutout", corners.T)
     return chains
 
 

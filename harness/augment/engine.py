@@ -11,7 +11,7 @@ from harness.augment import chains, operations
 from harness.augment.chains import Chains
 from harness.policies import AugMix, CutMix, Enlarged, MixUp, Noise, SplitAndRotate, Step
 
-VERSION = 1
+VERSION = 2
 """Of the stream. Raised when the same seed would give other pixels."""
 
 NOISE_FIELDS = 16
@@ -98,14 +98,16 @@ def cutmix(
     """
     count, side = len(images), images.shape[1]
     partner = rng.permutation(count)
-    lengths = (np.sqrt(1 - rng.beta(step.alpha, step.alpha, count)) * side).astype(int)
+    lengths = np.trunc(np.sqrt(1 - rng.beta(step.alpha, step.alpha, count)) * side)
     centers = rng.integers(side, size=(2, count))
-    out, shares = images.copy(), np.empty(count)
-    for i, length in enumerate(lengths.tolist()):
-        x, y = (operations.rectangle(center[i], length, side) for center in centers)
-        out[i, y, x] = images[partner[i], y, x]
-        shares[i] = 1 - (y.stop - y.start) * (x.stop - x.start) / side**2
-    return out, _mixed(targets, partner, shares)
+    begin, end = operations.rectangles(centers, lengths, side)
+    out = images.copy()
+    ours, theirs = (x.reshape(count, side, 3 * side) for x in (out, images))  # Rows of bytes.
+    boxes = zip(partner.tolist(), *begin.tolist(), *end.tolist(), strict=True)
+    for i, (j, left, top, right, bottom) in enumerate(boxes):
+        ours[i, top:bottom, 3 * left : 3 * right] = theirs[j, top:bottom, 3 * left : 3 * right]
+    covered = np.prod(end - begin, axis=0) / side**2
+    return out, _mixed(targets, partner, 1 - covered)
 
 
 def _mixed(targets: np.ndarray, partner: np.ndarray, shares: np.ndarray) -> np.ndarray:
@@ -166,11 +168,15 @@ def draw_augmix(step: AugMix, count: int, size: int, rng: np.random.Generator) -
 def noise(step: Noise, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Each image takes a stretch of one long field of noise: drawing is what costs here."""
     values = images[0].size
-    field = rng.standard_normal(NOISE_FIELDS * values, dtype=np.float32) * step.deviation
-    starts = rng.integers((NOISE_FIELDS - 1) * values, size=len(images)).tolist()
+    field = rng.standard_normal(NOISE_FIELDS * values, dtype=np.float32)
+    field *= step.deviation
+    np.rint(field, out=field)
+    more, less = (np.clip(levels, 0, 255).astype(np.uint8) for levels in (field, -field))
     out = np.empty_like(images)
-    for i, start in enumerate(starts):
-        out[i] = operations.noise(images[i], field[start : start + values])
+    for i, start in enumerate(rng.integers(len(field) - values, size=len(images)).tolist()):
+        part = slice(start, start + values)
+        shape = images[i].shape
+        operations.noise(images[i], more[part].reshape(shape), less[part].reshape(shape), out[i])
     return out
 
 

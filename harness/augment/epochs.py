@@ -14,13 +14,13 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import cv2
 import numpy as np
@@ -107,37 +107,98 @@ class Epoch:
 # --- making --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class File:
+    """The pixels of an epoch as a .npy file that has its header, and its length."""
+
+    path: Path
+    begin: int
+    """Where the first image is, in bytes."""
+
+    def put(self, rows: np.ndarray, images: np.ndarray) -> None:
+        with self.path.open("r+b") as file:
+            for i, image in zip(rows.tolist(), images, strict=True):
+                at = self.begin + i * image.nbytes
+                _write_at(file.fileno(), memoryview(image).cast("B"), at)
+
+
+@dataclass(frozen=True)
+class Memory:
+    pixels: np.ndarray
+
+    def put(self, rows: np.ndarray, images: np.ndarray) -> None:
+        self.pixels[rows] = images
+
+
+class Place(Protocol):
+    """Where the pixels of an epoch go, from any thread or process."""
+
+    def put(self, rows: np.ndarray, images: np.ndarray) -> None: ...
+
+
+Part = tuple[np.ndarray, np.ndarray]
+"""Rows of an epoch, int (n,), and their targets, float32 (n, K)."""
+Crew = Callable[[int, Place, range], Iterable[Part]]
+"""Makes these parts of an epoch, side by side, and puts their pixels where they belong."""
+
+
+def parts(stream: Stream) -> int:
+    """Random batches of which an epoch is made."""
+    return max(1, len(stream.ids) // BATCH)
+
+
+def make_part(
+    stream: Stream, epoch: int, to: Place, part: int, augment: Augmenter = engine.augment
+) -> Part:
+    count, copies = len(stream.ids), enlargement(stream.augmentation)
+    order = np.random.default_rng([stream.seed, epoch, *b"order"]).permutation(count)
+    chosen = np.array_split(order, parts(stream))[part]
+    images = np.asarray(stream.images[stream.ids[chosen]])
+    steps, seed = stream.augmentation.policy, [stream.seed, epoch, part]
+    made, targets = augment(steps, images, stream.targets[chosen], seed)
+    rows = np.concatenate([chosen + k * count for k in range(copies)])
+    to.put(rows, made)
+    return rows, targets
+
+
 def make(
     stream: Stream,
     epoch: int,
-    write: Callable[[np.ndarray, Batch], None],
+    to: Place,
     augment: Augmenter = engine.augment,
     turn: Turn = nullcontext,
-) -> None:
-    """Compute an epoch in random batches, and ``write`` each with its rows as it is done.
+    crew: Crew | None = None,
+) -> np.ndarray:
+    """Compute an epoch: its targets come back, float32 (rows, K); its pixels go ``to`` there.
 
-    ``turn`` is entered for every stretch of work.
+    ``turn`` is entered for every stretch of work. Without a ``crew``, threads do it.
     """
-    count, copies = len(stream.ids), enlargement(stream.augmentation)
-    order = np.random.default_rng([stream.seed, epoch, *b"order"]).permutation(count)
-    batches = np.array_split(order, max(1, count // BATCH))
-    threads = devices.cores() if augment is engine.augment else 1
-
-    def work(i: int) -> None:
-        rows = batches[i]
-        images = np.asarray(stream.images[stream.ids[rows]])
-        steps, seed = stream.augmentation.policy, [stream.seed, epoch, i]
-        made = augment(steps, images, stream.targets[rows], seed)
-        write(np.concatenate([rows + k * count for k in range(copies)]), made)
-
-    with _one_core_each(), ThreadPoolExecutor(threads) as pool:
-        for begin in range(0, len(batches), 2 * threads):
+    targets = np.empty(stream.shapes[1], np.float32)
+    count, at_once = parts(stream), 8 * devices.cores()
+    with threads(stream, augment) if crew is None else nullcontext(crew) as hands:
+        for begin in range(0, count, at_once):
             with turn():
-                list(pool.map(work, range(begin, min(begin + 2 * threads, len(batches)))))
+                for rows, made in hands(epoch, to, range(begin, min(begin + at_once, count))):
+                    targets[rows] = made
+    return targets
 
 
 @contextmanager
-def _one_core_each() -> Iterator[None]:
+def threads(stream: Stream, augment: Augmenter) -> Iterator[Crew]:
+    """A crew of this process."""
+    with one_core_each(), ThreadPoolExecutor(_abreast(augment)) as pool:
+        yield lambda epoch, to, which: pool.map(
+            lambda part: make_part(stream, epoch, to, part, augment), which
+        )
+
+
+def _abreast(augment: Augmenter) -> int:
+    """keras-cv draws from one generator, in order."""
+    return devices.cores() if augment is engine.augment else 1
+
+
+@contextmanager
+def one_core_each() -> Iterator[None]:
     """OpenCV would share out every small image over all cores, and wait for itself."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -148,14 +209,8 @@ def _one_core_each() -> Iterator[None]:
 
 
 def in_memory(stream: Stream, epoch: int, **how: Any) -> Epoch:
-    shape, target_shape = stream.shapes
-    made = Epoch(np.empty(shape, np.uint8), np.empty(target_shape, np.float32))
-
-    def write(rows: np.ndarray, batch: Batch) -> None:
-        made.images[rows], made.targets[rows] = batch
-
-    make(stream, epoch, write, **how)
-    return made
+    pixels = np.empty(stream.shapes[0], np.uint8)
+    return Epoch(pixels, make(stream, epoch, Memory(pixels), **how))
 
 
 # --- keeping -------------------------------------------------------------------------------------
@@ -189,7 +244,7 @@ class Shelf:
                 found = self.find(stream, epoch)
                 if found is None and self._room(stream):
                     self._make(folder, stream, epoch, how)
-                    found = self.find(stream, epoch)
+                    found = _opened(folder)
                 return found
         except OSError as error:
             self.tell(
@@ -231,20 +286,12 @@ class Shelf:
 
 
 def _write(folder: Path, stream: Stream, epoch: int, how: dict[str, Any]) -> None:
-    shape, target_shape = stream.shapes
-    targets = np.empty(target_shape, np.float32)
-    with (folder / IMAGES).open("wb") as file:
-        begin, row = _header(file, shape), int(np.prod(shape[1:]))
+    shape, path = stream.shapes[0], folder / IMAGES
+    with path.open("wb") as file:
+        begin = _header(file, shape)
         if hasattr(os, "posix_fallocate"):  # A full disk says so now, and not in the middle.
-            os.posix_fallocate(file.fileno(), 0, begin + shape[0] * row)
-
-        def write(rows: np.ndarray, batch: Batch) -> None:
-            images, targets[rows] = batch
-            for i, image in zip(rows.tolist(), images, strict=True):
-                _write_at(file.fileno(), memoryview(image).cast("B"), begin + i * row)
-
-        make(stream, epoch, write, **how)
-    np.save(folder / TARGETS, targets, allow_pickle=False)
+            os.posix_fallocate(file.fileno(), 0, begin + int(np.prod(shape)))
+    np.save(folder / TARGETS, make(stream, epoch, File(path, begin), **how), allow_pickle=False)
     # Not synced: a file that a power cut tears does not match its checksum, and is made again.
     sums = {name: _checksum(folder / name) for name in (IMAGES, TARGETS)}
     (folder / META).write_text(json.dumps(sums), "utf-8")
@@ -278,14 +325,18 @@ def _read(folder: Path, stream: Stream) -> Epoch | None:
         sums = json.loads((folder / META).read_text("utf-8"))
         if any(_checksum(folder / name) != sums[name] for name in (IMAGES, TARGETS)):
             return None
-        epoch = Epoch(
-            np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False),
-            np.load(folder / TARGETS, allow_pickle=False),
-        )
+        epoch = _opened(folder)
         os.utime(folder)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
     return epoch if (epoch.images.shape, epoch.targets.shape) == stream.shapes else None
+
+
+def _opened(folder: Path) -> Epoch:
+    return Epoch(
+        np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False),
+        np.load(folder / TARGETS, allow_pickle=False),
+    )
 
 
 def _sweep(root: Path) -> None:
@@ -334,7 +385,7 @@ class Reader:
     stream: Stream
     shelf: Shelf | None
     how: dict[str, Any] = field(default_factory=dict)
-    """``augment`` and ``turn`` of ``make``."""
+    """``augment``, ``turn`` and ``crew`` of ``make``."""
     ahead: Callable[[int, int], None] = lambda first, end: None
     """Told which epochs will be wanted next: from the first up to, not including, the end."""
     _last: tuple[int, Epoch] | None = None

@@ -7,6 +7,7 @@ the same parameters. keras-cv computes in float32; here pixels are rounded after
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import cv2
@@ -15,11 +16,10 @@ import numpy as np
 Matrix = tuple[float, float, float, float, float, float]
 """a, b, c, d, e, f: the output pixel (x, y) comes from the input's (ax + by + c, dx + ey + f)."""
 
-_RAMP = np.arange(256, dtype=np.float32)
+_LEVELS = np.arange(256)
 _GREY = np.array([0.2989, 0.5870, 0.1140])
 """Luma of RGB, TensorFlow's rgb_to_grayscale."""
 _IDENTITY = np.eye(3)
-_DIAGONAL = np.diag_indices(3)
 
 
 class Canvas:
@@ -72,21 +72,40 @@ def warp(image: np.ndarray, matrix: Matrix) -> np.ndarray:
     a, b, right, d, e, down = matrix
     if (a, b, d, e) == (1, 0, 0, 1) and (right == int(right) or down == int(down)):
         return _shifted(image, right, down)
-    size = image.shape[:2]
+    height, width = image.shape[:2]
     # OpenCV resamples four channels in two thirds of the time of three, to the same pixels.
+    wide = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+    x, y = (
+        _reach(a * (width - 1), b * (height - 1), right),
+        _reach(d * (width - 1), e * (height - 1), down),
+    )
+    before, after = (max(0, -y[0]), max(0, -x[0])), (max(0, y[1] - height), max(0, x[1] - width))
+    if max(*before, *after) <= min(height, width):
+        # Mirrored first, it is resampled twice as fast: no pixel has to ask where the edge is.
+        wide = cv2.copyMakeBorder(
+            wide, before[0], after[0], before[1], after[1], cv2.BORDER_REFLECT
+        )
+        right, down = right + before[1], down + before[0]
     moved = cv2.warpAffine(
-        cv2.cvtColor(image, cv2.COLOR_RGB2RGBA),
-        np.array(matrix, np.float64).reshape(2, 3),
-        (size[1], size[0]),
+        wide,
+        np.array(((a, b, right), (d, e, down))),
+        (width, height),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REFLECT,
     )
     return cv2.cvtColor(moved, cv2.COLOR_RGBA2RGB)
 
 
+def _reach(one: float, other: float, offset: float) -> tuple[int, int]:
+    """The first and the end of the pixels of one axis that a move reads, neighbours included."""
+    low = offset + min(one, 0) + min(other, 0)
+    high = offset + max(one, 0) + max(other, 0)
+    return math.floor(low) - 1, math.ceil(high) + 2
+
+
 def _shifted(image: np.ndarray, right: float, down: float) -> np.ndarray:
     """The same where only one axis has a fraction: a blend of two neighbours, six times faster."""
-    (height, width), (x, y) = image.shape[:2], (int(np.floor(right)), int(np.floor(down)))
+    (height, width), (x, y) = image.shape[:2], (math.floor(right), math.floor(down))
     before, after = (max(0, -y), max(0, -x)), (max(0, y + 1), max(0, x + 1))
     wide = cv2.copyMakeBorder(image, before[0], after[0], before[1], after[1], cv2.BORDER_REFLECT)
     y, x = y + before[0], x + before[1]
@@ -121,32 +140,29 @@ def split_and_rotate(images: np.ndarray, parts: int, turns: np.ndarray) -> np.nd
 # --- changing colours ----------------------------------------------------------------------------
 
 
-def _table(values: np.ndarray) -> np.ndarray:
-    return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
-
-
 def _scaled(image: np.ndarray, factors: Sequence[float], offsets: Sequence[float]) -> np.ndarray:
-    """Each channel times its factor, plus its offset: three tables in one pass."""
-    matrix = np.zeros((3, 4))
-    matrix[_DIAGONAL] = factors
-    matrix[:, 3] = offsets
-    return cv2.transform(image, matrix)
+    """Each channel times its factor, plus its offset."""
+    (f, g, h), (k, m, n) = factors, offsets
+    return cv2.transform(image, np.array(((f, 0, 0, k), (0, g, 0, m), (0, 0, h, n))))
 
 
 def brightness(image: np.ndarray, delta: float) -> np.ndarray:
     """``delta``: grey levels, added."""
-    return _scaled(image, (1, 1, 1), (delta, delta, delta))
+    levels = round(delta)
+    return cv2.add(image, (levels, levels, levels, 0))
 
 
 def solarize(image: np.ndarray, addition: float, threshold: float) -> np.ndarray:
     """Add, then invert what is not below the threshold; both in grey levels."""
-    added = np.clip(_RAMP + addition, 0, 255)
-    return cv2.LUT(image, _table(np.where(added < threshold, added, 255 - added)))
+    # Of uint8, x ^ 255 is 255 - x, and the threshold is one of the level before the addition.
+    highest = math.ceil(threshold - addition) - 1
+    inverted = cv2.threshold(image, highest, 255, cv2.THRESH_BINARY)[1]
+    return cv2.bitwise_xor(brightness(image, addition), inverted)
 
 
 def posterize(image: np.ndarray, shift: int) -> np.ndarray:
     """Without the ``shift`` lowest bits."""
-    return cv2.LUT(image, (np.arange(256) >> shift << shift).astype(np.uint8))
+    return image & np.uint8(255 >> shift << shift)
 
 
 def color_degeneration(image: np.ndarray, factor: float) -> np.ndarray:
@@ -163,11 +179,12 @@ def contrast(image: np.ndarray, factor: float) -> np.ndarray:
 
 def auto_contrast(image: np.ndarray) -> np.ndarray:
     """Each channel stretched to 0-255; a flat channel stays."""
-    ranges = [cv2.minMaxLoc(channel)[:2] for channel in cv2.split(image)]
-    factors = [255 / (high - low) if high > low else 1.0 for low, high in ranges]
-    offsets = [
-        -low * f if high > low else 0.0 for (low, high), f in zip(ranges, factors, strict=True)
-    ]
+    factors, offsets = [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]
+    for i, channel in enumerate(cv2.split(image)):
+        low, high, _, _ = cv2.minMaxLoc(channel)
+        if high > low:
+            factors[i] = 255 / (high - low)
+            offsets[i] = -low * factors[i]
     return _scaled(image, factors, offsets)
 
 
@@ -177,14 +194,16 @@ def equalize(image: np.ndarray) -> np.ndarray:
     counts = np.empty((3, 256), np.int32)
     for i in range(3):
         counts[i] = cv2.calcHist([image], [i], None, [256], [0, 256]).ravel()
-    step = (pixels - np.min(counts, axis=1, initial=pixels, where=counts > 0)) // 255
-    levels = np.maximum(step, 1)[:, None]
-    tables = np.zeros((3, 256), np.int32)
-    np.cumsum(counts[:, :-1], axis=1, out=tables[:, 1:])
-    tables[:, 1:] += levels // 2
-    tables[:, 1:] //= levels
-    tables[step == 0] = np.arange(256)
-    return cv2.LUT(image, np.minimum(tables, 255).T[None].astype(np.uint8))
+    rarest = np.where(counts, counts, pixels).min(axis=1)
+    step = ((pixels - rarest) // 255)[:, None]
+    flat = not step.all()
+    tables = np.cumsum(counts, axis=1, dtype=np.int32)
+    tables -= counts
+    tables += step // 2
+    tables //= np.maximum(step, 1) if flat else step
+    if flat:
+        tables[step[:, 0] == 0] = _LEVELS
+    return cv2.LUT(image, np.minimum(tables, 255).astype(np.uint8).T[None])
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
@@ -199,24 +218,26 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
     return out
 
 
-def noise(image: np.ndarray, field: np.ndarray) -> np.ndarray:
-    """``field``: float32 grey levels to add, as many as the image has values."""
-    return cv2.add(image, field.reshape(image.shape), dtype=cv2.CV_8U)
+def noise(image: np.ndarray, more: np.ndarray, less: np.ndarray, out: np.ndarray) -> None:
+    """Grey levels to add and to take away, uint8; where one is not 0, the other is."""
+    cv2.subtract(cv2.add(image, more), less, dst=out)
 
 
 # --- covering pixels -----------------------------------------------------------------------------
 
 
-def rectangle(center: float, length: float, side: int) -> slice:
-    """The pixels of one axis that a rectangle covers, cut off at the image's edge."""
-    start, end = np.ceil(center - length / 2), np.ceil(center + length / 2)
-    return slice(int(max(start, 0)), int(min(max(end, 0), side)))
+def rectangles(
+    centers: np.ndarray, lengths: np.ndarray, side: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the end of the pixels that are covered, cut off at the image's edge; int."""
+    begin, end = np.ceil(centers - lengths / 2), np.ceil(centers + lengths / 2)
+    return np.maximum(begin, 0).astype(int), np.clip(end, 0, side).astype(int)
 
 
-def cutout(image: np.ndarray, x: float, y: float, width: float, height: float) -> np.ndarray:
-    """A black rectangle around (x, y), in pixels."""
+def cutout(image: np.ndarray, left: int, top: int, right: int, bottom: int) -> np.ndarray:
+    """A black rectangle from the pixel (left, top) up to, not including, (right, bottom)."""
     out = image.copy()
-    out[rectangle(y, height, image.shape[0]), rectangle(x, width, image.shape[1])] = 0
+    out[top:bottom, left:right] = 0
     return out
 
 
@@ -227,27 +248,32 @@ def grid_mask(image: np.ndarray, grid: Sequence[float]) -> np.ndarray:
     """
     unit, square, dx, dy, angle = grid[:5]
     height, width = image.shape[:2]
-    side = int(np.ceil(np.hypot(height, width)))
-    last = (side // unit + 1) * unit
-    rows, columns = (_stripes(np.arange(d, d + side), unit, square, last) for d in (dy, dx))
-    mask = rows[:, None] & columns
-    cos, sin, middle = np.cos(angle), np.sin(angle), (side - 1) / 2
+    side = math.ceil(math.hypot(height, width))
+    # Turned back, a pixel lies between four of the mask: the first of them stands for all.
+    spread = 1 if angle else 0
+    rows, columns = (_uncovered(side, unit, square, offset, spread) for offset in (dy, dx))
+    seen = rows[:, None] | columns
+    cos, sin, middle = math.cos(angle), math.sin(angle), (side - 1) / 2
     left, top = (side - width) // 2 - middle, (side - height) // 2 - middle
-    turn = np.array(
-        [
-            [cos, -sin, cos * left - sin * top + middle],
-            [sin, cos, sin * left + cos * top + middle],
-        ]
+    turn = (
+        (cos, -sin, cos * left - sin * top + middle - spread / 2),
+        (sin, cos, sin * left + cos * top + middle - spread / 2),
     )
     turned = cv2.warpAffine(
-        mask, turn, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        seen, np.array(turn), (width, height), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
     )
-    return cv2.copyTo(image, cv2.compare(turned, 0, cv2.CMP_EQ))
+    return cv2.copyTo(image, turned)
 
 
-def _stripes(at: np.ndarray, unit: float, square: float, last: float) -> np.ndarray:
-    """Where the last ``square`` pixels of every ``unit`` lie; 255 there, up to ``last``."""
-    return ((at % unit >= unit - square) & (at < last)).astype(np.uint8) * 255
+def _uncovered(side: int, unit: float, square: float, offset: float, spread: int) -> np.ndarray:
+    """Where neither a pixel nor the ``spread`` next are of the last ``square`` of every ``unit``.
+
+    uint8 (side,).
+    """
+    at = np.arange(side) + offset
+    covered = (at % unit >= unit - square) & (at < (side // unit + 1) * unit)
+    covered[: side - spread] |= covered[spread:]
+    return (~covered).view(np.uint8)
 
 
 # --- mixing images -------------------------------------------------------------------------------

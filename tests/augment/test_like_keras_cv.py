@@ -222,7 +222,8 @@ def test_cutout(cv: Any, tf: Any, cells: np.ndarray) -> None:
     drawn = layer.get_random_transformation_batch(16, floats(cells))
     names = ("centers_x", "centers_y", "rectangles_width", "rectangles_height")
     places = np.stack([np.asarray(drawn[name]) for name in names], axis=-1)
-    ours = np.stack([operations.cutout(x, *p) for x, p in zip(cells, places, strict=True)])
+    corners = np.concatenate(operations.rectangles(places[:, :2], places[:, 2:], SIZE), axis=1)
+    ours = np.stack([operations.cutout(x, *p) for x, p in zip(cells, corners, strict=True)])
     np.testing.assert_array_equal(ours, np.asarray(layer.augment_images(floats(cells), drawn)))
 
 
@@ -253,13 +254,16 @@ def test_cutmix_cuts_the_same_rectangle_and_labels_what_is_seen(
 ) -> None:
     flat = np.stack([np.full((SIZE, SIZE, 3), i, np.uint8) for i in range(16)])
     theirs, share, partner, y, x, width, height = cv.CutMix(1.0)._cutmix(floats(flat))
+    centers, lengths = (
+        np.stack([np.asarray(v) for v in pair]) for pair in ((x, y), (width, height))
+    )
+    begin, end = operations.rectangles(centers, lengths, SIZE)
     for i in range(16):
-        down = operations.rectangle(float(y[i]), float(height[i]), SIZE)
-        right = operations.rectangle(float(x[i]), float(width[i]), SIZE)
+        (left, top), (right, bottom) = begin[:, i], end[:, i]
         ours = flat[i].copy()
-        ours[down, right] = int(partner[i])
+        ours[top:bottom, left:right] = int(partner[i])
         np.testing.assert_array_equal(ours, np.asarray(theirs[i]))
-        covered = (down.stop - down.start) * (right.stop - right.start) / SIZE**2
+        covered = (bottom - top) * (right - left) / SIZE**2
         # keras-cv counts what hangs over the edge as well: never less than what is seen.
         assert covered <= 1 - float(share[i]) + 1e-6
 
@@ -366,9 +370,14 @@ def test_the_covering_steps_draw_alike(cv: Any, tf: Any) -> None:
     rng = np.random.default_rng(4)
     images = np.zeros((MANY, SIZE, SIZE, 3), np.float32)
     theirs = cv.RandomCutout((0, 0.5), (0, 0.5)).get_random_transformation_batch(MANY, images)
+    centers, lengths = (
+        np.stack([np.ravel(theirs[f"{what}_{axis}"]) for axis in axes])
+        for what, axes in (("centers", "xy"), ("rectangles", ("width", "height")))
+    )
+    corners = np.concatenate(operations.rectangles(centers, lengths, SIZE))
     drawn = chains.cutout(CutOut(), MANY, SIZE, rng).parameters[:, 0]
-    for i, name in enumerate(("centers_x", "centers_y", "rectangles_width", "rectangles_height")):
-        same(drawn[:, i], theirs[name])
+    for i in range(4):
+        same(drawn[:, i], corners[i])
     sharp = chains.sharpness(Sharpness(factor=0.7), MANY, SIZE, rng).parameters[:, 0, 0]
     same(sharp, cv.RandomSharpness(0.7, RANGE).get_random_transformation_batch(MANY))
     grid = chains.gridmask(GridMask(), MANY, SIZE, rng).parameters[:, 0]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from harness.augment.epochs import Shelf, in_memory
-from harness.augment.maker import Ahead, stream_of
+from harness.augment.epochs import Shelf, Stream, in_memory, parts
+from harness.augment.maker import WORTH_A_CREW, Ahead, processes, stream_of
 from harness.data.decoded import open_dataset
 from harness.data.sources import prepare
 from harness.launch import WorkerProcess
@@ -91,6 +94,48 @@ def test_epochs_are_made_ahead_and_not_further_than_told(folder: Path, tmp_path:
     finally:
         ahead.close()
     assert shelf.find(stream, 6) is None
+
+
+def test_processes_make_the_same_epoch_as_threads(folder: Path) -> None:
+    data = open_dataset(folder)
+    ids = np.tile(np.arange(len(data)), 6)
+    targets = np.eye(8, dtype=np.float32)[data.labels[ids]]
+    policy = Augmentation(policy=parse("randaugment+cutmix"))
+    stream = Stream(data.images, ids, targets, policy, 1, data.fingerprint)
+    assert parts(stream) >= WORTH_A_CREW
+    expected = in_memory(stream, 2)
+    with processes(stream, folder) as crew, tempfile.TemporaryDirectory() as kept:
+        shelf = Shelf(Path(kept), 10**9)
+        for _ in range(2):  # Made, and found again with a checksum that fits.
+            epoch = shelf.keep(stream, 2, crew=crew)
+            assert epoch is not None
+            np.testing.assert_array_equal(epoch.images, expected.images)
+            np.testing.assert_array_equal(epoch.targets, expected.targets)
+            crew = None  # type: ignore[assignment]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_the_helpers_of_a_dead_maker_end(folder: Path, tmp_path: Path) -> None:
+    run = made_run(folder, "augmix").model_copy(
+        update={"split": Split(subset=Subset(train=300, validation=16, test=40))}
+    )
+    loss = Loss(oversampling=300)  # 8 x 300 images: enough for a crew.
+    run = run.model_copy(update={"protocol": run.protocol.model_copy(update={"loss": loss})})
+    ahead = Ahead(made_job(run, folder, tmp_path))
+    ahead(0, 1000)
+    assert ahead._process is not None
+    children = Path(f"/proc/{ahead._process.pid}/task/{ahead._process.pid}/children")
+    wait_for(lambda: any(map(helps, children.read_text().split())))
+    helpers = [child for child in children.read_text().split() if helps(child)]
+    ahead.close()
+    wait_for(lambda: not any(map(helps, helpers)))
+
+
+def helps(process: str) -> bool:
+    """Whether it lives and is one of a crew; a zombie has no command line."""
+    with suppress(OSError):
+        return b"spawn_main" in Path(f"/proc/{process}/cmdline").read_bytes()
+    return False
 
 
 def test_a_dead_maker_does_not_stop_the_training(folder: Path, tmp_path: Path) -> None:
