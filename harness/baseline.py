@@ -9,7 +9,7 @@ from harness import metrics
 from harness.data.shifted import Shifted
 from harness.head import HeadLearner
 from harness.learn import learn
-from harness.nouns import Dataset, DataSummary, Head, Parts, Predictions, Run
+from harness.nouns import Dataset, DataSummary, Parts, Predictions, Run
 from harness.records import Outside, OutsideRecord
 from harness.store import SHIFTED, Store
 
@@ -27,7 +27,7 @@ def raw_pixels(
     a shifted copy of the test images, of its mixed part too.
     """
     protocol, classes = run.protocol, len(data.class_names)
-    head = Head(units=(), dropout=0.0, l1=protocol.head.l1, l2=protocol.head.l2)
+    head = protocol.head.model_copy(update={"units": (), "dropout": 0.0, "standardise": True})
     pixels = {
         name: _small(data.images, getattr(parts, name)) for name in ("train", "validation", "test")
     }

@@ -77,6 +77,11 @@ class Committee:
         """The members' pooled features side by side, (n, sum of widths)."""
         return np.concatenate([arrays[part] for arrays in self._features], axis=1)
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of each member's features."""
+        return tuple(arrays["train"].shape[1] for arrays in self._features)
+
     def train_labels(self) -> np.ndarray:
         return read_predictions(self._artefact(self.records[0], PREDICTIONS))["train"].labels
 
@@ -265,7 +270,7 @@ def _fit_concatenation(committee: Committee) -> Fitted:
         train=(features[rows], targets[rows]),
         validation=(committee.features("validation"), one_hot[committee.labels("validation")]),
     )
-    head = ensembles.concatenate(side, run.protocol, run.seed)
+    head = ensembles.concatenate(side, run.protocol, run.seed, committee.widths)
     return np.ones(len(committee.records)), lambda part: head.predict(committee.features(part))
 
 

@@ -226,16 +226,20 @@ class TrainingSide:
     validation: tuple[np.ndarray, np.ndarray]
 
 
-def concatenate(side: TrainingSide, protocol: Protocol, seed: int) -> HeadLearner:
+def concatenate(
+    side: TrainingSide, protocol: Protocol, seed: int, widths: Sequence[int]
+) -> HeadLearner:
     """The protocol's head, trained on the members' concatenated features as in the frozen phase.
 
-    Early stopping watches the validation images. Each feature is standardised as there.
+    ``widths``: of each member's features, which are standardised as there. Early stopping watches
+    the validation images.
     """
     learner = HeadLearner(
         (protocol.head, protocol.loss, protocol.frozen.optimizer),
         side.train,
         side.validation[0],
         seed,
+        widths,
     )
     labels = (side.train[1], side.validation[1])
     learn(learner, "frozen", protocol.frozen, labels, seed)

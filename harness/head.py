@@ -8,7 +8,7 @@ tests compare every optimizer, penalty and layer with it step by step.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,12 +31,20 @@ class Standard:
     scale: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray) -> Standard:
+    def of(cls, features: np.ndarray, damping: float = 0.0, widths: Sequence[int] = ()) -> Standard:
+        """Of features (n, width), whose scale is that of one network.
+
+        ``damping``: see harness.nouns.Head. ``widths``: of the features of several networks that
+        lie side by side.
+        """
         mean = features.mean(axis=0, dtype=np.float64)
-        deviation = features.std(axis=0, dtype=np.float64)
+        variance = features.var(axis=0, dtype=np.float64)
         # A feature that never moves says nothing; it must not become a division by zero.
-        moves = deviation > 1e-6 * np.maximum(np.abs(mean), 1e-30)
-        scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=moves)
+        moves = np.sqrt(variance) > 1e-6 * np.maximum(np.abs(mean), 1e-30)
+        for block in np.split(np.arange(len(mean)), np.cumsum(widths)[:-1]):
+            if moves[block].any():
+                variance[block] += damping * variance[block[moves[block]]].mean()
+        scale = np.divide(1.0, np.sqrt(variance), out=np.zeros_like(variance), where=moves)
         return cls(mean.astype(np.float32), scale.astype(np.float32))
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
@@ -57,7 +65,8 @@ def shapes(head: Head, width: int, classes: int) -> list[tuple[int, ...]]:
 class HeadLearner:
     """A head that learns from features (n, width) and targets (n, K). See harness.learn.
 
-    ``dropout`` and the first weights come from the seed alone.
+    ``dropout`` and the first weights come from the seed alone. ``widths``: of the features of
+    several networks that lie side by side.
     """
 
     def __init__(
@@ -66,10 +75,12 @@ class HeadLearner:
         train: tuple[np.ndarray, np.ndarray],
         validation: np.ndarray,
         seed: int,
+        widths: Sequence[int] = (),
     ) -> None:
         self.head, loss, optimizer = settings
         features, targets = train
-        self.standard = Standard.of(features) if self.head.standardise else None
+        self._widths = tuple(widths)
+        self.standard = self._standard(features)
         self._smoothing, self._class_weights = loss.label_smoothing, class_weights(loss, targets)
         self._epochs: tuple[_Lesson, ...] = (self._lesson(features, targets),)
         self._now = self._epochs[0]
@@ -98,8 +109,8 @@ class HeadLearner:
         """
         lessons: list[_Lesson] = []
         for features, targets in epochs:
-            if not lessons and self.standard is not None:
-                self.standard = Standard.of(features)
+            if not lessons:
+                self.standard = self._standard(features)
             lessons.append(self._lesson(features, targets))
         self._epochs, self._now = tuple(lessons), lessons[0]
         self._validation = self._prepared(self._plain_validation)
@@ -166,6 +177,11 @@ class HeadLearner:
             smooth(targets, self._smoothing),
             sample_weights(targets, self._class_weights),
         )
+
+    def _standard(self, features: np.ndarray) -> Standard | None:
+        if not self.head.standardise:
+            return None
+        return Standard.of(features, self.head.damping, self._widths)
 
     def _prepared(self, features: np.ndarray) -> np.ndarray:
         features = features.astype(np.float32)

@@ -69,6 +69,8 @@ class Phase(Noun):
 class Head(Noun):
     """The classifier on the pooled features: dense layers, then softmax."""
 
+    ADDED: ClassVar[tuple[str, ...]] = ("damping",)
+
     units: tuple[Annotated[int, Field(ge=1)], ...] = (128,)
     dropout: Fraction = 0.3
     batch_norm: bool = False
@@ -76,6 +78,9 @@ class Head(Noun):
     l2: float = Field(1e-4, ge=0)
     standardise: bool = True
     """Standardise each feature by its training mean and deviation before the first layer."""
+    damping: float = Field(0.0, ge=0)
+    """How many times the mean variance of a network's features is added to that of each, so that
+    one that hardly varies is not blown up to the size of the others when it is standardised."""
 
 
 class Loss(Noun):

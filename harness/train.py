@@ -36,7 +36,7 @@ from harness.pieces import build_head, build_optimizer, seed_everything, unfreez
 from harness.quiet import Quiet
 from harness.resident import Resident, room
 from harness.steps import Compiling, Forward, TrainingStep, numbers
-from zoo.build import WeightsFiles, build
+from zoo.build import WeightsFiles, branches, build
 from zoo.table import find
 
 PART_NAMES = ("train", "validation", "test")
@@ -230,6 +230,7 @@ class _Bench:
             (features["train"][self.drawn], self.labels[0]),
             features["validation"],
             self.run.seed,
+            [branch.output.shape[-1] for branch in branches(self.network)],
         )
         self.trainable, self.embedded = learner.parameters, len(features["train"])
         labels = self.varied_labels(1)

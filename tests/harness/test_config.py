@@ -9,7 +9,7 @@ import pytest
 
 from harness.config import Benchmark, default_text, load, overlay
 from harness.errors import ConfigError, UnknownName
-from harness.nouns import Phase, Protocol, Subset
+from harness.nouns import Head, Phase, Protocol, Subset
 
 
 def settings(tmp_path: Path, text: str) -> Path:
@@ -25,6 +25,7 @@ def test_the_commented_defaults_are_the_models_defaults() -> None:
     assert tables["protocol"].pop("precision") == "auto"
     assert Benchmark.model_validate(tables) == Benchmark(
         protocol=Protocol(
+            head=Head(damping=1.0),  # Records of before it have none.
             frozen=Phase.model_validate(
                 {"epochs": 60, "schedule": {"name": "plateau", "factor": 0.3, "patience": 3}}
             )

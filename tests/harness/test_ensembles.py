@@ -135,7 +135,7 @@ def test_concatenation_uses_every_members_features() -> None:
     targets = np.eye(4, dtype=np.float32)[labels]
     side = ensembles.TrainingSide((features[:300], targets[:300]), (features[300:], targets[300:]))
     protocol = Protocol(head=Head(units=(16,), dropout=0), frozen=Phase(epochs=150, patience=20))
-    head = ensembles.concatenate(side, protocol, seed=0)
+    head = ensembles.concatenate(side, protocol, 0, [one.shape[1], other.shape[1]])
     assert f1(head.predict(features[300:]), labels[300:]) > 0.9
 
 

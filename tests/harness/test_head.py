@@ -137,6 +137,26 @@ def test_a_constant_feature_is_silenced() -> None:
     np.testing.assert_allclose(standard[:, [0, 2]].std(axis=0), 1, rtol=0.05)
 
 
+def test_damping_keeps_what_hardly_varies_small_whatever_the_scale() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(5, [0.01, 1, 1, 1], (2000, 4)).astype(np.float32)
+    features[:, 3] = 0.7
+    for scale in (1e-6, 1, 1e6):
+        damped = Standard.of(scale * features, damping=1.0)(scale * features)
+        expected = np.array([0.01, 1, 1]) / np.sqrt(np.array([1e-4, 1, 1]) + 2.0001 / 3)
+        np.testing.assert_allclose(damped[:, :3].std(axis=0), expected, rtol=0.05)
+        assert np.abs(damped[:, 3]).max() == 0
+
+
+def test_each_network_is_damped_by_its_own_features() -> None:
+    """Features of two networks, side by side, a million times apart: neither drowns."""
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(500, 3)), 1e-6 * rng.normal(size=(500, 2))
+    together = Standard.of(np.hstack([one, other]), 1.0, [3, 2])
+    for part, alone in ((slice(3), one), (slice(3, 5), other)):
+        np.testing.assert_allclose(together.scale[part], Standard.of(alone, 1.0).scale, rtol=1e-5)
+
+
 def test_softmax_does_not_overflow() -> None:
     np.testing.assert_allclose(softmax(np.array([[1e4, 0.0]])), [[1.0, 0.0]])
 
