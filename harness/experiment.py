@@ -204,7 +204,7 @@ def open_source(
     at_hand = devices.visible()
     settings = _benchmark(config, profile, at_hand)
     data = _overridden(settings.data, source, clean=clean, mask=mask)
-    folder = prepare_data(data, settings.protocol.image_size, _workplace(at_hand))
+    folder = prepare_data(data, settings.protocol.image_size, _workplace(at_hand, settings))
     return open_dataset(folder), folder
 
 
@@ -235,7 +235,8 @@ def run_audit(
     from harness.data.sources import find
 
     at_hand = devices.visible()
-    benchmark, at = _benchmark(config, None, at_hand), _workplace(at_hand)
+    benchmark = _benchmark(config, None, at_hand)
+    at = _workplace(at_hand, benchmark)
     found = find(source or benchmark.data.source, benchmark.protocol.image_size)
     kinds = tuple(dict.fromkeys((*REMOVED, *also)))
     with Console(stderr=True).status("") as status:
@@ -245,8 +246,8 @@ def run_audit(
     return summary(inspected, kinds), page
 
 
-def _workplace(at_hand: Devices) -> Workplace:
-    return Workplace(cache_folder(), at_hand[0])
+def _workplace(at_hand: Devices, benchmark: Benchmark) -> Workplace:
+    return Workplace(cache_folder(), at_hand[0], backend=benchmark.backend)
 
 
 def cache_folder() -> Path:
@@ -272,7 +273,7 @@ def _resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
     wanted = plan.recipes(benchmark, names)
     _check_ensembles(benchmark)
     with console.status("reading the images") as status:
-        at = replace(_workplace(at_hand), tell=status.update)
+        at = replace(_workplace(at_hand, benchmark), tell=status.update)
         folder = prepare_data(benchmark.data, benchmark.protocol.image_size, at)
     dataset = open_dataset(folder)
     summary = plan.summarise(dataset, carry_out(benchmark.split, dataset))

@@ -30,7 +30,7 @@ from harness.data.mask import masked
 from harness.data.sources import find
 from harness.devices import Device
 from harness.errors import DataError
-from harness.nouns import Dataset
+from harness.nouns import Backend, Dataset
 from harness.store import write_atomically
 
 IMAGE_SIZE = 96
@@ -58,6 +58,7 @@ class Workplace:
     cache: Path
     device: Device
     tell: Tell = lambda _: None
+    backend: Backend = "tensorflow"
 
 
 def inspect(source: Source, at: Workplace) -> Inspected:
@@ -68,7 +69,9 @@ def inspect(source: Source, at: Workplace) -> Inspected:
     at.tell("looking for copies; starting the network")
     with ThreadPoolExecutor(1) as pool:
         family = pool.submit(families_of, dataset)
-        features = looks.features(folder, at.cache, at.device, lambda event: _pass_on(event, at))
+        features = looks.features(
+            folder, at.cache, at.device, lambda event: _pass_on(event, at), at.backend
+        )
         at.tell("looking for copies")
         found = audit(dataset, origin, features, family.result())
     return Inspected(dataset, origin, features, found)
@@ -93,7 +96,7 @@ def prepare_data(settings: DataSettings, image_size: int, at: Workplace) -> Path
 
 def default_manifest(source: Source, at: Workplace) -> Manifest:
     """What an audit would remove by default; audited at the first call, then read."""
-    path = at.cache / "audits" / f"{_key(source)}.csv"
+    path = at.cache / "audits" / f"{_key(source, at.backend)}.csv"
     try:
         return parse(path.read_text("utf-8"), f"the audit of {source.name}")
     except (OSError, UnicodeDecodeError, DataError):
@@ -104,8 +107,8 @@ def default_manifest(source: Source, at: Workplace) -> Manifest:
     return manifest
 
 
-def _key(source: Source) -> str:
-    content = [source.identity, IMAGE_SIZE, VERSION, looks.key(""), resizer_version()]
+def _key(source: Source, backend: Backend) -> str:
+    content = [source.identity, IMAGE_SIZE, VERSION, looks.key("", backend), resizer_version()]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
 

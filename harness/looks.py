@@ -14,7 +14,7 @@ from harness import launch
 from harness.data.decoded import open_dataset, resizer_version
 from harness.devices import Device
 from harness.errors import DataError
-from harness.nouns import Noun
+from harness.nouns import Backend, Noun
 from zoo import weights as shelf
 from zoo.table import find
 
@@ -47,7 +47,11 @@ class FeatureJob(Noun):
 
 
 def features(
-    folder: Path, cache: Path, device: Device, report: Callable[[launch.Event], None]
+    folder: Path,
+    cache: Path,
+    device: Device,
+    report: Callable[[launch.Event], None],
+    backend: Backend = "tensorflow",
 ) -> np.ndarray:
     """Pooled ImageNet features of every image of a decoded folder, float32 (N, width).
 
@@ -58,7 +62,7 @@ def features(
     ids, of_image = np.unique(dataset.groups, return_inverse=True)
     weights = shelf.at_hand(find(RECIPE))
     assert weights is not None, "they come with a package"
-    path = cache / "features" / f"{key(dataset.fingerprint)}.npy"
+    path = cache / "features" / f"{key(dataset.fingerprint, backend)}.npy"
     known = _read(path, len(ids))
     if known is None:
         job = FeatureJob(
@@ -70,23 +74,20 @@ def features(
             batch=BATCH,
             device=device.id,
         )
-        _compute(job, device, report)
+        environment = {**device.environment, "KERAS_BACKEND": backend}
+        _, reason = launch.errand(COMMAND_MODULE, job, environment, report)
+        if reason:
+            raise DataError(f"the features of {job.data} could not be computed: {reason}")
         known = _read(path, len(ids))
     if known is None:
         raise DataError(f"{path}: the features cannot be kept there")
     return known[of_image]
 
 
-def _compute(job: FeatureJob, device: Device, report: Callable[[launch.Event], None]) -> None:
-    _, reason = launch.errand(COMMAND_MODULE, job, device.environment, report)
-    if reason:
-        raise DataError(f"the features of {job.data} could not be computed: {reason}")
-
-
-def key(fingerprint: str) -> str:
+def key(fingerprint: str, backend: Backend = "tensorflow") -> str:
     """All that the features depend on."""
     recipe = find(RECIPE)
-    frameworks = [version(name) for name in ("keras", "tensorflow")]
+    frameworks = [version(name) for name in ("keras", backend)]
     content = [
         fingerprint, RECIPE, shelf.digest(recipe, None), recipe.preprocessing, IMAGE_SIZE, BATCH,
         resizer_version(), "float32", frameworks, VERSION,

@@ -28,7 +28,7 @@ def test_the_commented_defaults_are_the_models_defaults() -> None:
             head=Head(damping=1.0),  # Records of before it have none.
             frozen=Phase.model_validate(
                 {"epochs": 60, "schedule": {"name": "plateau", "factor": 0.3, "patience": 3}}
-            )
+            ),
         )
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,7 @@ def test_a_child_that_fails_is_told_in_one_line(
 
 
 def test_the_key_covers_all_that_features_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = {looks.key("one"), looks.key("another")}
+    keys = {looks.key("one"), looks.key("another"), looks.key("one", "jax")}
     for name, value in (("IMAGE_SIZE", 80), ("VERSION", 2), ("BATCH", 1)):
         with monkeypatch.context() as patch:
             patch.setattr(looks, name, value)
@@ -150,8 +151,17 @@ def test_the_key_covers_all_that_features_depend_on(monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setattr(looks, "resizer_version", lambda: "another")
         keys.add(looks.key("one"))
-    assert len(keys) == 6
+    assert len(keys) == 7
     assert looks.key("one") in keys
+
+
+@pytest.mark.slow
+def test_another_backend_finds_the_same(at: Workplace) -> None:
+    source = find("smear@400", 96)
+    usual, other = inspect(source, at), inspect(source, replace(at, backend="jax"))
+    np.testing.assert_allclose(usual.features, other.features, atol=1e-3)
+    assert (usual.features != other.features).any()  # Computed, not found.
+    assert usual.audit.manifest(usual.origin) == other.audit.manifest(other.origin)
 
 
 @pytest.mark.slow
