@@ -52,11 +52,10 @@ def run_all(
 ) -> tuple[float, Store]:
     """Wall seconds of one sweep a group, each group with epochs of its own."""
     store = Store(folder / "results")
-    begin = time.perf_counter()
+    cpu, begin = Device("cpu", cpu_name()), time.perf_counter()
     for i, group in enumerate(groups):
         kept = EpochStore(folder=str(folder / f"epochs-{i}"), limit_bytes=10**11)
-        slots = (Device("cpu", cpu_name()),)
-        setting = Setting(store, data[0], data[1], "quick", slots, epochs=kept)
+        setting = Setting(store, data[0], data[1], "quick", lambda: [cpu], epochs=kept)
         summary = sweep(group, setting, WorkerProcess(), Silent())
         assert summary.finished == len(group), summary
     return time.perf_counter() - begin, store

@@ -107,7 +107,11 @@ def planned(count: int) -> list[Planned]:
 def measure(what: str, count: int, slots: int, launcher: Launcher) -> None:
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(
-            Store(Path(folder)), Path(folder), SUMMARY, "quick", (Device("cpu", "-"),) * slots
+            Store(Path(folder)),
+            Path(folder),
+            SUMMARY,
+            "quick",
+            lambda: (Device("cpu", "-"),) * slots,
         )
         wanted, began, busy = planned(count), time.perf_counter(), time.process_time()
         summary = sweep(wanted, setting, launcher, Nobody())

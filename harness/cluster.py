@@ -108,17 +108,21 @@ class Cluster:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
+        if not self.slots():
+            raise UserError(f"--cluster {self.client.scheduler.address}: it has no workers yet")
         self._images = Images(self.data_folder, self.shifted)
         self.client.register_plugin(self._images)
 
     def slots(self) -> tuple[Device, ...]:
-        """One entry a run at a time: a GPU where workers declare any, else a thread."""
+        """One entry a run at a time: a GPU where workers declare any, else a thread.
+
+        Of the workers that there are now: others may join, and those that are lost come back.
+        """
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         gpus = sum(int(worker["resources"].get("GPU", 0)) for worker in workers)
         count = gpus or sum(int(worker["nthreads"]) for worker in workers)
-        if not count:
-            raise UserError(f"--cluster {self.client.scheduler.address}: it has no workers yet")
-        self._resources = GPU if gpus else None
+        if gpus:
+            self._resources = GPU
         return (Device("cpu", "cluster"),) * count
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -119,7 +119,7 @@ def run(request: Request) -> int:
 
 def _engine(
     request: Request, wanted: Experiment, shifted: Path | None
-) -> tuple[Launcher, Sequence[devices.Device]]:
+) -> tuple[Launcher, Callable[[], Sequence[devices.Device]]]:
     """Where the runs go: child processes here, or the workers of a cluster."""
     from harness.launch import WorkerProcess
 
@@ -129,13 +129,13 @@ def _engine(
     )
     if request.cluster is None:
         cpu_slots = max(1, min(settings.cpu_slots, len(wanted.pending)))
-        return make(), devices.slots(wanted.devices, cpu_slots, settings.per_gpu)
+        return make(), partial(devices.slots, wanted.devices, cpu_slots, settings.per_gpu)
     if importlib.util.find_spec("distributed") is None:
         raise UserError("--cluster needs Dask: pip install distributed")
     from harness.cluster import Cluster, connect
 
     cluster = Cluster(connect(request.cluster), wanted.data_folder, make, shifted)
-    return cluster, cluster.slots()
+    return cluster, cluster.slots
 
 
 def show_plan(request: Request, budget: float | None = None) -> int:

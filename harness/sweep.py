@@ -56,8 +56,8 @@ class Setting:
     data_folder: Path
     data: DataSummary
     profile: str
-    slots: Sequence[Device]
-    """One entry a run at a time; a device may be there several times."""
+    slots: Callable[[], Sequence[Device]]
+    """One entry a run at a time; a device may be there several times. A cluster's come and go."""
     shifted: Path | None = None
     """The shifted copy of the test images, one for all runs."""
     backend: Backend = "tensorflow"
@@ -101,8 +101,7 @@ class _Sweep:
 
     def run(self) -> Summary:
         self.waiting = list(self.pending)
-        self.free = list(self.setting.slots)[::-1]
-        with ThreadPoolExecutor(max_workers=len(self.free)) as pool:
+        with ThreadPoolExecutor(max_workers=max(1, len(self.waiting))) as pool:
             try:
                 while self.waiting or self.running:
                     self._start_what_can(pool)
@@ -115,8 +114,9 @@ class _Sweep:
         return self.summary
 
     def _start_what_can(self, pool: ThreadPoolExecutor) -> None:
+        free = self._free() if self.waiting else []
         for planned in tuple(self.waiting):
-            if not self.free or self.full:
+            if not free or self.full:
                 return
             if self._done_elsewhere(planned):
                 continue
@@ -127,8 +127,15 @@ class _Sweep:
                 claim.release()
                 continue
             self.waiting.remove(planned)
-            device = self.free.pop()
+            device = free.pop(0)
             self.running[pool.submit(self._supervise, planned, device)] = planned, device, claim
+
+    def _free(self) -> list[Device]:
+        left = list(self.setting.slots())
+        for _, device, _ in self.running.values():
+            if device in left:
+                left.remove(device)
+        return left
 
     def _claim(self, planned: Planned) -> Claim | None:
         folder = self.setting.store.artefacts(planned.run)
@@ -159,7 +166,7 @@ class _Sweep:
             if self.waiting:  # All of them are another sweep's.
                 time.sleep(POLL_SECONDS)
             return
-        patience = POLL_SECONDS if self.waiting and self.free else None
+        patience = POLL_SECONDS if self.waiting else None
         done, _ = wait(self.running, timeout=patience, return_when=FIRST_COMPLETED)
         for future in done:
             self._conclude(future)
@@ -181,14 +188,13 @@ class _Sweep:
             job = job.model_copy(update={"parts": 2 * job.parts})
 
     def _conclude(self, future: Future[Ended]) -> None:
-        planned, device, claim = self.running[future]
+        planned, _, claim = self.running[future]
         try:
             _conclude(planned, future.result(), self.setting, self.summary, self.watcher)
         except (NoRoom, OSError) as error:
             self._disk_full(error)
             self.watcher.ended(planned, None, "the disk is full")
         del self.running[future]
-        self.free.append(device)
         claim.release()
 
     def _stop(self, pool: ThreadPoolExecutor) -> None:

@@ -70,7 +70,7 @@ def main() -> None:
         data_folder=results,
         data=SUMMARY,
         profile="quick",
-        slots=(Device("cpu", "Test CPU"),) * slots,
+        slots=lambda: (Device("cpu", "Test CPU"),) * slots,
     )
     print("ready", flush=True)
     left = pending(planned(recipes, seeds), store)

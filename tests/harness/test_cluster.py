@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def setting(results: Path, slots: tuple[Device, ...]) -> Setting:
+def setting(results: Path, slots: Callable[[], Sequence[Device]]) -> Setting:
     return Setting(Store(results), results, SUMMARY, "quick", slots)
 
 
@@ -71,17 +71,16 @@ def test_the_engine_does_not_change_the_result(cluster: Any, images: Path, tmp_p
 
     wanted, cpu = many(6, 3), (Device("cpu", "Test CPU"),)
     alone, threads, spread = (tmp_path / name for name in ("alone", "threads", "spread"))
-    sweep(wanted, setting(alone, cpu), StandIn(), Nobody())
-    sweep(wanted, setting(threads, cpu * 4), StandIn(), Nobody())
+    sweep(wanted, setting(alone, lambda: cpu), StandIn(), Nobody())
+    sweep(wanted, setting(threads, lambda: cpu * 4), StandIn(), Nobody())
 
     spread.mkdir()
     there = Cluster(connect(cluster.scheduler_address), images, partial(Slow, spread, 0.3))
     pids = there.client.run(os.getpid)
     killer = threading.Timer(1.0, os.kill, (next(iter(pids.values())), signal.SIGKILL))
-    slots = there.slots()
-    assert len(slots) == 2
+    assert len(there.slots()) == 2
     killer.start()
-    summary = sweep(wanted, setting(spread, slots), there, Nobody())
+    summary = sweep(wanted, setting(spread, there.slots), there, Nobody())
     killer.join()
     there.close()
     assert summary.finished == len(wanted)
@@ -91,6 +90,28 @@ def test_the_engine_does_not_change_the_result(cluster: Any, images: Path, tmp_p
     assert records(alone) == records(threads) == records(spread)
     for one in wanted:
         assert (Store(spread).artefacts(one.run) / PREDICTIONS).exists()
+
+
+def test_a_worker_that_joins_later_gets_its_share(
+    cluster: Any, images: Path, tmp_path: Path
+) -> None:
+    from distributed import LocalCluster
+
+    from harness.cluster import Cluster, connect
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as growing:
+        there = Cluster(connect(growing.scheduler_address), images, partial(Slow, tmp_path, 0.5))
+        assert len(there.slots()) == 1
+        joining = threading.Timer(0.5, growing.scale, (3,))
+        joining.start()
+        wanted = many(6, 3)
+        summary = sweep(wanted, setting(tmp_path, there.slots), there, Nobody())
+        joining.join()
+        there.close()
+    assert summary.finished == len(wanted)
+    assert len(set((tmp_path / "journal").read_text().split()[2::3])) == 3
 
 
 def test_images_travel_once_to_each_worker(cluster: Any, images: Path, tmp_path: Path) -> None:
@@ -142,7 +163,7 @@ def test_a_stopped_sweep_ends_its_children_on_the_workers(
 
     stopper = threading.Thread(target=stop)
     stopper.start()
-    sweep([made_planned()], setting(tmp_path, there.slots()), there, Impatient())
+    sweep([made_planned()], setting(tmp_path, there.slots), there, Impatient())
     stopper.join()
     assert Store(tmp_path).records() == ()
     assert len(children) == 1
@@ -157,7 +178,7 @@ def test_a_failure_on_a_worker_is_a_record_with_its_log(
 
     make = partial(WorkerProcess, command=(sys.executable, "-c", BROKEN))
     there = Cluster(connect(cluster.scheduler_address), images, make)
-    sweep([made_planned()], setting(tmp_path, there.slots()), there, Nobody())
+    sweep([made_planned()], setting(tmp_path, there.slots), there, Nobody())
     there.close()
     (record,) = Store(tmp_path).records()
     assert record.result == Failed(reason="ended with exit code 3", log_tail=("last words",))

@@ -169,7 +169,7 @@ from tests.harness.conftest import SUMMARY, StandIn, made_planned
 from tests.harness.sweeper import Nobody
 results, limit = Path(sys.argv[1]), int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-setting = Setting(Store(results), results, SUMMARY, "quick", (Device("cpu", "Test"),))
+setting = Setting(Store(results), results, SUMMARY, "quick", lambda: [Device("cpu", "Test")])
 try:
     sweep([made_planned("vgg16"), made_planned("vgg19")], setting, StandIn(), Nobody())
 except UserError as error:
@@ -291,7 +291,7 @@ def test_a_child_over_its_limit_is_ended_and_tried_in_parts(tmp_path: Path) -> N
     one = made_planned()
     calm = Setting(
         store=Store(tmp_path), data_folder=tmp_path, data=SUMMARY, profile="quick",
-        slots=(Device("cpu", "Test CPU"),),
+        slots=lambda: (Device("cpu", "Test CPU"),),
     )  # fmt: skip
     sweep([one], calm, launcher, Nobody())
     record = Store(tmp_path).find(one.run)

@@ -110,8 +110,9 @@ def test_a_gpu_is_a_runs_own_unless_it_is_shared(tmp_path: Path) -> None:
     gpus, cpu = (Device("gpu:0", "A"), Device("gpu:1", "B")), (Device("cpu", "C"),)
 
     def own(at_hand: tuple[Device, ...], per_gpu: int) -> set[bool]:
-        setting = Setting(Store(tmp_path), tmp_path, SUMMARY, "full", slots(at_hand, 2, per_gpu))
-        return {_job(made_planned(), setting, device).own_device for device in setting.slots}
+        there = slots(at_hand, 2, per_gpu)
+        setting = Setting(Store(tmp_path), tmp_path, SUMMARY, "full", lambda: there)
+        return {_job(made_planned(), setting, device).own_device for device in there}
 
     assert own(gpus, 1) == {True}
     assert own(gpus, 3) == {False}

@@ -39,7 +39,7 @@ def setting(tmp_path: Path, slots: int = 2) -> Setting:
         data_folder=tmp_path,
         data=SUMMARY,
         profile="quick",
-        slots=(Device("cpu", "Test CPU"),) * slots,
+        slots=lambda: (Device("cpu", "Test CPU"),) * slots,
     )
 
 

@@ -49,7 +49,9 @@ class Harmed(StandIn):
 
 def swept(tmp_path: Path, shifted: Path | None) -> tuple[Store, Finished]:
     store, planned = Store(tmp_path / "results"), made_planned()
-    setting = Setting(store, tmp_path, SUMMARY, "quick", (Device("cpu", "Test CPU"),), shifted)
+    setting = Setting(
+        store, tmp_path, SUMMARY, "quick", lambda: [Device("cpu", "Test CPU")], shifted
+    )
     launch = Harmed()
     sweep([planned], setting, launch, Nobody())
     assert launch.launched == [str(shifted.resolve()) if shifted else "None"]
