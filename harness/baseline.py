@@ -27,7 +27,9 @@ def raw_pixels(
     a shifted copy of the test images, of its mixed part too.
     """
     protocol, classes = run.protocol, len(data.class_names)
-    head = protocol.head.model_copy(update={"units": (), "dropout": 0.0, "standardise": True})
+    # Undamped: pixels vary alike, and a floor is to be as high as it honestly can.
+    plain = {"units": (), "dropout": 0.0, "standardise": True, "damping": 0.0}
+    head = protocol.head.model_copy(update=plain)
     pixels = {
         name: _small(data.images, getattr(parts, name)) for name in ("train", "validation", "test")
     }

@@ -39,7 +39,7 @@ def training_in_words(protocol: Protocol) -> str:
     units = " + ".join(str(u) for u in protocol.head.units) or "no hidden layer"
     words = [f"head of {units} units trained on the frozen backbone's features"]
     if protocol.head.damping:
-        words[0] += f" (damping {protocol.head.damping:g})"
+        words[0] += f", damping {protocol.head.damping:g}"
     if protocol.fine_tuning:
         part = protocol.fine_tuning.unfreeze
         last = f"{part:.0%}" if isinstance(part, float) else _plural(part, "layer")
