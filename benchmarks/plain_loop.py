@@ -11,9 +11,11 @@ Both get the same images, first weights, head, optimizer, batch size, patience a
 run's seconds are those of its process, with another at work beside it; the total is the command's.
 
 Three things differ. The plain loop has no features to standardise by before it starts, so it has
-a BatchNorm there. Its augmentation is keras-cv's layers in ``tf.data``, fresh every epoch, where
-ours goes round ``frozen_epochs`` epochs. And its shuffles are TensorFlow's. So both macro F1s are
-compared: p is of the paired test on the same images; the last line corrects over all (Holm).
+a BatchNorm there; the features of some random networks are so small that its epsilon drowns them,
+and the plain loop learns little then. Its augmentation is keras-cv's layers in ``tf.data``, fresh
+every epoch, where ours goes round ``frozen_epochs`` epochs. And its shuffles are TensorFlow's. So
+both macro F1s are compared: p is of the paired test on the same images; the last line corrects
+over all recipes (Holm).
 
 The sizes below are cut for both alike: the whole zoo takes about a quarter of an hour on two
 cores; starting and building then weighs more than it does with the sizes of the quick profile

@@ -1,0 +1,111 @@
+"""What the damping of a head's features is worth: macro F1 of frozen networks at several strengths.
+
+    python benchmarks/damping.py [RECIPE ...] [--data SOURCE] [--train N] [--splits N]
+
+The features of a network are computed once; then the protocol's head learns from several random
+splits, the same for every strength. Each figure is the mean over the splits, in percent, with the
+standard error of its difference from no damping: the splits are paired, and overlap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+
+from harness import plan
+from harness.config import load
+from harness.experiment import open_source
+from harness.head import HeadLearner
+from harness.learn import learn
+from harness.metrics import macro_f1
+from harness.nouns import Dataset, Protocol
+from harness.plan import Planned
+
+STRENGTHS = (0.0, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0)
+TEST = 800
+
+
+def features(one: Planned, data: Dataset, ids: np.ndarray) -> np.ndarray:
+    """Pooled, float32 (n, width)."""
+    import keras
+
+    from harness.steps import Forward, numbers
+    from zoo.build import build
+
+    keras.utils.set_random_seed(one.run.seed)
+    network = build(one.recipe, one.run.protocol.image_size, one.weights_files)
+    forward, batch = Forward(network), one.run.protocol.inference_batch
+    found = [
+        numbers(forward(data.images[np.resize(ids[at : at + batch], batch)]))
+        for at in range(0, len(ids), batch)
+    ]
+    return np.concatenate(found)[: len(ids)]
+
+
+def score(
+    protocol: Protocol, features: np.ndarray, labels: np.ndarray, sizes: tuple[int, int], seed: int
+) -> float:
+    """Macro F1 in percent of a head that learns from a random split. ``labels`` (n,) int."""
+    classes = int(labels.max()) + 1
+    one_hot = np.eye(classes, dtype=np.float32)[labels]
+    order = np.random.default_rng(seed).permutation(len(labels))
+    train, validation, test = np.split(order[: sum(sizes) + TEST], np.cumsum(sizes))
+    learner = HeadLearner(
+        (protocol.head, protocol.loss, protocol.frozen.optimizer),
+        (features[train], one_hot[train]),
+        features[validation],
+        seed,
+    )
+    learn(learner, "frozen", protocol.frozen, (one_hot[train], one_hot[validation]), seed)
+    guesses = learner.predict(features[test]).argmax(axis=1)
+    return 100 * macro_f1(labels[test], guesses, classes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipes", nargs="*", default=["lite0", "mobilenetv3large", "densenet121"])
+    parser.add_argument("--data", default="smear@2100")
+    parser.add_argument("--train", type=int, default=320)
+    parser.add_argument("--splits", type=int, default=8)
+    asked = parser.parse_args()
+    benchmark = load(None, "quick")
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "settings.toml"
+        config.write_text("")
+        data, _ = open_source(asked.data, config, "quick")
+    sizes = asked.train, asked.train // 4
+    ids = np.random.default_rng(0).permutation(len(data))[: max(2000, sum(sizes) + TEST)]
+    wanted = plan.recipes(benchmark, asked.recipes)
+    planned = plan.runs(benchmark, wanted, data, plan.supplies(benchmark.weights, wanted))
+    print(f"{data.name}, {asked.train} training images, {asked.splits} splits, macro F1 in %")
+    print(f"{'damping':18s} " + " ".join(f"{strength:12g}" for strength in STRENGTHS))
+    for one in planned:
+        found, labels = features(one, data, ids), data.labels[ids]
+        scores = np.array([
+            [score(damped(one.run.protocol, strength), found, labels, sizes, seed)
+             for strength in STRENGTHS]
+            for seed in range(asked.splits)
+        ])  # fmt: skip
+        gains = scores - scores[:, :1]
+        errors = gains.std(axis=0, ddof=1) / np.sqrt(asked.splits)
+        cells = [
+            f"{mean:6.1f} ±{e:4.1f}" for mean, e in zip(scores.mean(axis=0), errors, strict=True)
+        ]
+        print(f"{one.recipe.name:18s} " + " ".join(f"{cell:>12s}" for cell in cells), flush=True)
+
+
+def damped(protocol: Protocol, strength: float) -> Protocol:
+    head = protocol.head.model_copy(update={"damping": strength})
+    return protocol.model_copy(update={"head": head})
+
+
+if __name__ == "__main__":
+    main()
