@@ -73,6 +73,7 @@ def main() -> None:
         slots=lambda: (Device("cpu", "Test CPU"),) * slots,
     )
     print("ready", flush=True)
+    sys.stdin.readline()
     left = pending(planned(recipes, seeds), store)
     sweep(left, setting, Slow(results, float(sys.argv[5])), Nobody())
 

@@ -30,9 +30,22 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(results: Path, *numbers: object) -> subprocess.Popen[str]:
-    """A sweep in another process, once it is about to begin."""
+    """A sweep in another process that begins now."""
+    process = ready(results, *numbers)
+    begin(process)
+    return process
+
+
+def begin(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    print(file=process.stdin, flush=True)
+
+
+def ready(results: Path, *numbers: object) -> subprocess.Popen[str]:
+    """A sweep in another process that is about to begin."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.harness.sweeper", str(results), *map(str, numbers)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -78,7 +91,9 @@ def test_a_sweep_killed_thirty_times_loses_and_repeats_nothing(tmp_path: Path) -
 @pytest.mark.slow
 def test_eight_sweeps_share_one_folder_though_two_are_killed(tmp_path: Path) -> None:
     results = tmp_path / "shared"
-    parents = [start(results, 10, 5, 1, 0.2) for _ in range(8)]
+    parents = [ready(results, 10, 5, 1, 0.2) for _ in range(8)]
+    for parent in parents:
+        begin(parent)
     time.sleep(0.5)
     for victim in parents[:2]:
         victim.kill()
