@@ -137,7 +137,7 @@ def load(path: Path | None, profile: Profile, *, gpu: bool = False) -> Benchmark
         benchmark = Benchmark.model_validate(_decided(tables, gpu))
     except ValidationError as error:
         raise ConfigError(f"{where}: {_first_error(error)}") from None
-    return _rooted(benchmark, path)
+    return _rooted(_of_today(benchmark), path)
 
 
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any], profile: str) -> dict[str, Any]:
@@ -169,6 +169,16 @@ def _decided(tables: Mapping[str, Any], gpu: bool) -> dict[str, Any]:
 
     variants = {name: protocol(own) for name, own in tables.get("variants", {}).items()}
     return {**tables, "protocol": protocol({}), "variants": variants}
+
+
+def _of_today(benchmark: Benchmark) -> Benchmark:
+    def dated(protocol: Protocol) -> Protocol:
+        return protocol.model_copy(update={"augmentation": protocol.augmentation.of_today()})
+
+    variants = {name: dated(protocol) for name, protocol in benchmark.variants.items()}
+    return benchmark.model_copy(
+        update={"protocol": dated(benchmark.protocol), "variants": variants}
+    )
 
 
 def _is_optional_table(key: str) -> bool:
@@ -206,8 +216,9 @@ def _check_keys(
     extra: tuple[str, ...] = (),
 ) -> None:
     for key, value in table.items():
-        if key not in model.model_fields:
-            hint = did_you_mean(key, [*model.model_fields, *extra])
+        known = [name for name in model.model_fields if name not in getattr(model, "OWN", ())]
+        if key not in known:
+            hint = did_you_mean(key, [*known, *extra])
             raise ConfigError(f"{path}: unknown key {prefix + key!r}{hint}")
         if key == "variants":
             _check_variants(value, path, prefix)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from harness.calibration import softmax
-from harness.learn import PhaseName, Stage, class_weights, sample_weights, smooth
+from harness.learn import PhaseName, Stage, aims, class_weights
 from harness.nouns import Head, Loss, Optimizer
 
 EPSILON = 1e-7
@@ -123,8 +123,9 @@ class HeadLearner:
         probabilities = self._forward(now.features[order], cache)
         logs = np.log(np.clip(probabilities, EPSILON, 1.0))
         loss = float(-(now.targets[order] * logs).sum(axis=1).mean())
-        weights = now.weights[order, None] / len(order)
-        self._backward((probabilities - now.smooth[order]) * weights, cache)
+        aims = now.aims[order]
+        pull = probabilities * aims.sum(axis=1, keepdims=True) - aims
+        self._backward(pull * np.float32(1 / len(order)), cache)
         if self.head.l1 or self.head.l2:
             penalty = 2 * self.head.l2 * self.vector + self.head.l1 * np.sign(self.vector)
             self._gradient += self._penalised * penalty
@@ -174,8 +175,7 @@ class HeadLearner:
         return _Lesson(
             self._prepared(features),
             targets.astype(np.float32),
-            smooth(targets, self._smoothing),
-            sample_weights(targets, self._class_weights),
+            aims(targets, self._class_weights, self._smoothing),
         )
 
     def _standard(self, features: np.ndarray) -> Standard | None:
@@ -267,8 +267,7 @@ class _Lesson:
 
     features: np.ndarray
     targets: np.ndarray
-    smooth: np.ndarray
-    weights: np.ndarray
+    aims: np.ndarray
 
 
 @dataclass

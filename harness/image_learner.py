@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from harness.checkpoint import Progress
-from harness.learn import PhaseName, Stage, class_weights, sample_weights
+from harness.learn import PhaseName, Stage, aims, class_weights
 from harness.resident import Resident
 from harness.steps import TrainingStep, numbers
 
@@ -33,7 +33,7 @@ class ImageLearner:
         self._ids = self.bench.ids("train")[self.bench.drawn]
         self._targets = self.bench.labels[0]
         self._class_weights = class_weights(self.bench.run.protocol.loss, self._targets)
-        self._weights = sample_weights(self._targets, self._class_weights)
+        self._aims = self._aimed()
         self._done = 0
 
     def begin(self, epoch: int) -> None:
@@ -45,7 +45,7 @@ class ImageLearner:
             self._images = None  # Let go of its memory before the next is laid there.
             self._images, self._ids = self.bench.laid(made.images), np.arange(len(made.images))
             self._targets = made.targets
-            self._weights = sample_weights(made.targets, self._class_weights)
+            self._aims = self._aimed()
 
     def step(self, order: np.ndarray, learning_rate: float) -> Any:
         """In parts of equal size, so that the mean of their losses is that of the batch."""
@@ -61,8 +61,12 @@ class ImageLearner:
         quiet = self.bench.events.quiet
         with quiet.working():
             images = self._images.take(self._ids[order])
-            loss = self.training(images, self._targets[order], self._weights[order])
+            loss = self.training(images, self._targets[order], self._aims[order])
             return loss if quiet.own else float(numbers(loss))
+
+    def _aimed(self) -> np.ndarray:
+        smoothing = self.bench.run.protocol.loss.label_smoothing
+        return aims(self._targets, self._class_weights, smoothing)
 
     def validate(self) -> np.ndarray:
         self.training.settle()

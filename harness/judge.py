@@ -34,9 +34,14 @@ class Judge:
     """Told how many images have gone through the backbone so far."""
     _done: int = 0
 
-    def part(self, name: str, ids: np.ndarray, features: np.ndarray) -> dict[str, Predictions]:
-        """Of a part whose first view has been through the backbone: (n, width)."""
-        return self._told(name, (self.data.images, ids), ids, features)
+    def part(
+        self, name: str, rows: Rows, ids: np.ndarray, features: np.ndarray
+    ) -> dict[str, Predictions]:
+        """Of a part whose first view has been through the backbone: (n, width).
+
+        ``rows``: its images; those of validation may be augmented ones.
+        """
+        return self._told(name, rows, ids, features)
 
     def train(self, ids: np.ndarray, features: np.ndarray) -> Predictions:
         """Of the training images, which judge nobody: the first view is enough."""

@@ -127,9 +127,16 @@ def class_weights(loss: Loss, targets: np.ndarray) -> np.ndarray:
     return np.asarray(loss.class_weight)
 
 
-def sample_weights(targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(n,): of soft targets, the mix of class weights (K,) that the mix of classes deserves."""
-    return np.asarray(targets @ weights, dtype=np.float32)
+def aims(targets: np.ndarray, weights: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
+    """What the loss is the cross-entropy to, float32 (n, K): weighted, smoothed targets.
+
+    A mix of classes costs what its classes would cost one by one, each at its own weight (K,),
+    smoothed as a hard label is (Szegedy 2015, arXiv:1512.00567). So balanced weights give every
+    class the same pull, with mixed labels too; a weight for the whole image would not.
+    """
+    weighted = targets * weights
+    spread = smoothing / targets.shape[1] * weighted.sum(axis=1, keepdims=True)
+    return np.asarray(weighted * (1 - smoothing) + spread, dtype=np.float32)
 
 
 def drawn(loss: Loss, targets: np.ndarray, seed: int) -> np.ndarray:
@@ -161,8 +168,3 @@ def oversampled(targets: np.ndarray, seed: int, goal: float) -> np.ndarray:
     times = np.maximum(np.diff(marks, prepend=0), 1)
     extra = np.repeat(order, times - 1)
     return np.concatenate([np.arange(len(targets)), np.sort(extra)])
-
-
-def smooth(targets: np.ndarray, smoothing: float) -> np.ndarray:
-    """Targets with a share spread evenly over all classes (Szegedy 2015, arXiv:1512.00567)."""
-    return np.asarray(targets * (1 - smoothing) + smoothing / targets.shape[1], dtype=np.float32)

@@ -17,6 +17,9 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from harness.errors import ConfigError, UnknownName, did_you_mean
 from harness.noun import Noun
 
+STREAM = 2
+"""Version of the engine's stream of pixels: raised when the same seed would give others."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -220,7 +223,9 @@ Policy = Annotated[tuple[Step, ...], BeforeValidator(parse)]
 class Augmentation(Noun):
     """How the training images are varied, alike for every recipe: the same stream of epochs."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("validation_share", "validation_policy")
+    ADDED: ClassVar[tuple[str, ...]] = ("validation_share", "validation_policy", "stream")
+    OWN: ClassVar[tuple[str, ...]] = ("stream",)
+    """Fields that the program alone sets."""
 
     policy: Policy = ()
     provider: Literal["wbc-bench", "keras-cv"] = "wbc-bench"
@@ -230,6 +235,8 @@ class Augmentation(Noun):
     validation_share: Share = 0.0
     """Of the validation images that are augmented too, once and for all (report 001: 0.7)."""
     validation_policy: Policy = (RandAugment(),)
+    stream: int = Field(1, ge=1)
+    """STREAM when the run was planned: other pixels make another run."""
 
     @model_validator(mode="after")
     def _labels_stay_hard(self) -> Augmentation:
@@ -239,6 +246,11 @@ class Augmentation(Noun):
                     f"validation_policy: {step.name} mixes labels, and validation images are scored"
                 )
         return self
+
+    def of_today(self) -> Augmentation:
+        """As this version of the program carries it out."""
+        varies = bool(self.policy or self.validation_share)
+        return self.model_copy(update={"stream": STREAM if varies else 1})
 
     def distinct(self, epoch: int) -> int:
         """Which epoch of the stream an epoch of training reads: a fixed set has only one."""

@@ -95,7 +95,7 @@ class Forward:
 
 
 class TrainingStep:
-    """One step of a model along the gradient of its loss, weighted, and of its penalties.
+    """One step of a model along the gradient of its cross-entropy and its penalties.
 
     On JAX the weights leave the model's variables for as long as steps follow each other;
     ``settle`` brings them back, and must come before anybody else looks at the model.
@@ -104,12 +104,11 @@ class TrainingStep:
     def __init__(
         self,
         model: keras.Model,
-        loss: keras.Loss,
         optimizer: keras.Optimizer,
         compiling: Compiling | None = None,
     ) -> None:
         self.model, self.optimizer = model, optimizer
-        self._loss, self._compiling = loss, compiling or Compiling()
+        self._compiling = compiling or Compiling()
         self._rate: float | None = None
         self._state: tuple[list[Any], ...] | None = None
         optimizer.build(model.trainable_variables)
@@ -122,9 +121,12 @@ class TrainingStep:
             case _:
                 self._step = self._on_torch
 
-    def __call__(self, images: Any, targets: np.ndarray, weights: np.ndarray) -> Any:
-        """The batch's mean cross-entropy before the step, without weights and penalties."""
-        return self._compiling.watch(self._step, images, targets, weights)
+    def __call__(self, images: Any, targets: np.ndarray, aims: np.ndarray) -> Any:
+        """The batch's mean cross-entropy to ``targets`` before the step, without penalties.
+
+        The step goes along that to ``aims`` (see harness.learn). Both: float32 (n, K).
+        """
+        return self._compiling.watch(self._step, images, targets, aims)
 
     def pace(self, learning_rate: float) -> None:
         """The learning rate of the steps to come."""
@@ -144,10 +146,15 @@ class TrainingStep:
         model = self.model
         return model.trainable_variables, model.non_trainable_variables, self.optimizer.variables
 
-    def _told(self, predicted: Any, penalties: Any, targets: Any, weights: Any) -> tuple[Any, Any]:
+    def _told(self, predicted: Any, penalties: Any, targets: Any, aims: Any) -> tuple[Any, Any]:
         """What is minimised, and what is told."""
-        plain = ops.mean(keras.losses.categorical_crossentropy(targets, predicted))
-        return self._loss(targets, predicted, sample_weight=weights) + sum(penalties), plain
+        # TensorFlow's kernel takes it for granted that what it is given sums to 1.
+        mass = ops.sum(aims, axis=1, keepdims=True)
+        shares = aims / ops.maximum(mass, keras.config.epsilon())
+        pulled, plain = (
+            keras.losses.categorical_crossentropy(to, predicted) for to in (shares, targets)
+        )
+        return ops.mean(pulled * mass[:, 0]) + sum(penalties), ops.mean(plain)
 
     # JAX
 
@@ -158,7 +165,7 @@ class TrainingStep:
         plain.copy_to_host_async()  # It will be there when the epoch is over.
         return plain
 
-    def _on_jax(self, state: Any, images: Any, targets: Any, weights: Any) -> Any:
+    def _on_jax(self, state: Any, images: Any, targets: Any, aims: Any) -> Any:
         import jax
 
         learning, others, moments = state
@@ -167,7 +174,7 @@ class TrainingStep:
             predicted, after, penalties = self.model.stateless_call(
                 learning, others, images, return_losses=True, training=True
             )
-            total, plain = self._told(predicted, penalties, targets, weights)
+            total, plain = self._told(predicted, penalties, targets, aims)
             return total, (plain, after)
 
         gradients, (plain, others) = jax.grad(loss, has_aux=True)(learning)
@@ -176,25 +183,25 @@ class TrainingStep:
 
     # TensorFlow
 
-    def _on_tensorflow(self, images: Any, targets: Any, weights: Any) -> Any:
+    def _on_tensorflow(self, images: Any, targets: Any, aims: Any) -> Any:
         import tensorflow as tf
 
         learning = self.model.trainable_weights
         with tf.GradientTape() as tape:
             predicted = self.model(images, training=True)
-            total, plain = self._told(predicted, self.model.losses, targets, weights)
+            total, plain = self._told(predicted, self.model.losses, targets, aims)
         self.optimizer.apply(tape.gradient(total, learning), learning)
         return plain
 
     # PyTorch
 
-    def _on_torch(self, images: Any, targets: Any, weights: Any) -> Any:
+    def _on_torch(self, images: Any, targets: Any, aims: Any) -> Any:
         import torch
 
         learning = self.model.trainable_weights
         self.model.zero_grad()
         predicted = self.model(images, training=True)
-        total, plain = self._told(predicted, self.model.losses, targets, weights)
+        total, plain = self._told(predicted, self.model.losses, targets, aims)
         total.backward()
         with torch.no_grad():
             self.optimizer.apply([variable.value.grad for variable in learning], learning)

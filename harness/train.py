@@ -29,7 +29,7 @@ from harness.data.shifted import Shifted
 from harness.data.split import carry_out
 from harness.head import HeadLearner, Standard
 from harness.image_learner import ImageLearner
-from harness.judge import Judge, images_to_pass
+from harness.judge import Judge, Rows, images_to_pass
 from harness.learn import PhaseName, drawn, learn
 from harness.nouns import Cost, Dataset, Epoch, Parts, Phase, Predictions, Run
 from harness.pieces import build_head, build_optimizer, seed_everything, unfreeze, whole_parts
@@ -217,8 +217,16 @@ class _Bench:
 
     @cached_property
     def _varied_validation(self) -> Resident:
-        code, ids = augmenter(self.run.protocol.augmentation), self.ids("validation")
-        return self.laid(augmented.varied_validation(self.run, self.data, ids, code))
+        return self.laid(self._validation[0])
+
+    @cached_property
+    def _validation(self) -> Rows:
+        """The validation images as they are judged, and which rows of that array they are."""
+        ids, augmentation = self.ids("validation"), self.run.protocol.augmentation
+        if not augmentation.validation_share:
+            return self.data.images, ids
+        code = augmenter(augmentation)
+        return augmented.varied_validation(self.run, self.data, ids, code), np.arange(len(ids))
 
     # Training
 
@@ -279,13 +287,10 @@ class _Bench:
     def learn_images(self, name: PhaseName, phase: Phase, head: keras.Model) -> None:
         model = keras.Model(self.network.input, head(self.network.output))
         self.trainable = throughput.count(model.trainable_weights)
-        loss = keras.losses.CategoricalCrossentropy(
-            label_smoothing=self.run.protocol.loss.label_smoothing
-        )
         size = min(phase.batch_size, len(self.ids("train")))
         parts = whole_parts(size, self.events.parts)
         optimizer = build_optimizer(phase.optimizer, parts)
-        training = TrainingStep(model, loss, optimizer, self.compiling)
+        training = TrainingStep(model, optimizer, self.compiling)
         self.events.phase(name, phase.epochs)
         learner = ImageLearner(training, self, head, phase.epochs, parts)
         labels = self.varied_labels(phase.epochs)
@@ -394,8 +399,10 @@ class _Bench:
             lambda done: self.events.step(done, total),
         )
         told = {"train": judge.train(ids["train"], features["train"])}
-        told |= judge.part("validation", ids["validation"], features["validation"])
-        told |= judge.part("test", ids["test"], features["test"])
+        told |= judge.part(
+            "validation", self._validation, ids["validation"], features["validation"]
+        )
+        told |= judge.part("test", (self.data.images, ids["test"]), ids["test"], features["test"])
         return told if shifted is None else told | judge.shifted(shifted)
 
     def cost(self, head: keras.Model) -> Cost:

@@ -11,9 +11,6 @@ from harness.augment import chains, operations
 from harness.augment.chains import Chains
 from harness.policies import AugMix, CutMix, Enlarged, MixUp, Noise, SplitAndRotate, Step
 
-VERSION = 2
-"""Of the stream. Raised when the same seed would give other pixels."""
-
 NOISE_FIELDS = 16
 """Images that a batch's field of noise would cover without overlap."""
 

@@ -29,7 +29,7 @@ from harness import devices
 from harness.augment import engine
 from harness.augment.engine import Batch
 from harness.nouns import Dataset, Run
-from harness.policies import Augmentation, Enlarged, Step
+from harness.policies import STREAM, Augmentation, Enlarged, Step
 
 try:
     import fcntl
@@ -64,7 +64,7 @@ class Stream:
         """Of everything that the pixels depend on."""
         steps = [json.loads(step.canonical()) for step in self.augmentation.policy]
         told = [self.data, hashlib.sha256(self.ids.tobytes()).hexdigest(), steps, self.seed,
-                self.images.shape[1], self.augmentation.provider, engine.VERSION,
+                self.images.shape[1], self.augmentation.provider, STREAM,
                 cv2.__version__, np.__version__, BATCH]  # fmt: skip
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
 

@@ -10,6 +10,7 @@ import pytest
 from harness.config import Benchmark, default_text, load, overlay
 from harness.errors import ConfigError, UnknownName
 from harness.nouns import Head, Phase, Protocol, Subset
+from harness.policies import STREAM, Augmentation
 
 
 def settings(tmp_path: Path, text: str) -> Path:
@@ -154,3 +155,27 @@ def test_what_cannot_be_obeyed_is_refused_in_one_line(tmp_path: Path, text: str,
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load(tmp_path / "nowhere.toml", "quick")
+
+
+def test_an_augmented_run_is_that_of_this_version_of_the_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other pixels are another run; what is not augmented keeps its id."""
+    file = tmp_path / "b.toml"
+    file.write_text('[variants.mixed]\naugmentation = { policy = "mixup" }\n')
+    before = load(file, "quick")
+    monkeypatch.setattr("harness.policies.STREAM", STREAM + 1)
+    after = load(file, "quick")
+    assert after.protocol == before.protocol
+    streams = [told.variants["mixed"].augmentation.stream for told in (before, after)]
+    assert streams == [STREAM, STREAM + 1]
+    assert '"stream":' in after.variants["mixed"].canonical()
+    assert '"stream":' not in after.protocol.canonical()
+    assert Augmentation.model_validate({"policy": "mixup"}).stream == 1, "records of before"
+
+
+def test_the_stream_is_not_for_users_to_set(tmp_path: Path) -> None:
+    file = tmp_path / "b.toml"
+    file.write_text("[protocol.augmentation]\nstream = 1\n")
+    with pytest.raises(ConfigError, match=r"unknown key 'protocol\.augmentation\.stream'"):
+        load(file, "quick")

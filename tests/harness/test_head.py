@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness.head import HeadLearner, Standard, softmax
-from harness.learn import batches, class_weights, learn, sample_weights
+from harness.learn import aims, batches, class_weights, learn
 from harness.nouns import Head, Loss, Optimizer, Phase
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -63,7 +63,7 @@ def compare_steps(head: Head, loss: Loss, optimizer: Optimizer, steps: int = 6) 
     ours = learner(head, loss, optimizer)
     twin = keras_twin(ours, loss, optimizer)
     features, targets = some_data()
-    weights = sample_weights(targets, class_weights(loss, targets))
+    weights = targets @ class_weights(loss, targets)  # Of hard labels, Keras's are ours.
     for epoch in range(steps):
         rate = optimizer.learning_rate / (1 + epoch)
         order = next(batches("frozen", 0, epoch, 16, COUNT))
@@ -177,4 +177,4 @@ def test_class_weights_balance_and_mix_with_soft_labels() -> None:
     np.testing.assert_allclose(class_weights(Loss(), targets), 1)
     soft = np.array([[1.0, 0.0], [0.25, 0.75]])
     given = class_weights(Loss(class_weight=(1.0, 3.0)), soft)
-    np.testing.assert_allclose(sample_weights(soft, given), [1.0, 2.5])
+    np.testing.assert_allclose(aims(soft, given), [[1, 0], [0.25, 2.25]])

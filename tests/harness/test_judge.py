@@ -67,7 +67,7 @@ def judge(data: Dataset, views: int = 1) -> tuple[Judge, list[int]]:
 def test_one_view_of_a_part_needs_no_further_pass(data: Dataset, test_ids: np.ndarray) -> None:
     made, told = judge(data)
     features = forward(data.images[test_ids])
-    (only,) = made.part("test", test_ids, features).items()
+    (only,) = made.part("test", (data.images, test_ids), test_ids, features).items()
     assert only[0] == "test"
     np.testing.assert_array_equal(only[1].probabilities, classify(features))
     np.testing.assert_array_equal(only[1].labels, data.labels[test_ids])
@@ -80,12 +80,14 @@ def test_predictions_are_averaged_over_the_views(
 ) -> None:
     made, _ = judge(data, views)
     images = data.images[test_ids]
-    found = made.part("test", test_ids, forward(images))
+    found = made.part("test", (data.images, test_ids), test_ids, forward(images))
     mean = np.mean([classify(forward(seen(images, v))) for v in range(views)], axis=0)
     np.testing.assert_allclose(found["test"].probabilities, mean, rtol=1e-5)
     np.testing.assert_array_equal(found["plain-test"].probabilities, classify(forward(images)))
     assert (found["test"].probabilities != found["plain-test"].probabilities).any()
-    assert set(made.part("validation", test_ids, forward(images))) == {"validation"}
+    assert set(made.part("validation", (data.images, test_ids), test_ids, forward(images))) == {
+        "validation"
+    }
 
 
 @pytest.mark.parametrize("views", [1, 2])
@@ -124,4 +126,16 @@ def test_every_shift_is_predicted_beside_the_mixed_copy(
 def test_probabilities_that_are_none_are_a_failure(data: Dataset, test_ids: np.ndarray) -> None:
     made = Judge(data, partial(map, forward), lambda f: f * np.nan, BATCH)
     with pytest.raises(FloatingPointError, match="diverged"):
-        made.part("test", test_ids, forward(data.images[test_ids]))
+        made.part("test", (data.images, test_ids), test_ids, forward(data.images[test_ids]))
+
+
+def test_augmented_validation_images_are_seen_in_every_view(
+    data: Dataset, test_ids: np.ndarray
+) -> None:
+    made, _ = judge(data, views=2)
+    varied = 255 - data.images[test_ids]
+    rows = (varied, np.arange(len(test_ids)))
+    found = made.part("validation", rows, test_ids, forward(varied))["validation"]
+    mean = np.mean([classify(forward(seen(varied, view))) for view in range(2)], axis=0)
+    np.testing.assert_allclose(found.probabilities, mean, rtol=1e-5)
+    np.testing.assert_array_equal(found.labels, data.labels[test_ids])

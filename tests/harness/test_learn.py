@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.learn import class_weights, drawn, sample_weights
+from harness.learn import aims, class_weights, drawn
 from harness.nouns import Loss
 
 REPORT_004 = (851, 2179, 1085, 2023, 849, 993, 2330, 1643)
@@ -35,11 +35,21 @@ def test_the_class_weights_of_report_004_to_four_digits() -> None:
     assert [round(float(weight), 4) for weight in found] == told
 
 
-def test_weights_of_soft_labels_are_the_mix_of_their_classes_weights() -> None:
-    """And not that of the largest class, which Keras's class_weight would take."""
-    loss = Loss(class_weight=(1.0, 3.0))
-    targets = np.array([[1.0, 0.0], [0.6, 0.4], [0.0, 1.0]])
-    np.testing.assert_allclose(sample_weights(targets, class_weights(loss, targets)), [1, 1.8, 3])
+def test_a_mix_of_classes_is_weighted_class_by_class() -> None:
+    """Not as a whole, by its largest class as Keras would, or by the mean of its classes."""
+    weights = class_weights(
+        Loss(class_weight=(1.0, 3.0)), targets := np.array([[1.0, 0], [0.6, 0.4]])
+    )
+    np.testing.assert_allclose(aims(targets, weights), [[1, 0], [0.6, 1.2]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_mix_costs_what_its_classes_would_one_by_one(smoothing: float) -> None:
+    weights = np.array([0.3, 1.0, 2.5, 0.7, 1.5])
+    targets, one_by_one = soft(0), aims(np.eye(5), weights, smoothing)
+    np.testing.assert_allclose(aims(targets, weights, smoothing), targets @ one_by_one, rtol=1e-5)
+    if smoothing:
+        np.testing.assert_allclose(one_by_one[2], 2.5 * np.array([0.04, 0.04, 0.84, 0.04, 0.04]))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -47,9 +57,8 @@ def test_balanced_weights_give_every_class_the_same_pull(seed: int) -> None:
     """Each class's share of all targets, weighted by class: 1/K; the mean weight is 1."""
     targets = soft(seed)
     loss = Loss(class_weight="balanced")
-    pull = targets.sum(axis=0) * class_weights(loss, targets)
-    np.testing.assert_allclose(pull, len(targets) / 5)
-    assert float(sample_weights(targets, class_weights(loss, targets)).mean()) == pytest.approx(1)
+    pull = aims(targets, class_weights(loss, targets)).sum(axis=0)
+    np.testing.assert_allclose(pull, len(targets) / 5, rtol=1e-5)
 
 
 @settings(deadline=None)
