@@ -1,4 +1,4 @@
-"""Who is at work on which run, so that several sweeps can share one results folder.
+"""Who is at work on which run, and on which GPU, so that several sweeps can share them.
 
 A claim is a lock on a file beside the run's artefacts. The kernel holds it for an open file and
 drops it when the last process that has the file open is gone, however it went, so there is never
@@ -13,14 +13,18 @@ two machines need two results folders.
 from __future__ import annotations
 
 import errno
+import getpass
 import json
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from harness.devices import Device
 
 try:
     import fcntl
@@ -60,8 +64,9 @@ def take(folder: Path, **about: Any) -> Claim | None:
 
 def holder(folder: Path) -> dict[str, Any] | None:
     """What the holder of a run told of itself; None where nobody is at work on it."""
-    try:
-        with (folder / CLAIM).open("r+", encoding="utf-8") as file:
+    path = folder / CLAIM
+    try:  # NFS locks only what is open for writing; another user's claim cannot be.
+        with path.open("r+" if os.access(path, os.W_OK) else "r", encoding="utf-8") as file:
             if fcntl is None or _lock(file, wait=False):
                 return None
             told = json.loads(file.read() or "{}")
@@ -70,6 +75,19 @@ def holder(folder: Path) -> dict[str, Any] | None:
         return None
     except ValueError:
         return {}
+
+
+def occupy(device: Device) -> Claim | None:
+    """Hold a GPU of this machine; None where other runs are on it that would not share it.
+
+    Runs that share it hold it together; one that has it to itself holds it alone.
+    """
+    name = f"wbc-bench-{getpass.getuser()}-{device.id.replace(':', '')}.held"
+    file = (Path(tempfile.gettempdir()) / name).open("a+", encoding="utf-8")
+    if not _lock(file, wait=False, shared=device.shared):
+        file.close()
+        return None
+    return Claim(file)
 
 
 @contextmanager
@@ -84,11 +102,12 @@ def working(folder: Path) -> Iterator[None]:
         yield
 
 
-def _lock(file: IO[str], wait: bool) -> bool:
+def _lock(file: IO[str], wait: bool, shared: bool = False) -> bool:
     if fcntl is None:
         return True
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how if wait else how | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _TAKEN:
             return False

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from harness import __version__
-from harness.errors import UserError, did_you_mean
+from harness.errors import NoRoom, UserError, did_you_mean, is_no_room
 
 CONFIG = "benchmark.toml"
 SHELLS = ("bash", "zsh", "fish")
@@ -44,6 +44,10 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        if not is_no_room(error):
+            raise
+        code = _complain(str(NoRoom.at(error.filename or "somewhere")))
     sys.exit(code if isinstance(code, int) else 0)
 
 

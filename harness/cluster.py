@@ -6,16 +6,20 @@ travel once to each worker, kept by their fingerprint; what a run leaves comes b
 Records are written here, by the same sweep as of local runs.
 
 A task watches whether it is still wanted: when the sweep is stopped or dies, the scheduler drops
-its tasks, and each ends its child.
+its tasks, and each ends its child. What goes wrong on one worker is that run's alone; a scheduler
+that is gone ends the sweep, and the same command goes on when there is one again.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import threading
+import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,10 +29,10 @@ from uuid import uuid4
 from distributed import Client, Future, WorkerPlugin, get_worker
 from distributed.scheduler import KilledWorker
 
-from harness import __version__, devices
+from harness import __version__, claims, devices
 from harness.devices import Device
 from harness.errors import UserError
-from harness.launch import LOG, Ended, Event
+from harness.launch import LOG, Ended, Event, How
 from harness.nouns import Failed, Job, Outcome
 from harness.store import FEATURES, PREDICTIONS, write_atomically
 from harness.sweep import Launcher
@@ -61,7 +65,8 @@ class Images(WorkerPlugin):  # type: ignore[misc]
 
     def __init__(self, folder: Path, shifted: Path | None = None) -> None:
         """``shifted`` is the one shifted copy in that folder that is asked for."""
-        self.name = f"wbc-bench-{folder.name}" + (f"-{shifted.stem}" if shifted else "")
+        self.place = f"wbc-bench-{folder.name}" + (f"-{shifted.stem}" if shifted else "")
+        self.name = f"{self.place}-{uuid4().hex[:8]}"  # Another sweep may bring the same images.
         self.files = {
             path.name: path.read_bytes()
             for path in folder.iterdir()
@@ -69,7 +74,7 @@ class Images(WorkerPlugin):  # type: ignore[misc]
         }
 
     def setup(self, worker: Any) -> None:
-        folder = images_folder(worker, self.name)
+        folder = images_folder(worker, self.place)
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
             if not (folder / name).exists():
@@ -111,7 +116,13 @@ class Cluster:
         if not self.slots():
             raise UserError(f"--cluster {self.client.scheduler.address}: it has no workers yet")
         self._images = Images(self.data_folder, self.shifted)
-        self.client.register_plugin(self._images)
+        try:
+            self.client.register_plugin(self._images)
+        except Exception as error:  # Whatever a worker without wbc-bench makes of it.
+            raise UserError(
+                f"--cluster {self.client.scheduler.address}: its workers cannot take the images: "
+                f"{_in_a_line(error)}"
+            ) from error
 
     def slots(self) -> tuple[Device, ...]:
         """One entry a run at a time: a GPU where workers declare any, else a thread.
@@ -126,8 +137,9 @@ class Cluster:
         return (Device("cpu", "cluster"),) * count
 
     def close(self) -> None:
-        """Take the images off the scheduler, and leave."""
-        self.client.unregister_worker_plugin(self._images.name)
+        """Take the images off the scheduler, if there is one still, and leave."""
+        with suppress(OSError, RuntimeError, TimeoutError, ValueError):
+            self.client.unregister_worker_plugin(self._images.name)
         self.client.close()
 
     def stop(self) -> None:
@@ -139,11 +151,14 @@ class Cluster:
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
     ) -> Ended:
-        """Run one job on some worker and bring home what it leaves. Never raises for its end."""
+        """Run one job on some worker and bring home what it leaves.
+
+        Never raises for its end. Raises UserError when the scheduler is gone.
+        """
         topic = f"wbc-bench-{job.run.id}-{uuid4().hex[:8]}"
         order = Order(
             job=job,
-            images=self._images.name,
+            images=self._images.place,
             weights=tuple(Path(file).read_bytes() if file else None for file in job.weights),
             backend=environment["KERAS_BACKEND"],
             make=self.make,
@@ -160,22 +175,38 @@ class Cluster:
         try:
             told = task.result()
         except CancelledError:
-            return Ended("stopped")
+            if self.stopped:
+                return Ended("stopped")
+            address = self.client.scheduler.address
+            raise UserError(
+                f"--cluster {address}: the scheduler is gone; the same command goes on from here "
+                "when there is one again"
+            ) from None
         except KilledWorker as error:
             reason = f"its workers were lost one after the other: {error.last_worker.address}"
             return Ended("failed", failed=Failed(reason=reason))
+        except Exception as error:  # Of the task itself: a full disk there, another version.
+            return Ended("failed", failed=Failed(reason=f"on its worker: {_in_a_line(error)}"))
         finally:
-            self.client.unsubscribe_topic(topic)
+            with suppress(OSError, RuntimeError):
+                self.client.unsubscribe_topic(topic)
             with self._lock:
                 self._tasks.discard(task)
         return _home(told, Path(job.output))
 
 
+def _in_a_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
 def _home(told: dict[str, Any], output: Path) -> Ended:
     for name, content in told["files"].items():
         write_atomically(output / name, content)
+    how: How = told["how"]
+    if how == "no room":
+        how = "failed"  # Of that worker's disk, not ours.
     return Ended(
-        told["how"],
+        how,
         outcome=Outcome.model_validate(told["outcome"]) if told["outcome"] else None,
         failed=Failed.model_validate(told["failed"]) if told["failed"] else None,
     )
@@ -190,8 +221,10 @@ def carry_out(order: Order) -> dict[str, Any]:
     if order.version != __version__:
         reason = f"worker {worker.address} has wbc-bench {__version__}, the sweep {order.version}"
         return _told(Ended("failed", failed=Failed(reason=reason)), {})
-    device = _device(worker)
-    with TemporaryDirectory(dir=worker.local_directory, prefix="wbc-bench-run-") as folder:
+    with (
+        _device(worker) as device,
+        TemporaryDirectory(dir=worker.local_directory, prefix="wbc-bench-run-") as folder,
+    ):
         output = Path(folder)
         data, shifted = images_folder(worker, order.images).resolve(), order.job.shifted
         job = order.job.model_copy(
@@ -231,14 +264,28 @@ def _told(ended: Ended, files: dict[str, bytes]) -> dict[str, Any]:
     }
 
 
-def _device(worker: Any) -> Device:
-    """A worker that declares a GPU sees its own through CUDA_VISIBLE_DEVICES."""
-    if worker.state.total_resources and not worker.state.total_resources.get("GPU"):
-        device, runs = Device("cpu", devices.cpu_name()), worker.state.nthreads
-    else:
-        device = devices.visible()[0]
-        runs = worker.state.total_resources.get("GPU", worker.state.nthreads)
-    return replace(device, shared=runs > 1)
+@contextmanager
+def _device(worker: Any) -> Iterator[Device]:
+    """What the task computes on: a GPU that no other run has to itself, or the CPU.
+
+    A worker sees its GPUs through CUDA_VISIBLE_DEVICES, and declares how many runs they take.
+    Who else is on a machine's CPU, nobody can tell.
+    """
+    declared, gpus = worker.state.total_resources, devices.visible()
+    if gpus[0].id == "cpu" or (declared and not declared.get("GPU")):
+        yield Device("cpu", devices.cpu_name(), shared=True)
+        return
+    runs = declared.get("GPU", worker.state.nthreads)
+    gpus = tuple(replace(gpu, shared=runs > len(gpus)) for gpu in gpus)
+    while True:
+        for gpu in random.sample(gpus, len(gpus)):
+            if hold := claims.occupy(gpu):
+                try:
+                    yield gpu
+                finally:
+                    hold.release()
+                return
+        time.sleep(WANTED_SECONDS)
 
 
 @dataclass

@@ -37,6 +37,7 @@ class Device:
             }
         shared = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         return {
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # As nvidia-smi counts, whose index this is.
             "CUDA_VISIBLE_DEVICES": self.id.removeprefix("gpu:"),
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # PyTorch's condition for the same sums twice.
             **(shared if self.shared else {}),
@@ -69,9 +70,14 @@ def _gpus(environment: Mapping[str, str]) -> tuple[Device, ...]:
     gpus = []
     for line in answer.stdout.splitlines():
         index, uuid, name = (field.strip() for field in line.split(",", 2))
-        if allowed is None or {index, uuid} & {item.strip() for item in allowed.split(",")}:
+        if allowed is None or any(_means(item.strip(), index, uuid) for item in allowed.split(",")):
             gpus.append(Device(f"gpu:{index}", name))
     return tuple(gpus)
+
+
+def _means(item: str, index: str, uuid: str) -> bool:
+    """Whether an entry of CUDA_VISIBLE_DEVICES, a number or the begin of a UUID, is this GPU."""
+    return item == index or (item.startswith("GPU-") and uuid.startswith(item))
 
 
 def cores() -> int:

@@ -56,8 +56,10 @@ class NoRoom(UserError):
     """A disk is full. What was there is intact; the same command goes on when there is room."""
 
     @classmethod
-    def at(cls, place: object) -> NoRoom:
-        return cls(f"{place}: the disk is full; make room, and the same command goes on from here")
+    def at(cls, place: object, told: str = "") -> NoRoom:
+        """``told``: whatever else is known of it."""
+        what = f"the disk is full ({told})" if told else "the disk is full"
+        return cls(f"{place}: {what}; make room, and the same command goes on from here")
 
 
 def is_no_room(error: BaseException) -> bool:

@@ -281,6 +281,8 @@ def _resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
         supply = plan.supplies(benchmark.weights, wanted, fetch=fetch, tell=status.update)
     planned = plan.runs(benchmark, wanted, dataset, supply)
     store = Store(request.results)
+    if fetch:
+        store.set_aside_torn(partial(console.print, soft_wrap=True, markup=False))
     pending = plan.pending(planned, store, retry_failed=request.retry_failed, tell=console.print)
     shift = benchmark.sweep.shift
     seconds = _seconds(pending, summary, store.records(), at_hand[0].name, shift)

@@ -147,11 +147,14 @@ class _Warden:
 
 
 def resident_gb(pid: int) -> float:
-    """Resident memory of a process and of what it started, GB; 0 where it cannot be read."""
+    """Resident memory of a process and of what it started, GB; 0 where it cannot be read.
+
+    Without the pages of files, which all share and the kernel takes back when it needs them.
+    """
     total = 0.0
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        total += pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+        _, resident, of_files, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
+        total += (resident - of_files) * os.sysconf("SC_PAGE_SIZE") / 1e9
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             total += resident_gb(int(child))
     except (OSError, IndexError, ValueError):

@@ -17,12 +17,13 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import numpy as np
 from pydantic import ValidationError
@@ -90,6 +91,15 @@ class Store:
             return None
         return found.st_ino, found.st_mtime_ns
 
+    def set_aside_torn(self, tell: Callable[[str], object]) -> None:
+        """Rename records that are no JSON, so that their runs are pending again; say which."""
+        for path in sorted(self._records.glob("*.json")):
+            try:
+                json.loads(path.read_bytes())
+            except ValueError:
+                path.replace(path.with_suffix(".torn"))
+                tell(f"{path}: damaged, and kept as {path.stem}.torn; the run is made again")
+
     def drop_checkpoints(self, run: Run) -> None:
         """Once the record is there, nobody will go on from them."""
         for path in self.artefacts(run).glob(f"{CHECKPOINT}*"):
@@ -156,7 +166,8 @@ class Store:
 def write_atomically(path: Path, content: bytes) -> None:
     """All or nothing: a temporary name in the same folder, synced, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Other machines may write to this folder, with processes of the same number.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)

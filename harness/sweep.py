@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness import metrics
-from harness.claims import Claim, take
+from harness.claims import Claim, occupy, take
 from harness.devices import Device
 from harness.errors import NoRoom, StoreError, is_no_room
 from harness.launch import Ended, Event
@@ -96,7 +96,9 @@ class _Sweep:
     watcher: Watcher
     pending: Sequence[Planned]
     summary: Summary = field(default_factory=Summary)
-    running: dict[Future[Ended], tuple[Planned, Device, Claim]] = field(default_factory=dict)
+    running: dict[Future[Ended], tuple[Planned, Device, tuple[Claim, ...]]] = field(
+        default_factory=dict
+    )
     full: NoRoom | None = None
 
     def run(self) -> Summary:
@@ -126,9 +128,14 @@ class _Sweep:
             if self._done_elsewhere(planned):  # It ended between the two looks.
                 claim.release()
                 continue
+            place = self._place(free)
+            if place is None:
+                claim.release()
+                return
             self.waiting.remove(planned)
-            device = free.pop(0)
-            self.running[pool.submit(self._supervise, planned, device)] = planned, device, claim
+            device, hold = place
+            future = pool.submit(self._supervise, planned, device)
+            self.running[future] = planned, device, (claim, *hold)
 
     def _free(self) -> list[Device]:
         left = list(self.setting.slots())
@@ -136,6 +143,16 @@ class _Sweep:
             if device in left:
                 left.remove(device)
         return left
+
+    def _place(self, free: list[Device]) -> tuple[Device, tuple[Claim, ...]] | None:
+        """The next free slot, and the hold on its GPU; those that another sweep is on are not."""
+        while free:
+            device = free.pop(0)
+            if device.id == "cpu":  # There runs take turns, whoever's they are.
+                return device, ()
+            if hold := occupy(device):
+                return device, (hold,)
+        return None
 
     def _claim(self, planned: Planned) -> Claim | None:
         folder = self.setting.store.artefacts(planned.run)
@@ -149,7 +166,7 @@ class _Sweep:
         """Begin no run any more; those under way may still find room at their end."""
         if not (isinstance(error, NoRoom) or is_no_room(error)):
             raise error
-        self.full = NoRoom.at(self.setting.store.root)
+        self.full = error if isinstance(error, NoRoom) else NoRoom.at(self.setting.store.root)
         self.waiting.clear()
 
     def _done_elsewhere(self, planned: Planned) -> bool:
@@ -188,24 +205,26 @@ class _Sweep:
             job = job.model_copy(update={"parts": 2 * job.parts})
 
     def _conclude(self, future: Future[Ended]) -> None:
-        planned, _, claim = self.running[future]
+        planned, _, held = self.running[future]
         try:
             _conclude(planned, future.result(), self.setting, self.summary, self.watcher)
         except (NoRoom, OSError) as error:
             self._disk_full(error)
             self.watcher.ended(planned, None, "the disk is full")
         del self.running[future]
-        claim.release()
+        for claim in held:
+            claim.release()
 
     def _stop(self, pool: ThreadPoolExecutor) -> None:
         """End the children, and keep what ended well."""
         pool.shutdown(wait=False, cancel_futures=True)
         self.launch.stop()
         pool.shutdown(wait=True)
-        for future, (_, _, claim) in tuple(self.running.items()):
+        for future, (_, _, held) in tuple(self.running.items()):
             if not future.cancelled() and future.exception() is None:
                 self._conclude(future)
-            claim.release()
+            for claim in held:
+                claim.release()
 
 
 def _job(planned: Planned, setting: Setting, device: Device) -> Job:
@@ -230,7 +249,8 @@ def _conclude(
         watcher.ended(planned, None, "stopped")
         return
     if ended.how == "no room":
-        raise NoRoom.at(setting.store.root)
+        assert ended.failed is not None
+        raise NoRoom.at(setting.store.root, ended.failed.reason)
     if ended.how == "wrong input":
         assert ended.failed is not None
         summary.wrong_input.append(ended.failed.reason)
@@ -257,6 +277,9 @@ def _record(planned: Planned, ended: Ended, setting: Setting) -> RunRecord:
             result = _finished(planned, ended, setting)
         except StoreError as error:  # What the worker wrote did not last until now.
             result = Failed(reason=str(error))
+        except (ArithmeticError, LookupError, ValueError) as error:
+            reason = f"its predictions cannot be scored: {type(error).__name__}: {error}"
+            result = Failed(reason=reason)
     return RunRecord(
         run=planned.run,
         profile=setting.profile,

@@ -90,6 +90,8 @@ class Trained:
     """Of each stage; ``before``: of the training, what a process before this one has done."""
     embedded: int = 0
     """Training images that a frozen backbone made features of, in every pass."""
+    parts: int = 1
+    """Into which each batch was cut."""
 
 
 def train(
@@ -133,7 +135,9 @@ def train(
     predictions = bench.predictions(head, features, beside.shifted)
     seconds |= {"evaluation": clock.lap(), "compile": bench.compiling.seconds}
     history, cost = tuple(bench.history), bench.cost(head)
-    return Trained(network, head, predictions, history, cost, seconds, bench.embedded)
+    return Trained(
+        network, head, predictions, history, cost, seconds, bench.embedded, bench.parts_used
+    )
 
 
 def _reader(run: Run, data: Dataset, events: Events, beside: Beside) -> augmented.Reader | None:
@@ -177,6 +181,7 @@ class _Bench:
 
     def __post_init__(self) -> None:
         self._forward = Forward(self.network, self.compiling)
+        self.parts_used = self.events.parts
 
     def laid(self, images: np.ndarray) -> Resident:
         """Images where the steps find them; with the host once memory has been too small."""
@@ -288,7 +293,7 @@ class _Bench:
         model = keras.Model(self.network.input, head(self.network.output))
         self.trainable = throughput.count(model.trainable_weights)
         size = min(phase.batch_size, len(self.ids("train")))
-        parts = whole_parts(size, self.events.parts)
+        parts = self.parts_used = whole_parts(size, self.events.parts)
         optimizer = build_optimizer(phase.optimizer, parts)
         training = TrainingStep(model, optimizer, self.compiling)
         self.events.phase(name, phase.epochs)

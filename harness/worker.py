@@ -82,7 +82,8 @@ def _how(error: Exception) -> str:
         return "no room"
     told = f"{type(error).__name__} {error}".lower().replace("_", " ")
     for word in ("memoryerror", "resourceexhausted", "resource exhausted", "out of memory",
-                 "outofmemory", "bad alloc", "cannot allocate memory"):  # fmt: skip
+                 "outofmemory", "bad alloc", "alloc failed", "cannot allocate memory",
+                 "dst tensor is not initialized"):  # fmt: skip
         if word in told:
             return "out of memory"
     return "failed"
@@ -159,7 +160,7 @@ def _train(job: Job, quiet: Quiet, pulse: Pulse, emit: Any) -> dict[str, Any]:
         energy_joules=None if resumed else pulse.energy.joules,
         energy_exclusive=not job.device_shared,
     )
-    told = told.model_copy(update={"parts": job.parts, "resumed": resumed, "ledger": ledger})
+    told = told.model_copy(update={"parts": trained.parts, "resumed": resumed, "ledger": ledger})
     return told.model_dump(mode="json")
 
 

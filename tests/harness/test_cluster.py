@@ -16,7 +16,7 @@ import pytest
 
 from harness.devices import Device
 from harness.errors import UserError
-from harness.launch import WorkerProcess
+from harness.launch import Ended, WorkerProcess
 from harness.nouns import Failed
 from harness.store import PREDICTIONS, Store
 from harness.sweep import Setting, sweep
@@ -183,6 +183,75 @@ def test_a_failure_on_a_worker_is_a_record_with_its_log(
     (record,) = Store(tmp_path).records()
     assert record.result == Failed(reason="ended with exit code 3", log_tail=("last words",))
     assert (Store(tmp_path).artefacts(record.run) / "log.txt").read_text() == "last words\n"
+
+
+class Full(StandIn):
+    """A worker's disk has no room for one of the runs."""
+
+    def __init__(self) -> None:
+        reason = "OSError: [Errno 28] No space left on device"
+        super().__init__({"resnet50": Ended("no room", failed=Failed(reason=reason))})
+
+
+def test_a_full_disk_on_a_worker_is_one_runs_failure(
+    cluster: Any, images: Path, tmp_path: Path
+) -> None:
+    from harness.cluster import Cluster, connect
+
+    there = Cluster(connect(cluster.scheduler_address), images, Full)
+    planned = [made_planned(name) for name in ("vgg16", "resnet50", "lite0")]
+    summary = sweep(planned, setting(tmp_path, there.slots), there, Nobody())
+    there.close()
+    assert summary.finished == 2
+    (failed,) = summary.failed
+    assert "No space left" in failed.result.reason  # type: ignore[union-attr]
+
+
+def test_what_goes_wrong_in_a_task_is_one_runs_failure(
+    cluster: Any, images: Path, tmp_path: Path
+) -> None:
+    from harness.cluster import Cluster, connect
+
+    there = Cluster(connect(cluster.scheduler_address), images, no_launcher)
+    sweep([made_planned()], setting(tmp_path, there.slots), there, Nobody())
+    there.close()
+    (record,) = Store(tmp_path).records()
+    assert record.result == Failed(reason="on its worker: RuntimeError: no such launcher here")
+
+
+def no_launcher() -> Any:
+    raise RuntimeError("no such launcher here")
+
+
+def test_a_scheduler_that_goes_ends_the_sweep_in_one_line(images: Path, tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    from harness.cluster import Cluster, connect
+
+    local = LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None)
+    there = Cluster(connect(local.scheduler_address), images, partial(Slow, tmp_path, 0.3))
+    closing = threading.Timer(1.0, local.close)
+    closing.start()
+    with pytest.raises(UserError, match="the scheduler is gone; the same command goes on"):
+        sweep(many(6, 3), setting(tmp_path, there.slots), there, Nobody())
+    closing.join()
+    there.close()
+    kept = Store(tmp_path).records()
+    assert 0 < len(kept) < 18
+    assert all(record.finished for record in kept)
+
+
+def test_two_sweeps_may_bring_the_same_images(cluster: Any, images: Path, tmp_path: Path) -> None:
+    """The first to leave does not take them from the other's workers."""
+    from harness.cluster import Cluster, connect
+
+    one, other = (Cluster(connect(cluster.scheduler_address), images, StandIn) for _ in range(2))
+    one.close()
+    cluster.scale(3)
+    other.client.wait_for_workers(3)
+    assert len(other.client.run(held, images.name)) == 3
+    other.close()
+    cluster.scale(2)
 
 
 def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
