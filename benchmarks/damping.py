@@ -20,12 +20,12 @@ import numpy as np
 
 from harness import plan
 from harness.config import load
-from harness.experiment import open_source
 from harness.head import HeadLearner
 from harness.learn import learn
 from harness.metrics import macro_f1
 from harness.nouns import Dataset, Protocol
 from harness.plan import Planned
+from harness.survey import open_source
 
 STRENGTHS = (0.0, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0)
 TEST = 800

@@ -43,13 +43,13 @@ import numpy as np
 from harness import plan
 from harness.config import load
 from harness.data.split import carry_out
-from harness.experiment import open_source
 from harness.metrics import macro_f1
 from harness.nouns import Dataset, Finished
 from harness.plan import Planned
 from harness.policies import Augmentation
 from harness.statistics import holm, paired
 from harness.store import Store
+from harness.survey import open_source
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from statistics import fmean
 from typing import Any, Literal
@@ -225,7 +225,11 @@ def table(study: Study, part: Part) -> Table | None:
     found = changes(study, part)
     if not any(change for line in found for change in line):
         return None
-    heads = ["Options", "Against", *(title for _, _, title in study.networks), "Mean change"]
+    random = any(weights == "random" for _, weights, _ in study.networks)
+    titles = [
+        f"{title} †" if weights == "random" else title for _, weights, title in study.networks
+    ]
+    heads = ["Options", "Against", *titles, "Mean change"]
     rows = []
     for board, other, line in zip(study.boards, study.against, found, strict=True):
         known = [c.difference for c in line if c and c.difference is not None]
@@ -242,7 +246,22 @@ def table(study: Study, part: Part) -> Table | None:
             " One seed each: significant is what other test images would show again; how far "
             "another seed would move a network is not in it (`--seeds`)."
         )
+    if random:
+        legend += " † Random weights: what an option does to a pretrained network may be another."
+    if part == "shifted":
+        legend += "".join(dict.fromkeys(map(_forewarned, study.boards)))
     return cells.table(heads, rows, legend)
+
+
+def _forewarned(board: Board) -> str:
+    """The kinds of harm that a board's augmentation has shown its networks, if there are any."""
+    if not (seen := findings.seen_in_training(board)):
+        return ""
+    plain = PLAIN.model_copy(update={"augmentation": board.protocol.augmentation})
+    return (
+        f" What is {'; '.join(options_in_words(plain))} has seen something like "
+        f"{', '.join(seen)}: those kinds surprise it less."
+    )
 
 
 def _cell(change: Change | None) -> str | Cell:
@@ -284,7 +303,7 @@ def _listed(items: Sequence[str]) -> str:
 
 def views_table(board: Board) -> Table | None:
     """One view against the average of all, on both tests; None where there is only one."""
-    found = [(row, findings.effect_of_views(row)) for row in board.networks]
+    found = [(row, dict(findings.effect_of_views(row))) for row in board.networks]
     tests = [name for name in ("test", SHIFTED) if any(name in effects for _, effects in found)]
     if not tests:
         return None
@@ -292,11 +311,18 @@ def views_table(board: Board) -> Table | None:
     for name in tests:
         of = "Test" if name == "test" else "Shifted"
         heads += [f"{of} F1, one view (%)", f"{of} F1 (%)", "Change", "95 % interval", "p"]
+    known = [(effects, name) for _, effects in found for name in tests if name in effects]
+    adjusted = statistics.holm([effects[name].p for effects, name in known])
+    for (effects, name), p in zip(known, adjusted, strict=True):
+        effects[name] = replace(effects[name], p=float(p))
     rows = [
-        [row.title, *(cell for name in tests for cell in _view_cells(row, name, changes.get(name)))]
-        for row, changes in found
+        [row.title, *(cell for name in tests for cell in _view_cells(row, name, effects.get(name)))]
+        for row, effects in found
     ]
-    legend = "Paired, of the first seed; images a second are those of all views together."
+    legend = (
+        "Paired, of the first seed; p by Holm for all of this table; images a second are those of "
+        "all views together."
+    )
     return cells.table(heads, rows, legend)
 
 

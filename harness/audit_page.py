@@ -56,7 +56,7 @@ def write_page(inspected: Inspected, folder: Path, kinds: Collection[str]) -> Pa
     """
     pictures = dict(_pictures(inspected))
     manifest = inspected.audit.manifest(inspected.origin, kinds)
-    page = "\n\n".join(_sections(inspected, kinds, pictures)) + "\n"
+    page = "\n\n".join(_sections(inspected, folder, kinds, pictures)) + "\n"
     try:
         for name, content in pictures.items():
             write_atomically(folder / name, content)
@@ -98,13 +98,13 @@ def _verdict(inspected: Inspected, kinds: Collection[str]) -> str:
 
 
 def _sections(
-    inspected: Inspected, kinds: Collection[str], pictures: Collection[str]
+    inspected: Inspected, folder: Path, kinds: Collection[str], pictures: Collection[str]
 ) -> Iterator[str]:
     dataset, origin = inspected.dataset, inspected.origin
     yield f"# What is in {dataset.name}"
     yield f"{origin.source}. **{_verdict(inspected, kinds)}.**"
     yield _markdown(_found(inspected, kinds), _HEADS, _ALIGN)
-    yield _how_to_apply(inspected, kinds)
+    yield _how_to_apply(inspected, folder, kinds)
     for kind in KINDS:
         if inspected.audit.of(kind):
             yield from _section(kind, inspected, kinds, pictures)
@@ -121,14 +121,15 @@ def _sections(
     yield _method()
 
 
-def _how_to_apply(inspected: Inspected, kinds: Collection[str]) -> str:
+def _how_to_apply(inspected: Inspected, folder: Path, kinds: Collection[str]) -> str:
     goes = inspected.audit.removed(kinds)
     if not goes:
         return "Nothing has to go."
     return (
         f"[`{MANIFEST}`]({MANIFEST}) lists each image to remove: its index, the hash of its pixels "
         "and the reason. `clean = true` under `[data]` in `benchmark.toml` leaves out what every "
-        f'audit removes; `manifest = "{MANIFEST}"` beside it, exactly what the file lists.'
+        f'audit removes; `manifest = "{(folder / MANIFEST).as_posix()}"` beside it, the path as '
+        "seen from that file, exactly what is listed."
     )
 
 
@@ -180,13 +181,15 @@ def _pixels(inspected: Inspected) -> str:
         for name, mean, deviation in zip(CHANNELS, pixels.mean, pixels.deviation, strict=True)
     ]
     table = _markdown(rows, ("channel", "mean", "deviation"), ("left", "right", "right"))
-    text = f"Values from {pixels.darkest} to {pixels.brightest}. Sizes in the source: {shown}."
+    side = inspected.dataset.images.shape[1]
+    values = f"Values, at {side} × {side} px, from {pixels.darkest} to {pixels.brightest}."
+    text = f"{values} Sizes in the source: {shown}."
     return f"{text}\n\n{table}"
 
 
 def _method() -> str:
     return (
-        "- **Exact copies** have the same SHA-256 of their pixels.\n"
+        "- **Exact copies** have the same SHA-256 of their pixels in the source.\n"
         f"- **Near copies**: pairs whose {copies.HASH_SIDE**2}-bit perceptual hashes (imagehash's "
         f"pHash) differ in at most {copies.FAR} bits, and whose fine detail, moved onto each "
         f"other, correlates with {copies.ALIKE} or more.\n"

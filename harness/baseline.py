@@ -1,4 +1,4 @@
-"""The floor that any backbone must clear: what the raw pixels alone say under the protocol."""
+"""The floor that any backbone must clear: what the plain pixels say to a linear classifier."""
 
 from __future__ import annotations
 
@@ -61,9 +61,12 @@ def _small(images: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return out / 255
 
 
-def is_kept(store: Store, run: Run) -> bool:
-    """Whether the floor lies beside a run already."""
-    return store.record_path(Outside(name=NAME, beside=run)).exists()
+def is_kept(store: Store, run: Run, asked_shifted: bool = False) -> bool:
+    """Whether the floor lies beside a run already, with its score on harmed images if asked."""
+    outside = Outside(name=NAME, beside=run)
+    if not store.record_path(outside).exists():
+        return False
+    return not asked_shifted or SHIFTED in store.predictions(outside)
 
 
 def keep(

@@ -357,9 +357,9 @@ def fetch(source: str) -> int:
 @config_option
 def preview(source: str | None, config: Path | None, clean: bool, mask: bool, **how: Any) -> int:
     """Write a labelled sheet of a data set as PNG."""
-    from harness import experiment
+    from harness import survey
 
-    dataset, _ = experiment.open_source(source, config, None, clean=clean, mask=mask)
+    dataset, _ = survey.open_source(source, config, None, clean=clean, mask=mask)
     out = how["out"]
     if how["policy"] is not None:
         from harness.augment.sheet import sheet as policy_sheet
@@ -381,13 +381,15 @@ def preview(source: str | None, config: Path | None, clean: bool, mask: bool, **
 @data.command("split")
 @click.argument("source", required=False)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("split.csv"))
+@clean_option
+@mask_option
 @profile_option
 @config_option
-def write_split(source: str | None, out: Path, profile: Any, config: Path | None) -> int:
-    """Write which image is train, validation or test: CSV of index and part."""
-    from harness import experiment
+def write_split(**asked: Any) -> int:
+    """Write which image is train, validation or test: CSV of index, part and hash."""
+    from harness import survey
 
-    click.echo(experiment.write_split(source, out, profile, config))
+    click.echo(survey.write_split(**asked))
     return 0
 
 
@@ -395,24 +397,24 @@ def write_split(source: str | None, out: Path, profile: Any, config: Path | None
 @click.argument("source", required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the page.  [audit/NAME]")
 @click.option(
-    "--remove",
-    multiple=True,
-    metavar="KIND",
+    "--remove", "also", multiple=True, metavar="KIND",
     help="Findings to remove as well: several-labels, exact-copies, near-copies, leak.",
-)
+)  # fmt: skip
+@click.option(
+    "--like", "named", multiple=True, type=int, metavar="INDEX",
+    help="An image that you know to be no cell: what is like it goes too.",
+)  # fmt: skip
 @config_option
-def audit(
-    source: str | None, out: Path | None, remove: tuple[str, ...], config: Path | None
-) -> int:
+def audit(**asked: Any) -> int:
     """What is wrong with a data set, and what to leave out of it."""
-    from harness import experiment
+    from harness import survey
     from harness.data.audit import REMOVABLE
     from harness.errors import UnknownName
 
-    for kind in remove:
+    for kind in asked["also"]:
         if kind not in REMOVABLE:
             raise UnknownName("kind of finding", kind, REMOVABLE)
-    lines, page = experiment.run_audit(source, config, out, remove)
+    lines, page = survey.run_audit(**asked)
     for line in (*lines, page):
         click.echo(line)
     return 0

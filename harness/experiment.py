@@ -17,14 +17,14 @@ from harness import baseline, committee, curves, devices, plan
 from harness.config import FILENAME, Benchmark, DataSettings, Profile, load
 from harness.data.decoded import open_dataset
 from harness.data.shifted import made_once, open_shifted
-from harness.data.split import carry_out, table
+from harness.data.split import carry_out
 from harness.errors import ConfigError, UnknownName, UserError
-from harness.inspection import Workplace, inspect, prepare_data
-from harness.nouns import Dataset, DataSummary, RunRecord, Shift
+from harness.inspection import Workplace, prepare_data
+from harness.nouns import DataSummary, RunRecord, Shift
 from harness.plan import Planned
 from harness.policies import EpochStore
 from harness.records import Rule
-from harness.store import Store, write_atomically
+from harness.store import Store
 from harness.sweep import Launcher, Setting, sweep
 from zoo.table import find
 
@@ -80,7 +80,7 @@ def run(request: Request) -> int:
     wanted = _resolve(request, console, fetch=True)
     _announce(wanted, console)
     settings = wanted.benchmark.sweep
-    shifted = _shifted(wanted, console)
+    shifted = _shifted(wanted, console) if wanted.pending else None
     launcher, slots = _engine(request, wanted, shifted)
     setting = Setting(
         store=wanted.store,
@@ -96,7 +96,7 @@ def run(request: Request) -> int:
     try:
         with watcher(console, wanted.pending, _estimates(wanted)) as watch:
             summary = sweep(wanted.pending, setting, launcher, with_curves(watch))
-        _lay_floor(wanted, shifted)
+        _lay_floor(wanted, console)
         if request.everything:
             _convene(wanted, console)
     finally:  # Interrupted or not, the tables tell what has finished.
@@ -192,61 +192,7 @@ def _plan_table(wanted: Experiment, seconds: dict[str, float], fits: Sequence[Pl
     return tabulate(rows, heads, disable_numparse=True)
 
 
-def open_source(
-    source: str | None,
-    config: Path | None,
-    profile: Profile | None = None,
-    *,
-    clean: bool = False,
-    mask: bool = False,
-) -> tuple[Dataset, Path]:
-    """The data set of a source, or of the settings file, decoded at the profile's size."""
-    at_hand = devices.visible()
-    settings = _benchmark(config, profile, at_hand)
-    data = _overridden(settings.data, source, clean=clean, mask=mask)
-    folder = prepare_data(data, settings.protocol.image_size, _workplace(at_hand, settings))
-    return open_dataset(folder), folder
-
-
-def write_split(source: str | None, out: Path, profile: Profile | None, config: Path | None) -> str:
-    """Write the split of a source as CSV, and say in a line what is in it."""
-    dataset, _ = open_source(source, config, profile)
-    parts = carry_out(_benchmark(config, profile, devices.visible()).split, dataset)
-    try:
-        write_atomically(out, table(parts, dataset).encode())
-    except OSError as error:
-        raise UserError(f"{out}: the split cannot be written: {error}") from error
-    sizes = len(parts.train), len(parts.validation), len(parts.test)
-    train, validation, test = (f"{size:,}" for size in sizes)
-    return (
-        f"{out}: {train} training, {validation} validation, {test} test images of {len(dataset):,}"
-    )
-
-
-def run_audit(
-    source: str | None, config: Path | None, out: Path | None, also: Sequence[str]
-) -> tuple[list[str], Path]:
-    """Audit a source, write its page and manifest; the summary's lines, and the page.
-
-    ``also``: kinds of findings to remove beside those that are removed by default.
-    """
-    from harness.audit_page import summary, write_page
-    from harness.data.audit import REMOVED
-    from harness.data.sources import find
-
-    at_hand = devices.visible()
-    benchmark = _benchmark(config, None, at_hand)
-    at = _workplace(at_hand, benchmark)
-    found = find(source or benchmark.data.source, benchmark.protocol.image_size)
-    kinds = tuple(dict.fromkeys((*REMOVED, *also)))
-    with Console(stderr=True).status("") as status:
-        inspected = inspect(found, replace(at, tell=status.update))
-        status.update("drawing the page")
-        page = write_page(inspected, out or Path("audit") / inspected.dataset.name, kinds)
-    return summary(inspected, kinds), page
-
-
-def _workplace(at_hand: Devices, benchmark: Benchmark) -> Workplace:
+def workplace(at_hand: Devices, benchmark: Benchmark) -> Workplace:
     return Workplace(cache_folder(), at_hand[0], backend=benchmark.backend)
 
 
@@ -263,7 +209,7 @@ def cache_folder() -> Path:
 def _resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
     at_hand = devices.visible()
     profile, why = _profile(request.profile, at_hand)
-    benchmark = _settings(request, _benchmark(request.config, profile, at_hand))
+    benchmark = _settings(request, benchmark_of(request.config, profile, at_hand))
     if not (request.recipes or request.everything or benchmark.sweep.recipes):
         raise UserError("name recipes to run, or say --all; 'wbc-bench zoo' lists them")
     if importlib.util.find_spec(benchmark.backend) is None:
@@ -273,7 +219,7 @@ def _resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
     wanted = plan.recipes(benchmark, names)
     _check_ensembles(benchmark)
     with console.status("reading the images") as status:
-        at = replace(_workplace(at_hand, benchmark), tell=status.update)
+        at = replace(workplace(at_hand, benchmark), tell=status.update)
         folder = prepare_data(benchmark.data, benchmark.protocol.image_size, at)
     dataset = open_dataset(folder)
     summary = plan.summarise(dataset, carry_out(benchmark.split, dataset))
@@ -319,7 +265,7 @@ def _profile(asked: Profile | None, at_hand: Devices) -> tuple[Profile, str]:
     return "full", f"{at_hand[0].name} is visible"
 
 
-def _benchmark(config: Path | None, profile: Profile | None, at_hand: Devices) -> Benchmark:
+def benchmark_of(config: Path | None, profile: Profile | None, at_hand: Devices) -> Benchmark:
     chosen, _ = _profile(profile, at_hand)
     here = Path(FILENAME)
     file = config or (here if here.exists() else None)
@@ -328,7 +274,7 @@ def _benchmark(config: Path | None, profile: Profile | None, at_hand: Devices) -
 
 def _settings(request: Request, benchmark: Benchmark) -> Benchmark:
     """The command line over the file."""
-    data = _overridden(benchmark.data, request.data, clean=request.clean, mask=request.mask)
+    data = overridden(benchmark.data, request.data, clean=request.clean, mask=request.mask)
     benchmark = benchmark.model_copy(update={"data": data})
     asked = {"seeds": request.seeds, "shift": request.shift, "per_gpu": request.per_gpu}
     update = {name: value for name, value in asked.items() if value is not None}
@@ -336,7 +282,7 @@ def _settings(request: Request, benchmark: Benchmark) -> Benchmark:
     return benchmark.model_copy(update={"sweep": sweep}).with_variants(request.variants)
 
 
-def _overridden(
+def overridden(
     settings: DataSettings, source: str | None, *, clean: bool, mask: bool
 ) -> DataSettings:
     """The command line over the file. A manifest belongs to the file's source alone."""
@@ -352,7 +298,7 @@ def _overridden(
 def _shifted(wanted: Experiment, console: Console) -> Path | None:
     """The shifted copy of the test images, made here, once, before any worker starts."""
     mode, split = wanted.benchmark.sweep.shift, wanted.benchmark.split
-    if mode == "none" or not wanted.pending:
+    if mode == "none":
         return None
     with console.status("harming a copy of the test images"):
         dataset = open_dataset(wanted.data_folder)
@@ -401,15 +347,17 @@ def _is_finished(store: Store, one: Planned) -> bool:
     return record is not None and record.finished
 
 
-def _lay_floor(wanted: Experiment, shifted: Path | None) -> None:
+def _lay_floor(wanted: Experiment, console: Console) -> None:
     """The raw pixels' row, which shows what a network must at least be worth."""
     finished = [one.run for one in wanted.planned if _is_finished(wanted.store, one)]
     first = {run.protocol: run for run in reversed(finished)}
-    bare = [run for run in first.values() if not baseline.is_kept(wanted.store, run)]
+    asked = wanted.benchmark.sweep.shift != "none"
+    bare = [run for run in first.values() if not baseline.is_kept(wanted.store, run, asked)]
     if bare:
         data = open_dataset(wanted.data_folder)
         split, like = wanted.benchmark.split, (wanted.profile, wanted.data)
         parts = carry_out(split, data)
+        shifted = _shifted(wanted, console)
         harmed = open_shifted(shifted, data, parts.test, split) if shifted else None
         for run in bare:
             baseline.keep(wanted.store, run, data, parts, like, harmed)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from harness.store import write_atomically
 
 IMAGE_SIZE = 96
 
-VERSION = 1
+VERSION = 2
 """Of the audit: raised when the same data would have other findings."""
 
 Tell = Callable[[str], object]
@@ -61,11 +61,20 @@ class Workplace:
     backend: Backend = "tensorflow"
 
 
-def inspect(source: Source, at: Workplace) -> Inspected:
-    """Audit one source. The network looks on in a child process while copies are sought here."""
+def inspect(source: Source, at: Workplace, named: Sequence[int] = ()) -> Inspected:
+    """Audit one source. The network looks on in a child process while copies are sought here.
+
+    ``named``: indices of images that are known to be no cells. Raises DataError for one that the
+    source does not have.
+    """
     at.tell(f"reading {source.name}")
     folder = made_once(source, IMAGE_SIZE, at.cache, tolerant=True)
     dataset, origin = open_dataset(folder), provenance(folder)
+    for index in named:
+        if not 0 <= index < len(dataset):
+            raise DataError(
+                f"{source.name} has no image {index}: its {len(dataset):,} are counted from 0"
+            )
     at.tell("looking for copies; starting the network")
     with ThreadPoolExecutor(1) as pool:
         family = pool.submit(families_of, dataset)
@@ -73,7 +82,7 @@ def inspect(source: Source, at: Workplace) -> Inspected:
             folder, at.cache, at.device, lambda event: _pass_on(event, at), at.backend
         )
         at.tell("looking for copies")
-        found = audit(dataset, origin, features, family.result())
+        found = audit(dataset, origin, features, family.result(), named)
     return Inspected(dataset, origin, features, found)
 
 

@@ -248,11 +248,9 @@ def _converse(process: _Child, job: Noun, report: Callable[[Event], None]) -> Ev
     assert process.stdin is not None
     assert process.stdout is not None
     last: Event = {}
-    try:
+    with suppress(BrokenPipeError):  # It ended at birth; what it said, and its exit code, say how.
         process.stdin.write(job.model_dump_json() + "\n")
         process.stdin.flush()
-    except BrokenPipeError:
-        return last  # It died at birth; the exit code says how.
     for line in process.stdout:
         try:
             last = json.loads(line)

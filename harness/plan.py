@@ -17,6 +17,7 @@ from harness.nouns import (
     DataSummary,
     Failed,
     Finished,
+    Loss,
     Parts,
     Run,
     RunRecord,
@@ -216,12 +217,15 @@ def work(recipe: Recipe, image_size: int) -> float:
 
 def epoch_store(benchmark: Benchmark, data: DataSummary, folder: Path) -> EpochStore | None:
     """Where augmented epochs go; None without augmentation. ConfigError if not one would fit."""
-    augmented = [p.augmentation for p in benchmark.protocols.values() if p.augmentation.policy]
+    augmented = [p for p in benchmark.protocols.values() if p.augmentation.policy]
     if not augmented:
         return None
     limit = int(1e9 * benchmark.sweep.augmented_gigabytes)
     classes = len(data.class_names)
-    need = max(epoch_bytes(one, data.train, data.image_size, classes) for one in augmented)
+    need = max(
+        epoch_bytes(one.augmentation, rows, data.image_size, classes)
+        for one, rows in ((one, _rows(one.loss, data)) for one in augmented)
+    )
     if limit < need:
         raise ConfigError(
             f"sweep.augmented_gigabytes = {benchmark.sweep.augmented_gigabytes:g} is less than one "
@@ -229,6 +233,12 @@ def epoch_store(benchmark: Benchmark, data: DataSummary, folder: Path) -> EpochS
             f"{need / 1e9:.3g} GB"
         )
     return EpochStore(folder=str(folder.resolve()), limit_bytes=limit)
+
+
+def _rows(loss: Loss, data: DataSummary) -> int:
+    """Images of an epoch, at least: what is repeated of rare classes hangs on their sizes."""
+    goal = 0 if isinstance(loss.oversampling, bool) else loss.oversampling
+    return max(data.train, goal * len(data.class_names))
 
 
 def summarise(data: Dataset, parts: Parts) -> DataSummary:

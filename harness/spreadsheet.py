@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from harness import findings
 from harness.leaderboard import Board, Row
 from harness.ledger import Ledger
 from harness.nouns import Cost, Failed, Finished, Judged, RunRecord
@@ -41,8 +42,8 @@ def _csv_line_columns() -> tuple[str, ...]:
         "seed", "run", "status", "reason", "macro_f1", "macro_f1_low", "macro_f1_high", "accuracy",
         "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_precision", "macro_recall",
         "auc", "log_loss", "brier", "calibration_error", "temperature", "validation_macro_f1",
-        "shifted_macro_f1", "parameters", "trainable_parameters", "multiply_adds",
-        "images_per_second",
+        "shifted_macro_f1", "shifted_gap", "shifted_worst_kind", "parameters",
+        "trainable_parameters", "multiply_adds", "images_per_second",
         "images_per_second_p5", "images_per_second_p95", "images_per_second_measured", "device",
         "training_seconds", "total_seconds", "compile_seconds", "peak_memory_mb", "parts",
         *Ledger.model_fields, "note",
@@ -68,6 +69,8 @@ def _csv_line(row: Row | None, record: Record) -> dict[str, Any]:
         return line | {"reason": record.result.reason}
     if record.judged:
         line |= _csv_scores(record.judged)
+        hard = findings.hardiness(row) if row else None
+        line["shifted_worst_kind"] = hard.worst.name if hard else ""
     if isinstance(record, EnsembleRecord) and record.cost:
         line |= _csv_ensemble_cost(record.cost)
     if isinstance(record, RunRecord) and isinstance(record.result, Finished):
@@ -94,6 +97,7 @@ def _csv_scores(result: Judged) -> dict[str, Any]:
         "calibration_error": test.calibration_error,
         "temperature": result.calibrated.temperature if result.calibrated else "",
         "shifted_macro_f1": result.shifted.macro_f1 if result.shifted else "",
+        "shifted_gap": test.macro_f1 - result.shifted.macro_f1 if result.shifted else "",
         "validation_macro_f1": result.validation.macro_f1 if result.validation else "",
     }
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -254,7 +255,7 @@ class Shelf:
             return None
 
     def _make(self, folder: Path, stream: Stream, epoch: int, how: dict[str, Any]) -> None:
-        making = folder.with_name(f".making-{folder.name}-{os.getpid()}")
+        making = folder.with_name(f".making-{folder.name}-{socket.gethostname()}-{os.getpid()}")
         try:
             making.mkdir()
             _write(making, stream, epoch, how)
@@ -272,6 +273,8 @@ class Shelf:
             free = self.limit - sum(epochs.values())
             whole = (path for path in epochs if path.name.startswith("epoch-"))
             others = [path for path in whole if path.parent.name != stream.key]
+            if free + sum(epochs[path] for path in others) < stream.bytes:
+                others = []  # Their going would not be enough.
             for path in sorted(others, key=_last_read):
                 if free >= stream.bytes:
                     break
@@ -341,7 +344,7 @@ def _opened(folder: Path) -> Epoch:
 
 def _sweep(root: Path) -> None:
     """Remove what processes of this machine left behind that died while they made an epoch."""
-    for path in root.glob("*/.making-*"):
+    for path in root.glob(f"*/.making-*-{socket.gethostname()}-*"):
         try:
             os.kill(int(path.name.rpartition("-")[2]), 0)
         except ProcessLookupError:

@@ -5,7 +5,7 @@ A pure function of images, labels and features. It decides nothing by index or f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -16,7 +16,7 @@ from harness.data.copies import families, members
 from harness.data.decoded import Provenance
 from harness.data.manifest import Manifest, Removal
 from harness.data.split import NAMES
-from harness.data.strangers import Loneliness, Stranger, strangers
+from harness.data.strangers import Loneliness, Stranger, alike, strangers
 from harness.nouns import Dataset
 
 Kind = Literal[
@@ -96,11 +96,18 @@ class Audit:
         )
 
 
-def audit(dataset: Dataset, origin: Provenance, features: np.ndarray, family: np.ndarray) -> Audit:
+def audit(
+    dataset: Dataset,
+    origin: Provenance,
+    features: np.ndarray,
+    family: np.ndarray,
+    named: Sequence[int] = (),
+) -> Audit:
     """Every finding of a data set.
 
-    ``features`` float32 (N, width) of any backbone; ``family`` from harness.data.copies. An image
-    that is no cell, shows nothing or cannot be read is not reported again as a copy.
+    ``features`` float32 (N, width) of any backbone; ``family`` from harness.data.copies; ``named``:
+    images that somebody knows to be no cells, and what is like them goes as well. An image that is
+    no cell, shows nothing or cannot be read is not reported again as a copy.
     """
     pixels, blank = _look_through(dataset, origin)
     unreadable = np.array(sorted(origin.unreadable), np.int64)
@@ -108,14 +115,19 @@ def audit(dataset: Dataset, origin: Provenance, features: np.ndarray, family: np
     found += [_constant(i, dataset) for i in np.setdiff1d(blank, unreadable).tolist()]
     nothing = np.union1d(blank, unreadable)
     something = np.setdiff1d(np.arange(len(dataset)), nothing)
-    odd, lonely = strangers(features, family, dataset.groups, something)
+    like = alike(features, named, something)
+    for one in like:
+        something = np.setdiff1d(something, one.ids)
+    discovered, lonely = strangers(features, family, dataset.groups, something)
+    odd = (*like, *discovered)
     found = [_no_cell(one, dataset) for one in odd] + found
     usual = np.ones(len(dataset), bool)
     usual[nothing] = False
     for one in odd:
         usual[one.ids] = False
+    same = _first_of_each(origin.digests)
     for ids in members(family):
-        found += _copies(ids[usual[ids]], dataset)
+        found += _copies(ids[usual[ids]], dataset, same)
     found += _lonely(lonely, usual)
     found.sort(key=lambda finding: KINDS.index(finding.kind))
     return Audit(tuple(found), family, odd, lonely, pixels)
@@ -179,6 +191,12 @@ def _lonely(lonely: Loneliness, usual: np.ndarray) -> Iterator[Finding]:
 def _no_cell(one: Stranger, dataset: Dataset) -> Finding:
     labels = np.unique(dataset.labels[one.ids])
     under = f"{len(labels)} labels" if len(labels) > 1 else dataset.class_names[labels[0]]
+    if one.named:
+        reason = (
+            f"not a cell: one of {len(one.ids):,} like image {one.prototype}, which was named, "
+            f"under {under}; the nearest other picture has similarity {one.nearest:.2f}"
+        )
+        return Finding("not-a-cell", one.ids, one.ids, reason)
     reason = (
         f"not a cell: one of {len(one.ids):,} copies of image {one.prototype}, under {under}; "
         f"the nearest other picture has similarity {one.nearest:.2f}"
@@ -186,11 +204,17 @@ def _no_cell(one: Stranger, dataset: Dataset) -> Finding:
     return Finding("not-a-cell", one.ids, one.ids, reason)
 
 
-def _copies(ids: NDArray[np.int64], dataset: Dataset) -> Iterator[Finding]:
+def _first_of_each(digests: np.ndarray) -> NDArray[np.int64]:
+    """(N,): the first image with the same pixels in the source, at whatever size it has there."""
+    _, first, which = np.unique(digests, axis=0, return_index=True, return_inverse=True)
+    return np.asarray(first[which.reshape(-1)], np.int64)
+
+
+def _copies(ids: NDArray[np.int64], dataset: Dataset, same: NDArray[np.int64]) -> Iterator[Finding]:
     """What there is to say of the images that show one picture."""
     if len(ids) < 2:
         return
-    groups = dataset.groups[ids]
+    groups = same[ids]
     exact = len(np.unique(groups)) == 1
     how = "the same pixels" if exact else "the same picture"
     labels = np.unique(dataset.labels[ids])

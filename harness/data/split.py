@@ -38,16 +38,19 @@ def carry_out(split: Split, dataset: Dataset) -> Parts:
 def assign(split: Split, dataset: Dataset) -> np.ndarray:
     """The part of every image (N,), 0-2, before any subset; another number where it has none."""
     if split.use_given and dataset.given is not None:
-        return _keep_given(dataset)
+        return _keep_given(split, dataset)
     return _draw(split, dataset)
 
 
-def table(parts: Parts, dataset: Dataset) -> str:
-    """A split as CSV: the index of every image and its part, ``unused`` where it has none."""
-    names = np.full(len(dataset), "unused", object)
+def table(parts: Parts, digests: np.ndarray) -> str:
+    """A split as CSV: every image's index and part (``unused`` where it has none), and the SHA-256
+    of its own pixels in the source, uint8 (N, 32), by which it is known in any other order.
+    """
+    names = np.full(len(digests), "unused", object)
     for name in NAMES:
         names[getattr(parts, name)] = name
-    return "\n".join(["index,part", *(f"{i},{name}" for i, name in enumerate(names))]) + "\n"
+    lines = [f"{i},{name},{digests[i].tobytes().hex()}" for i, name in enumerate(names)]
+    return "\n".join(["index,part,sha256", *lines]) + "\n"
 
 
 def apportion(total: int, weights: np.ndarray, least: int = 0) -> np.ndarray:
@@ -72,8 +75,14 @@ def apportion(total: int, weights: np.ndarray, least: int = 0) -> np.ndarray:
 # --- a given split -------------------------------------------------------------------------------
 
 
-def _keep_given(dataset: Dataset) -> np.ndarray:
+def _keep_given(split: Split, dataset: Dataset) -> np.ndarray:
     assert dataset.given is not None
+    asked = [name for name in ("folds", "counts", "balanced_test") if getattr(split, name)]
+    if asked:
+        raise DataError(
+            f"{dataset.name} brings its own split, which split.{asked[0]} cannot change; "
+            "set use_given = false to draw one"
+        )
     part: np.ndarray = dataset.given.copy()
     missing = [NAMES[p] for p in range(3) if not (part == p).any()]
     if missing:

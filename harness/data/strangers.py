@@ -7,6 +7,7 @@ occurs again and again while nothing but its own copies comes near it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +42,9 @@ class Stranger:
     nearest: float
     """Cosine similarity of the nearest other picture to any of the family."""
     rarity: float
-    """Share of less repeated pictures that are as lonely."""
+    """Share of less repeated pictures that are as lonely; NaN where nobody had to ask."""
+    named: bool = False
+    """By a person, and its ``ids`` are what is like it, as in report 003; else discovered."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,21 @@ def _strangers(
             its = ids[of_family == f]
             found.append(Stranger(_most_frequent(its, groups), its, float(lonely[f]), rarity))
     return found, Loneliness(firsts, sizes, lonely)
+
+
+def alike(
+    features: np.ndarray, named: Sequence[int], ids: NDArray[np.int64]
+) -> tuple[Stranger, ...]:
+    """What has a similarity of NEAR or more to each named picture, itself included."""
+    found: list[Stranger] = []
+    for prototype in named:
+        similarity = similarity_to(features, prototype)[ids]
+        similarity[ids == prototype] = 1
+        near = similarity >= NEAR
+        rest = float(similarity[~near].max(initial=-1))
+        found.append(Stranger(prototype, ids[near], rest, float("nan"), named=True))
+        ids = ids[~near]
+    return tuple(one for one in found if len(one.ids))
 
 
 def similarity_to(features: np.ndarray, prototype: int) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 import threading
@@ -223,8 +224,8 @@ def test_what_a_dead_process_left_is_swept_away(smear: Dataset, tmp_path: Path) 
     stream, shelf = stream_of(smear, POLICY), Shelf(tmp_path, LARGE)
     child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
                            capture_output=True, text=True, check=True)  # fmt: skip
-    left = tmp_path / "0123" / f".making-epoch-0000-{int(child.stdout)}"
-    mine = left.with_name(f".making-epoch-0001-{os.getpid()}")
+    left = tmp_path / "0123" / f".making-epoch-0000-{socket.gethostname()}-{int(child.stdout)}"
+    mine = left.with_name(f".making-epoch-0001-{socket.gethostname()}-{os.getpid()}")
     for folder in (left, mine):
         folder.mkdir(parents=True)
     assert shelf.keep(stream, 0) is not None

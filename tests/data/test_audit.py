@@ -27,6 +27,7 @@ def dataset(images: np.ndarray, labels: np.ndarray, given: np.ndarray | None = N
 
 def origin(data: Dataset, unreadable: dict[int, str] | None = None) -> Provenance:
     digests = np.random.default_rng(0).integers(0, 256, (len(data), 32), dtype=np.uint8)
+    digests = digests[data.groups]
     sizes = np.full((len(data), 2), 96, np.int32)
     sizes[list(unreadable or {})] = 0
     return Provenance(digests, sizes, unreadable or {}, "made")
@@ -139,6 +140,36 @@ def test_a_clean_set_has_nothing_to_remove() -> None:
     found = audit(data, origin(data), colours(drawn.images), families_of(data))
     assert {finding.kind for finding in found.findings} == {"lonely"}
     assert found.removed(KINDS) == {}
+
+
+def test_pictures_that_only_end_up_alike_are_no_exact_copies() -> None:
+    """Cut square and resized they are the same; in the source they are not."""
+    drawn = draw(80, seed=4, faults=False)
+    images = drawn.images.copy()
+    images[9] = images[2]
+    data = dataset(images, np.where(np.arange(80) == 9, drawn.labels[2], drawn.labels))
+    source = origin(data)
+    source.digests[9] += 1
+    found = audit(data, source, colours(images), families_of(data))
+    assert not found.of("exact-copies")
+    (finding,) = found.of("near-copies")
+    assert finding.ids.tolist() == [2, 9]
+
+
+def test_what_is_like_a_named_picture_goes_too() -> None:
+    """Report 003's way: a single stranger, which nothing but a person's word can tell."""
+    drawn = draw(200, seed=4, faults=False)
+    images = drawn.images.copy()
+    images[30] = 0
+    images[30, :48] = 255, 0, 0
+    data = dataset(images, drawn.labels)
+    features = colours(images)
+    assert not audit(data, origin(data), features, families_of(data)).removed()
+    told = audit(data, origin(data), features, families_of(data), named=(30,))
+    assert list(told.removed()) == [30]
+    (finding,) = told.of("not-a-cell")
+    assert "like image 30, which was named" in finding.reason
+    assert told.strangers[0].named
 
 
 def test_a_set_without_anything_readable() -> None:

@@ -175,13 +175,16 @@ def test_folds_that_cannot_be() -> None:
 # --- old and new ---------------------------------------------------------------------------------
 
 
-def test_a_given_split_is_kept_whatever_else_is_asked() -> None:
+def test_a_given_split_is_kept_or_what_would_change_it_is_refused() -> None:
     labels = np.tile([0, 1], 30)
     given_part = np.repeat([0, 1, 2], 20)
     data = dataset(labels, given=given_part)
-    for split in (Split(), Split(counts=(8, 8, 8)), Split(folds=5), Split(balanced_test=True)):
-        parts = carry_out(split, data)
-        assert parts.test.tolist() == list(range(40, 60))
+    assert carry_out(Split(), data).test.tolist() == list(range(40, 60))
+    for told in ({"counts": (8, 8, 8)}, {"folds": 5}, {"balanced_test": True}):
+        with pytest.raises(DataError, match=rf"own split, which split\.{next(iter(told))} cannot"):
+            carry_out(Split.model_validate(told), data)
+        drawn = carry_out(Split.model_validate({**told, "use_given": False}), data)
+        assert drawn.test.tolist() != list(range(40, 60))
 
 
 def test_new_rules_leave_the_ids_of_old_splits_alone() -> None:
@@ -196,10 +199,12 @@ def test_a_split_is_written_out_image_by_image(tmp_path: Path) -> None:
     data = dataset(np.tile([0, 1], 30))
     parts = carry_out(Split(counts=(20, 10, 10)), data)
     path = tmp_path / "split.csv"
-    path.write_text(table(parts, data))
+    digests = np.arange(60 * 32, dtype=np.uint8).reshape(60, 32)
+    path.write_text(table(parts, digests))
     rows = list(csv.DictReader(path.open()))
     assert [int(row["index"]) for row in rows] == list(range(60))
     for name in ("train", "validation", "test"):
         told = [int(row["index"]) for row in rows if row["part"] == name]
         assert told == getattr(parts, name).tolist()
     assert sum(row["part"] == "unused" for row in rows) == 20
+    assert [bytes.fromhex(row["sha256"]) for row in rows] == [one.tobytes() for one in digests]

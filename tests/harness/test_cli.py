@@ -471,7 +471,7 @@ def test_recipes_are_completed() -> None:
 @pytest.mark.slow
 def test_audit_then_clean_data(wbc: Cli, tmp_path: Path, offline: None) -> None:
     """With the real network: a page, a manifest, and the data without what it lists."""
-    from harness.experiment import open_source
+    from harness.survey import open_source
 
     code, out, err = wbc("data", "audit", "smear@200")
     assert code == 0, err

@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("harness.figures", "harness.page", "harness.gallery"),
     ("harness.tables", "harness.comparison", "harness.outside", "harness.cluster"),
     ("harness.experiment",),
+    ("harness.survey",),
     ("harness.cli",),
 )  # fmt: skip
 CELLAR = (

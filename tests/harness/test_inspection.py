@@ -195,3 +195,8 @@ def test_real_sets_without_contaminants_lose_nothing(
     inspected = inspect(find(str(real_data / name), 96), Workplace(tmp_path, CPU))
     assert inspected.audit.removed() == {}
     assert inspected.audit.of("near-copies") == ()
+
+
+def test_an_image_that_is_not_there_cannot_be_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="smear@80 has no image 80: its 80 are counted from 0"):
+        inspect(find("smear@80", 96), Workplace(tmp_path, CPU), named=(3, 80))

@@ -1,0 +1,87 @@
+"""What the verbs of ``data`` do: open a source, audit it, write its split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from harness import devices
+from harness.config import Profile
+from harness.data.decoded import open_dataset, provenance
+from harness.data.split import carry_out, table
+from harness.errors import UserError
+from harness.experiment import benchmark_of, overridden, workplace
+from harness.inspection import inspect, prepare_data
+from harness.nouns import Dataset
+from harness.store import write_atomically
+
+
+def open_source(
+    source: str | None,
+    config: Path | None,
+    profile: Profile | None = None,
+    *,
+    clean: bool = False,
+    mask: bool = False,
+) -> tuple[Dataset, Path]:
+    """The data set of a source, or of the settings file, decoded at the profile's size."""
+    at_hand = devices.visible()
+    settings = benchmark_of(config, profile, at_hand)
+    data = overridden(settings.data, source, clean=clean, mask=mask)
+    folder = prepare_data(data, settings.protocol.image_size, workplace(at_hand, settings))
+    return open_dataset(folder), folder
+
+
+def write_split(
+    source: str | None,
+    out: Path,
+    profile: Profile | None,
+    config: Path | None,
+    **made: bool,
+) -> str:
+    """Write the split of a source as CSV, and say in a line what is in it.
+
+    ``made``: ``clean`` and ``mask``, as open_source takes them.
+    """
+    dataset, folder = open_source(source, config, profile, **made)
+    parts = carry_out(benchmark_of(config, profile, devices.visible()).split, dataset)
+    try:
+        write_atomically(out, table(parts, provenance(folder).digests).encode())
+    except OSError as error:
+        raise UserError(f"{out}: the split cannot be written: {error}") from error
+    sizes = len(parts.train), len(parts.validation), len(parts.test)
+    train, validation, test = (f"{size:,}" for size in sizes)
+    return (
+        f"{out}: {train} training, {validation} validation, {test} test images of {len(dataset):,}"
+    )
+
+
+def run_audit(
+    source: str | None,
+    config: Path | None,
+    out: Path | None,
+    also: Sequence[str],
+    named: Sequence[int],
+) -> tuple[list[str], Path]:
+    """Audit a source, write its page and manifest; the summary's lines, and the page.
+
+    ``also``: kinds of findings to remove beside those that are removed by default. ``named``:
+    images that are known to be no cells.
+    """
+    from harness.audit_page import summary, write_page
+    from harness.data.audit import REMOVED
+    from harness.data.sources import find
+
+    at_hand = devices.visible()
+    benchmark = benchmark_of(config, None, at_hand)
+    at = workplace(at_hand, benchmark)
+    found = find(source or benchmark.data.source, benchmark.protocol.image_size)
+    kinds = tuple(dict.fromkeys((*REMOVED, *also)))
+    with Console(stderr=True).status("") as status:
+        inspected = inspect(found, replace(at, tell=status.update), named)
+        status.update("drawing the page")
+        page = write_page(inspected, out or Path("audit") / inspected.dataset.name, kinds)
+    return summary(inspected, kinds), page
