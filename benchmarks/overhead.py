@@ -2,9 +2,10 @@
 
     python benchmarks/overhead.py
 
-A run of one small recipe: the whole child process, its framework's start and the artefacts
-included, against the seconds inside its training and evaluation. Then ``--help``, and
-``leaderboard`` over 1,000 records.
+A run of one small recipe, and where its seconds went: the command, its child process, the
+framework's start, building, training with its epochs, evaluation. What is left of the child's are
+the harness's own around them: reading the images, artefacts, the record; training less its epochs
+is what it does between them. Then ``--help``, and ``leaderboard`` over 1,000 records.
 """
 
 from __future__ import annotations

@@ -63,7 +63,8 @@ def estimate(record: RunRecord, known: Sequence[RunRecord], shifted: Shift) -> f
     assert isinstance(result, Finished)
     one = plan.Planned(record.run, find(record.run.recipe), (None,), record.note)
     device, cores = result.cost.throughput.device, result.environment.cores
-    return plan.estimate(one, record.data, known, device, cores, shifted)
+    guess = cores * plan.CORE_MULTIPLY_ADDS
+    return plan.estimate(one, record.data, known, device, guess, shifted)
 
 
 def shift(store: Store, record: RunRecord) -> Shift:

@@ -231,7 +231,7 @@ def _resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
         store.set_aside_torn(partial(console.print, soft_wrap=True, markup=False))
     pending = plan.pending(planned, store, retry_failed=request.retry_failed, tell=console.print)
     shift = benchmark.sweep.shift
-    seconds = _seconds(pending, summary, store.records(), at_hand[0].name, shift)
+    seconds = _seconds(pending, summary, store.records(), at_hand[0], shift)
     return Experiment(
         benchmark=benchmark,
         profile=profile,
@@ -307,7 +307,7 @@ def _shifted(wanted: Experiment, console: Console) -> Path | None:
 
 
 def _estimates(wanted: Experiment) -> dict[str, float]:
-    device, shift = wanted.devices[0].name, wanted.benchmark.sweep.shift
+    device, shift = wanted.devices[0], wanted.benchmark.sweep.shift
     return _seconds(wanted.pending, wanted.data, wanted.store.records(), device, shift)
 
 
@@ -315,13 +315,13 @@ def _seconds(
     pending: Sequence[Planned],
     data: DataSummary,
     records: Sequence[RunRecord],
-    device: str,
+    device: devices.Device,
     shift: Shift,
 ) -> dict[str, float]:
     """Run id -> the seconds it will take, as far as can be said."""
-    cores = devices.cores()
+    guess = plan.first_guess(device)
     return {
-        one.run.id: plan.estimate(one, data, records, device, cores, shift=shift) for one in pending
+        one.run.id: plan.estimate(one, data, records, device.name, guess, shift) for one in pending
     }
 
 

@@ -11,6 +11,7 @@ from statistics import median
 
 from harness.augment.epochs import enlargement, epoch_bytes
 from harness.config import Benchmark, WeightSettings
+from harness.devices import Device, cores
 from harness.errors import ConfigError, Offline, StoreError
 from harness.nouns import (
     Dataset,
@@ -32,9 +33,9 @@ from zoo.table import RECIPES, find
 
 START_SECONDS = 12.0
 """To load a framework and build an average network; what a first estimate adds to each run."""
-CORE_MULTIPLY_ADDS = 2.0e10
-"""Multiply-adds a second of one processor core in convolutions: a first guess, until a record of
-any recipe on the same device says better."""
+GPU_MULTIPLY_ADDS, CORE_MULTIPLY_ADDS = 2.0e12, 2.0e10
+"""Multiply-adds a second of a GPU and of one processor core in convolutions: a first guess, until
+a record of any recipe on the same device says better."""
 HEAD_SECONDS = 6.0
 SHIFTED_COPIES: dict[Shift, int] = {"none": 0, "mixed": 1, "full": 56}
 """Passes over the test images: the mixed copy, and all 55 ways besides."""
@@ -253,25 +254,30 @@ def summarise(data: Dataset, parts: Parts) -> DataSummary:
     )
 
 
+def first_guess(device: Device) -> float:
+    """Multiply-adds a second of a device on which nothing has been measured yet."""
+    return GPU_MULTIPLY_ADDS if device.id != "cpu" else cores() * CORE_MULTIPLY_ADDS
+
+
 def estimate(
     one: Planned,
     data: DataSummary,
     records: Sequence[RunRecord],
     device: str,
-    cores: int,
+    guess: float,
     shift: Shift = "none",
 ) -> float:
     """Seconds that a run will take on its own.
 
     From the rate that its recipe had on this device, else from what the device made of other
-    recipes, else from a first guess of its cores.
+    recipes, else from ``guess``, in multiply-adds a second.
 
     Counts the passes over images that the protocol asks for at most, and those over the shifted
     test images; early stopping makes it less.
     """
     rate = _known_rate(one, records, device)
     if rate is None:
-        speed = _known_speed(one, records, device) or cores * CORE_MULTIPLY_ADDS
+        speed = _known_speed(one, records, device) or guess
         rate = speed / work(one.recipe, one.run.protocol.image_size)
     protocol, images = one.run.protocol, data.train + data.validation + data.test
     rows = data.train * enlargement(protocol.augmentation)

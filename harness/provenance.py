@@ -120,8 +120,9 @@ def how_to_reproduce(board: Board) -> str:
             ),
             "```",
             "",
-            f"SOURCE is what `{escape(board.data.name)}` was read from; its fingerprint must be "
-            f"`{board.fingerprint}`.",
+            f"SOURCE is what `{escape(board.data.name)}` was read from, with `--clean` if it is "
+            f"cleaned; its fingerprint must be `{board.fingerprint}`. What is not the default "
+            "below belongs in `benchmark.toml`, options in a `[variants.NAME]` of it.",
             "",
             *(f"Made with {line}." for line in environment),
             "",

@@ -208,6 +208,15 @@ def test_what_is_over_the_limit_is_made_in_memory(smear: Dataset, tmp_path: Path
     assert "augmented_gigabytes" in told[0]
 
 
+def test_what_can_never_fit_sends_nobody_away(smear: Dataset, tmp_path: Path) -> None:
+    small, large = stream_of(smear, POLICY, 300), stream_of(smear, POLICY, 580)
+    shelf = Shelf(tmp_path, int(1.5 * small.bytes))
+    assert large.bytes > shelf.limit
+    assert shelf.keep(small, 0) is not None
+    assert shelf.keep(large, 0) is None
+    assert shelf.find(small, 0) is not None
+
+
 def test_the_oldest_epochs_of_other_streams_make_way(smear: Dataset, tmp_path: Path) -> None:
     one, two, three = (stream_of(smear, POLICY, seed=seed) for seed in (1, 2, 3))
     shelf = Shelf(tmp_path, int(2.5 * one.bytes))

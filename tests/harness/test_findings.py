@@ -202,12 +202,18 @@ def test_the_floor_is_asked_about_the_shifted_test_too(tmp_path: Path) -> None:
     data = open_dataset(folder)
     run = made_run().model_copy(update={"data": data.fingerprint})
     parts = carry_out(Split(), data)
-    told = []
+    told, store = [], Store(tmp_path / "results")
+    like = "quick", SUMMARY.model_copy(update={"class_names": data.class_names})
+    baseline.keep(store, run, data, parts, like)
+    assert baseline.is_kept(store, run)
+    assert not baseline.is_kept(store, run, asked_shifted=True), "it is to be laid again"
     modes: tuple[Literal["mixed", "full"], ...] = ("mixed", "full")
     for mode in modes:
         path = made_once(folder, data, parts.test, Split(), mode)
         copy = open_shifted(path, data, parts.test, Split())
         told.append(baseline.raw_pixels(run, data, parts, copy)["shifted"])
+        baseline.keep(store, run, data, parts, like, copy)
+        assert baseline.is_kept(store, run, asked_shifted=True)
     np.testing.assert_array_equal(told[0].probabilities, told[1].probabilities)
     np.testing.assert_array_equal(told[0].ids, parts.test)
     plain = baseline.raw_pixels(run, data, parts)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from harness import plan
 from harness.cli import _duration
+from harness.devices import Device, cores
 from harness.nouns import Finished, RunRecord
 from harness.store import Store
 from zoo.table import find
@@ -81,17 +82,23 @@ def fast(recipe: str, images_per_second: float, device: str) -> RunRecord:
 
 def seconds(recipe: str, records: list[RunRecord], device: str = "GPU") -> float:
     """Of the passes over images alone, without what every run adds."""
-    told = plan.estimate(made_planned(recipe), SUMMARY, records, device, cores=2)
+    told = plan.estimate(made_planned(recipe), SUMMARY, records, device, guess=7e10)
     return told - plan.START_SECONDS - plan.HEAD_SECONDS
 
 
+def test_a_gpu_is_not_guessed_by_the_hosts_cores() -> None:
+    gpu, cpu = (plan.first_guess(Device(id, "x")) for id in ("gpu:0", "cpu"))
+    assert gpu == plan.GPU_MULTIPLY_ADDS
+    assert cpu == cores() * plan.CORE_MULTIPLY_ADDS
+
+
 def test_a_device_is_as_fast_as_it_was_with_other_recipes() -> None:
-    """Its own rate is believed first, then the device's median speed, then its cores."""
+    """Its own rate is believed first, then the device's median speed, then a guess."""
     sizes = {name: plan.work(find(name), 96) for name in ("vgg16", "vgg19", "resnet50", "lite0")}
     speeds = {"vgg19": 9e12, "resnet50": 5e12, "lite0": 1e12}
     others = [fast(name, speed / sizes[name], "GPU") for name, speed in speeds.items()]
-    by_cores = 100 * sizes["vgg16"] / (2 * plan.CORE_MULTIPLY_ADDS)
-    assert seconds("vgg16", []) == pytest.approx(by_cores)
+    by_guess = 100 * sizes["vgg16"] / 7e10
+    assert seconds("vgg16", []) == pytest.approx(by_guess)
     assert seconds("vgg16", others) == pytest.approx(100 * sizes["vgg16"] / 5e12)
     assert seconds("vgg16", [*others, fast("vgg16", 400.0, "GPU")]) == pytest.approx(100 / 400)
-    assert seconds("vgg16", others, "Another GPU") == pytest.approx(by_cores)
+    assert seconds("vgg16", others, "Another GPU") == pytest.approx(by_guess)
