@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ from harness.devices import Device
 from harness.errors import UserError
 from harness.launch import Ended, WorkerProcess
 from harness.nouns import Failed
-from harness.store import PREDICTIONS, Store
+from harness.store import FEATURES, PREDICTIONS, Store
 from harness.sweep import Setting, sweep
 
 from .conftest import SUMMARY, StandIn, made_planned
@@ -183,6 +184,48 @@ def test_a_failure_on_a_worker_is_a_record_with_its_log(
     (record,) = Store(tmp_path).records()
     assert record.result == Failed(reason="ended with exit code 3", log_tail=("last words",))
     assert (Store(tmp_path).artefacts(record.run) / "log.txt").read_text() == "last words\n"
+
+
+SMALL = """
+[protocol]
+image_size = 32
+[protocol.frozen]
+epochs = 3
+[weights]
+when_offline = "random"
+[ensembles]
+members = []
+search = false
+[profile.quick.split.subset]
+train = 40
+validation = 16
+test = 24
+[profile.quick.protocol.fine_tuning]
+epochs = 1
+unfreeze = 3
+"""
+
+
+def test_the_real_worker_brings_home_the_same_from_a_cluster(cluster: Any, tmp_path: Path) -> None:
+    """By the command: pretrained weights and harmed images go there, trained weights come back."""
+    (tmp_path / "small.toml").write_text(SMALL)
+    kept = {}
+    for where in ([], ["--cluster", cluster.scheduler_address]):
+        results = tmp_path / ("there" if where else "here")
+        command = [
+            sys.executable, "-m", "harness.cli", "run", "lite0", "--data", "smear@100",
+            "--profile", "quick", "--config", str(tmp_path / "small.toml"),
+            "--results", str(results), *where,
+        ]  # fmt: skip
+        answer = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        (record,) = Store(results).records()
+        assert record.run.weights.source == "imagenet"
+        assert set(Store(results).predictions(record.run)) == {"validation", "test", "shifted"}
+        left = {path.name for path in Store(results).artefacts(record.run).iterdir()}
+        assert left >= {"head.weights.h5", "backbone.weights.h5", FEATURES, PREDICTIONS, "log.txt"}
+        kept[results.name] = Store(results).predictions_path(record.run).read_bytes()
+    assert kept["here"] == kept["there"]
 
 
 class Full(StandIn):
