@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from harness import metrics
+from harness.data.shift import KINDS
 from harness.leaderboard import Board
 from harness.leaderboard import boards as ranked
 from harness.nouns import Finished, Predictions, RunRecord, Weights
@@ -132,6 +133,9 @@ def test_the_csv_holds_every_run_unrounded() -> None:
         if isinstance(record.result, Finished):
             assert float(line["macro_f1"]) == record.result.test.macro_f1
             assert int(line["parameters"]) == record.result.cost.parameters
+            gap = float(line["macro_f1"]) - float(line["shifted_macro_f1"])
+            assert float(line["shifted_gap"]) == gap
+            assert line["shifted_worst_kind"] in KINDS
         else:
             assert line["reason"] == record.result.reason
 

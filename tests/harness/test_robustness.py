@@ -113,6 +113,7 @@ def test_fewer_images_than_kinds() -> None:
     few = guessed(sure(4), np.arange(4))
     found = robustness(few, few, made_run())
     assert sum(math.isnan(group.macro_f1) for group in found.kinds) == 7
+    assert found.worst.macro_f1 == 1, "a kind without images is nobody's worst"
     assert found.shifted == 1
 
 
