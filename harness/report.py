@@ -78,8 +78,8 @@ def main_table(board: Board) -> Table:
     """The table that people look at: one row a row of the board, in its order."""
     heads = [
         "Rank", "Network", "Weights", "Macro F1 (%)", "95 % interval", "Accuracy (%)", "AUC (%)",
-        "Shifted F1 (%)", "Gap", "Worst recall (%)", "Calibration error (%)", "Parameters (M)",
-        "Multiply-adds (G)", "Images/s", "Front", "Training (s)",
+        "Shifted F1 (%)", "Gap, worst kind", "Worst recall (%)", "Calibration error (%)",
+        "Parameters (M)", "Multiply-adds (G)", "Images/s", "Front", "Training (s)",
     ]  # fmt: skip
     fronts = findings.fronts(board)
     rows = zip(board.ranks, board.rows, board.suspects, fronts, strict=True)
@@ -117,7 +117,9 @@ def _shifted_cells(row: Row) -> list[str]:
     shifted = row.shifted(lambda m: m.macro_f1)
     if shifted is None:
         return ["–", "–"]
-    return [_percent(shifted), f"{100 * (row.macro_f1 - shifted):.1f}"]
+    hard = findings.hardiness(row)
+    worst = f" {hard.worst.name}" if hard else ""
+    return [_percent(shifted), f"{100 * (row.macro_f1 - shifted):.1f}{worst}"]
 
 
 def _images_per_second(row: Row) -> str:
@@ -155,7 +157,8 @@ def notes(board: Board) -> list[str]:
     if any(result.shifted for row in board.rows for result in row.judged):
         lines.append(
             "Shifted: each test image harmed once, by one of eleven kinds at one of five "
-            "severities, the same for every row. Gap: points of macro F1 that this costs."
+            "severities, the same for every row. Gap: points of macro F1 that this costs, and the "
+            "kind that fares worst."
         )
     others = (row for row in board.rows if row.kind in {"imported", "baseline"})
     lines += [f"*{escape(row.title)}*: {escape(row.note)}." for row in others]
