@@ -94,7 +94,7 @@ def run(request: Request) -> int:
         epochs=wanted.epochs,
     )
     try:
-        with watcher(console, wanted.pending, _estimates(wanted)) as watch:
+        with watcher(console, wanted.pending, _estimates(wanted), len(wanted.devices)) as watch:
             summary = sweep(wanted.pending, setting, launcher, with_curves(watch))
         _lay_floor(wanted, console)
         if request.everything:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from harness.launch import Event
 from harness.nouns import Finished, RunRecord
-from harness.plan import Planned
+from harness.plan import Planned, ends
 from harness.standing import Standing
 
 NARROW, BAR = 96, 24
@@ -38,9 +38,12 @@ class Watch:
     pending: Sequence[Planned]
     seconds: dict[str, float]
     """Estimated seconds of each run, by its id."""
+    machines: int = 1
     began: float = field(default_factory=time.monotonic)
     running: dict[str, tuple[Planned, _State]] = field(default_factory=dict)
     ended_ids: set[str] = field(default_factory=set)
+    untold: set[str] = field(default_factory=set)
+    """Of those that ended, the ones that say nothing of the pace: failed, or run elsewhere."""
     told: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -69,8 +72,10 @@ class Watch:
 
     def ended(self, planned: Planned, record: RunRecord | None, message: str) -> None:
         with self.lock:
-            self.running.pop(planned.run.id, None)
+            here = self.running.pop(planned.run.id, None) is not None
             self.ended_ids.add(planned.run.id)
+            if not here or record is None or not record.finished:
+                self.untold.add(planned.run.id)
         self.console.print(self.headline(planned, record, message), soft_wrap=True)
 
     def moved(self, planned: Planned, state: _State, event: Event) -> None:
@@ -95,13 +100,17 @@ class Watch:
         return f"~{clock(left)}" if left > 0 else ""
 
     def eta(self) -> float | None:
-        """Seconds left, from the estimates of what is pending and how they fared so far."""
-        total = sum(self.seconds.values())
-        done = sum(self.seconds[i] for i in self.ended_ids if i in self.seconds)
+        """Seconds left, from the estimates of what is pending and how they fared so far.
+
+        Until a run has finished they are all there is; None once they are used up.
+        """
+        counted = {i: seconds for i, seconds in self.seconds.items() if i not in self.untold}
+        done = sum(seconds for i, seconds in counted.items() if i in self.ended_ids)
         elapsed = time.monotonic() - self.began
-        if not done or elapsed < 5:
-            return None
-        return elapsed * (total - done) / done
+        if done and elapsed >= 5:
+            return elapsed * (sum(counted.values()) - done) / done
+        left = max(ends(list(counted.values()), self.machines), default=0.0) - elapsed
+        return left if left > 0 else None
 
 
 class PlainLog(Watch):
@@ -175,10 +184,12 @@ class LiveView(Watch):
         return Group(table, Text(whole, style="dim"))
 
 
-def watcher(console: Console, pending: Sequence[Planned], seconds: dict[str, float]) -> Any:
+def watcher(
+    console: Console, pending: Sequence[Planned], seconds: dict[str, float], machines: int
+) -> Any:
     """The live view in a terminal, plain lines where the output is none."""
     view = LiveView if console.is_terminal else PlainLog
-    return view(console, pending, seconds)
+    return view(console, pending, seconds, machines)
 
 
 def clock(seconds: float) -> str:

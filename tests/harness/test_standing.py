@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import pytest
 from rich.console import Console
 
-from harness.progress import LiveView
+from harness.progress import LiveView, Watch
 from harness.standing import Standing
 
-from .conftest import made_planned
+from .conftest import failed_record, made_planned, made_record
 from .test_checkpoint import line
 
 
@@ -135,3 +135,28 @@ def test_the_live_view_cuts_nothing_off(width: int) -> None:
         assert word in text
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
+
+
+def test_the_whole_is_foreseen_from_the_start_and_by_what_finished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What failed at once, or was run elsewhere, says nothing of the pace."""
+    now = [1000.0]
+    monkeypatch.setattr("harness.progress.time.monotonic", lambda: now[0])
+    names = ("vgg16", "vgg19", "lite0", "resnet50")
+    planned = [made_planned(name) for name in names]
+    estimates = {
+        one.run.id: seconds for one, seconds in zip(planned, (40, 30, 20, 10), strict=True)
+    }
+    watch = Watch(Console(quiet=True), planned, estimates, machines=2, began=now[0])
+    assert watch.eta() == 50, "40 + 10 and 30 + 20 on two machines"
+    now[0] += 10
+    assert watch.eta() == 40
+    watch.event(planned[0], {"event": "phase", "name": "start", "steps": 1})
+    watch.ended(planned[0], failed_record(), "killed (signal 9)")
+    watch.ended(planned[1], made_record("vgg19"), "concluded elsewhere")
+    assert watch.eta() == 10, "20 and 10 are left, side by side, of which 10 have passed"
+    now[0] += 10
+    watch.event(planned[2], {"event": "phase", "name": "start", "steps": 1})
+    watch.ended(planned[2], made_record("lite0"), "finished")
+    assert watch.eta() == 10, "20 s for 20 of the 30 that were foreseen"
