@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -32,6 +33,8 @@ from harness.store import (
     read_predictions,
 )
 from zoo.table import find
+
+T = TypeVar("T")
 
 PARTS = ("validation", "test", SHIFTED)
 RULES: tuple[Rule, ...] = ("soft vote", "weighted vote", "greedy", "stacking", "concatenation")
@@ -83,20 +86,23 @@ class Committee:
         return tuple(arrays["train"].shape[1] for arrays in self._features)
 
     def train_labels(self) -> np.ndarray:
-        return read_predictions(self._artefact(self.records[0], PREDICTIONS))["train"].labels
+        return self._artefact(self.records[0], PREDICTIONS, read_predictions)["train"].labels
 
     @cached_property
     def _features(self) -> tuple[dict[str, np.ndarray], ...]:
-        return tuple(read_arrays(self._artefact(record, FEATURES)) for record in self.records)
+        return tuple(self._artefact(record, FEATURES, read_arrays) for record in self.records)
 
-    def _artefact(self, record: Member, name: str) -> Path:
+    def _artefact(self, record: Member, name: str, read: Callable[[Path], T]) -> T:
         if isinstance(record, OutsideRecord):
             raise UserError(f"{record.outside.name} was imported: it has no features")
         path = self.store.artefacts(record.run) / name
+        again = f"delete {self.store.record_path(record.run)}, then 'wbc-bench run"
         if not path.exists():
-            recipe, made = record.run.recipe, self.store.record_path(record.run)
-            raise UserError(f"{path} is missing; delete {made}, then 'wbc-bench run {recipe}'")
-        return path
+            raise UserError(f"{path} is missing; {again} {record.run.recipe}'")
+        try:
+            return read(path)
+        except StoreError:
+            raise UserError(f"{path} is damaged; {again} {record.run.recipe}'") from None
 
 
 def chosen_rules(names: Sequence[str], *, search: bool) -> tuple[Rule, ...]:

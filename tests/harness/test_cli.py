@@ -385,6 +385,18 @@ def test_a_rule_without_what_it_needs_is_left_out_and_the_others_are_made(
     assert {r.ensemble.rule for r in store.ensembles()} == set(RULES) - {"concatenation"}
 
 
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
+def test_damaged_features_are_named_with_what_helps(wbc: Cli, tmp_path: Path, keep: float) -> None:
+    store = make_committee(wbc, tmp_path, "vgg16", "lite0")
+    run = made_record("lite0").run
+    path = store.artefacts(run) / FEATURES
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    code, _, err = wbc("ensemble", "vgg16", "lite0", "--rule", "concatenation")
+    assert code == 2
+    told = f"features.npz is damaged; delete {store.record_path(run)}, then 'wbc-bench run lite0'"
+    assert " ".join(told.split()).split("results/")[-1] in err
+
+
 def test_one_rule_can_be_asked_for(wbc: Cli, tmp_path: Path) -> None:
     store = make_committee(wbc, tmp_path, "vgg16", "lite0")
     assert wbc("ensemble", "vgg16", "lite0", "--rule", "soft-vote")[0] == 0
