@@ -387,20 +387,27 @@ def test_a_child_over_its_limit_is_ended_and_tried_in_parts(tmp_path: Path) -> N
     assert record.result.parts == 2
 
 
+MAPS = """
+import os, sys
+import numpy as np
+from harness.launch import resident_gb
+before = resident_gb(os.getpid())
+assert before > 0
+images = np.memmap(sys.argv[1], np.uint8, "r")
+assert images[::4096].sum() > 0
+assert resident_gb(os.getpid()) - before < 0.1, "the pages of files"
+block = np.ones(200_000_000, np.uint8)
+assert resident_gb(os.getpid()) - before > 0.15, "its own"
+"""
+
+
 def test_mapped_files_are_nobodys_memory(tmp_path: Path) -> None:
     """Every process of a run maps the images; the kernel takes those pages back at will."""
-    from harness.launch import resident_gb
-
     file = tmp_path / "images"
     file.write_bytes(b"x" * 200_000_000)
-    before = resident_gb(os.getpid())
-    assert before > 0
-    images = np.memmap(file, np.uint8, "r")
-    assert images[::4096].sum() > 0
-    assert resident_gb(os.getpid()) - before < 0.1
-    block = np.ones(200_000_000, np.uint8)
-    assert resident_gb(os.getpid()) - before > 0.15
-    assert block[0] == 1
+    command = [sys.executable, "-c", MAPS, str(file)]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert answer.returncode == 0, answer.stderr
 
 
 def test_a_raised_resource_exhausted_is_told_apart() -> None:
