@@ -13,18 +13,16 @@ two machines need two results folders.
 from __future__ import annotations
 
 import errno
-import getpass
 import json
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from harness.devices import Device
+from harness.devices import Device, lock_file
 
 try:
     import fcntl
@@ -82,8 +80,7 @@ def occupy(device: Device) -> Claim | None:
 
     Runs that share it hold it together; one that has it to itself holds it alone.
     """
-    name = f"wbc-bench-{getpass.getuser()}-{device.id.replace(':', '')}.held"
-    file = (Path(tempfile.gettempdir()) / name).open("a+", encoding="utf-8")
+    file = lock_file(device.id, "held").open("a+", encoding="utf-8")
     if not _lock(file, wait=False, shared=device.shared):
         file.close()
         return None

@@ -1,8 +1,8 @@
 """The launcher of a Dask cluster: a run goes to a worker somewhere, which starts the same child.
 
 The engine is Dask's own (``distributed``): it queues, it respects ``resources``, and it gives the
-run of a worker that is lost to another one. No shared file system is needed: the decoded images
-travel once to each worker, kept by their fingerprint; what a run leaves comes back as values.
+run of a worker that is lost to another one. No shared file system is needed: every sweep sends the
+decoded images to each worker, kept by their fingerprint; what a run leaves comes back as values.
 Records are written here, by the same sweep as of local runs.
 
 A task watches whether it is still wanted: when the sweep is stopped or dies, the scheduler drops

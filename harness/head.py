@@ -123,8 +123,8 @@ class HeadLearner:
         probabilities = self._forward(now.features[order], cache)
         logs = np.log(np.clip(probabilities, EPSILON, 1.0))
         loss = float(-(now.targets[order] * logs).sum(axis=1).mean())
-        aims = now.aims[order]
-        pull = probabilities * aims.sum(axis=1, keepdims=True) - aims
+        aimed = now.aims[order]
+        pull = probabilities * aimed.sum(axis=1, keepdims=True) - aimed
         self._backward(pull * np.float32(1 / len(order)), cache)
         if self.head.l1 or self.head.l2:
             penalty = 2 * self.head.l2 * self.vector + self.head.l1 * np.sign(self.vector)

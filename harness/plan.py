@@ -224,8 +224,8 @@ def epoch_store(benchmark: Benchmark, data: DataSummary, folder: Path) -> EpochS
     limit = int(1e9 * benchmark.sweep.augmented_gigabytes)
     classes = len(data.class_names)
     need = max(
-        epoch_bytes(one.augmentation, rows, data.image_size, classes)
-        for one, rows in ((one, _rows(one.loss, data)) for one in augmented)
+        epoch_bytes(one.augmentation, _rows(one.loss, data), data.image_size, classes)
+        for one in augmented
     )
     if limit < need:
         raise ConfigError(

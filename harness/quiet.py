@@ -6,13 +6,13 @@ that measures waits for them and holds it alone. The kernel drops the locks of a
 
 from __future__ import annotations
 
-import getpass
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from harness.devices import lock_file
 
 try:
     import fcntl
@@ -29,11 +29,9 @@ class Quiet:
 
     def __init__(self, device: str, folder: Path | None = None, own: bool = False) -> None:
         self.own = own
-        folder = folder or Path(tempfile.gettempdir())
-        stem = f"wbc-bench-{getpass.getuser()}-{device.replace(':', '')}"
-        self._device = (folder / f"{stem}.lock").open("a")
+        self._device = lock_file(device, "lock", folder).open("a")
         # Whoever waits to be alone holds the door, so that newcomers cannot starve it.
-        self._door = (folder / f"{stem}.door").open("a")
+        self._door = lock_file(device, "door", folder).open("a")
         self.seconds = 0.0
         """Inside the turns taken so far; the waiting for them is not in it."""
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from rich.console import Console
 
 from harness import devices
-from harness.config import Profile
+from harness.config import Benchmark, Profile
 from harness.data.decoded import open_dataset, provenance
 from harness.data.split import carry_out, table
 from harness.errors import UserError
-from harness.experiment import benchmark_of, overridden, workplace
+from harness.experiment import Devices, benchmark_of, overridden, workplace
 from harness.inspection import inspect, prepare_data
 from harness.nouns import Dataset
 from harness.store import write_atomically
@@ -29,10 +29,15 @@ def open_source(
 ) -> tuple[Dataset, Path]:
     """The data set of a source, or of the settings file, decoded at the profile's size."""
     at_hand = devices.visible()
-    settings = benchmark_of(config, profile, at_hand)
-    data = overridden(settings.data, source, clean=clean, mask=mask)
-    folder = prepare_data(data, settings.protocol.image_size, workplace(at_hand, settings))
+    folder = _prepared(benchmark_of(config, profile, at_hand), at_hand, source, clean, mask)
     return open_dataset(folder), folder
+
+
+def _prepared(
+    benchmark: Benchmark, at_hand: Devices, source: str | None, clean: bool, mask: bool
+) -> Path:
+    data = overridden(benchmark.data, source, clean=clean, mask=mask)
+    return prepare_data(data, benchmark.protocol.image_size, workplace(at_hand, benchmark))
 
 
 def write_split(
@@ -40,14 +45,16 @@ def write_split(
     out: Path,
     profile: Profile | None,
     config: Path | None,
-    **made: bool,
+    *,
+    clean: bool = False,
+    mask: bool = False,
 ) -> str:
-    """Write the split of a source as CSV, and say in a line what is in it.
-
-    ``made``: ``clean`` and ``mask``, as open_source takes them.
-    """
-    dataset, folder = open_source(source, config, profile, **made)
-    parts = carry_out(benchmark_of(config, profile, devices.visible()).split, dataset)
+    """Write the split of a source as CSV, and say in a line what is in it."""
+    at_hand = devices.visible()
+    benchmark = benchmark_of(config, profile, at_hand)
+    folder = _prepared(benchmark, at_hand, source, clean, mask)
+    dataset = open_dataset(folder)
+    parts = carry_out(benchmark.split, dataset)
     try:
         write_atomically(out, table(parts, provenance(folder).digests).encode())
     except OSError as error:

@@ -214,24 +214,25 @@ class _Bench:
         plain, validation = self.labels
         return (self.reader.read(0, epochs).targets if self.reader else plain), validation
 
-    def images(self, part: str) -> tuple[Resident, np.ndarray]:
+    def rows(self, part: str) -> Rows:
         """Images, and which of them are the part's. Only validation may be augmented, if told."""
         if part != "validation" or not self.run.protocol.augmentation.validation_share:
-            return self.resident, self.ids(part)
+            return self.data.images, self.ids(part)
         return self._varied_validation, np.arange(len(self.ids(part)))
 
-    @cached_property
-    def _varied_validation(self) -> Resident:
-        return self.laid(self._validation[0])
+    def images(self, part: str) -> tuple[Resident, np.ndarray]:
+        """The same, where the steps find them."""
+        images, ids = self.rows(part)
+        return (self.resident if images is self.data.images else self._laid_validation), ids
 
     @cached_property
-    def _validation(self) -> Rows:
-        """The validation images as they are judged, and which rows of that array they are."""
-        ids, augmentation = self.ids("validation"), self.run.protocol.augmentation
-        if not augmentation.validation_share:
-            return self.data.images, ids
-        code = augmenter(augmentation)
-        return augmented.varied_validation(self.run, self.data, ids, code), np.arange(len(ids))
+    def _varied_validation(self) -> np.ndarray:
+        code, ids = augmenter(self.run.protocol.augmentation), self.ids("validation")
+        return augmented.varied_validation(self.run, self.data, ids, code)
+
+    @cached_property
+    def _laid_validation(self) -> Resident:
+        return self.laid(self._varied_validation)
 
     # Training
 
@@ -404,10 +405,8 @@ class _Bench:
             lambda done: self.events.step(done, total),
         )
         told = {"train": judge.train(ids["train"], features["train"])}
-        told |= judge.part(
-            "validation", self._validation, ids["validation"], features["validation"]
-        )
-        told |= judge.part("test", (self.data.images, ids["test"]), ids["test"], features["test"])
+        for part in ("validation", "test"):
+            told |= judge.part(part, self.rows(part), ids[part], features[part])
         return told if shifted is None else told | judge.shifted(shifted)
 
     def cost(self, head: keras.Model) -> Cost:

@@ -191,14 +191,10 @@ def _lonely(lonely: Loneliness, usual: np.ndarray) -> Iterator[Finding]:
 def _no_cell(one: Stranger, dataset: Dataset) -> Finding:
     labels = np.unique(dataset.labels[one.ids])
     under = f"{len(labels)} labels" if len(labels) > 1 else dataset.class_names[labels[0]]
-    if one.named:
-        reason = (
-            f"not a cell: one of {len(one.ids):,} like image {one.prototype}, which was named, "
-            f"under {under}; the nearest other picture has similarity {one.nearest:.2f}"
-        )
-        return Finding("not-a-cell", one.ids, one.ids, reason)
+    image = f"image {one.prototype}"
+    what = f"like {image}, which was named" if one.named else f"copies of {image}"
     reason = (
-        f"not a cell: one of {len(one.ids):,} copies of image {one.prototype}, under {under}; "
+        f"not a cell: one of {len(one.ids):,} {what}, under {under}; "
         f"the nearest other picture has similarity {one.nearest:.2f}"
     )
     return Finding("not-a-cell", one.ids, one.ids, reason)
