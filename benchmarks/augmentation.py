@@ -25,12 +25,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from harness.augment import epochs
-from harness.augment.epochs import BATCH, Shelf, Stream
-from harness.augment.maker import processes
-from harness.data.decoded import open_dataset
+from harness.augmentation import epoch_cache
+from harness.augmentation.epoch_cache import BATCH, Shelf, Stream
+from harness.augmentation.worker import processes
+from harness.data.image_cache import open_dataset
 from harness.data.sources import prepare
-from harness.policies import Augmentation, Enlarged, SplitAndRotate, parse
+from harness.schema.augmentation import Augmentation, Enlarged, SplitAndRotate, parse
 
 POLICIES = (
     "traditional", "randaugment", "mixup", "cutmix", "mixup+cutmix", "traditional+mixup+cutmix",
@@ -50,7 +50,7 @@ def by_keras_cv(stream: Stream) -> Callable[[], object] | None:
     """The layers as they come, which map images in parallel."""
     import tensorflow as tf
 
-    from harness.augment import kerascv
+    from harness.augmentation import keras_cv
 
     steps = stream.augmentation.policy
     images = np.asarray(stream.images[stream.ids[:BATCH]])
@@ -58,12 +58,12 @@ def by_keras_cv(stream: Stream) -> Callable[[], object] | None:
     if any(isinstance(step, SplitAndRotate) for step in steps):
         return None
     if any(isinstance(step, Enlarged) for step in steps):
-        return lambda: kerascv.augment(steps, images, targets, 1)
-    layers = [layer for step in steps for layer in kerascv.layers(step)]
+        return lambda: keras_cv.augment(steps, images, targets, 1)
+    layers = [layer for step in steps for layer in keras_cv.layers(step)]
 
     @tf.function
     def graph(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels, labels = kerascv.carry_out(layers, x, y)
+        pixels, labels = keras_cv.carry_out(layers, x, y)
         return tf.cast(pixels, tf.uint8), labels
 
     x, y = tf.constant(images), tf.constant(targets)
@@ -95,7 +95,7 @@ def rates(stream: Stream, data: Path, folder: Path) -> tuple[Rates | None, Rates
     theirs = by_keras_cv(stream)
     shelf = Shelf(folder, 10**12)
     with processes(stream, data) as crew:
-        made = partial(epochs.make, stream, to=Nowhere(), crew=crew)
+        made = partial(epoch_cache.make, stream, to=Nowhere(), crew=crew)
         if theirs is not None:
             theirs()
         made(0)
@@ -106,16 +106,16 @@ def rates(stream: Stream, data: Path, folder: Path) -> tuple[Rates | None, Rates
             clock.append(seconds(partial(made, k))[0])
             kept.append(seconds(partial(shelf.keep, stream, k, crew=crew))[0])
             busy.append(seconds(partial(one_part, stream, k))[1])
-    copies = epochs.enlargement(stream.augmentation)
-    part = copies * len(stream.ids) / epochs.parts(stream)
+    copies = epoch_cache.enlargement(stream.augmentation)
+    part = copies * len(stream.ids) / epoch_cache.parts(stream)
     first = Rates.of(BATCH * copies, layers) if layers else None
     ours = Rates(stream.rows / statistics.median(clock), part / statistics.median(busy))
     return first, ours, stream.rows / statistics.median(kept)
 
 
 def one_part(stream: Stream, epoch: int) -> None:
-    with epochs.one_core_each():
-        epochs.make_part(stream, epoch, Nowhere(), 0)
+    with epoch_cache.one_core_each():
+        epoch_cache.make_part(stream, epoch, Nowhere(), 0)
 
 
 def main() -> None:

@@ -16,27 +16,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from harness.data.decoded import open_dataset
+from harness.data.image_cache import open_dataset
 from harness.data.sources import prepare
-from harness.data.split import carry_out
-from harness.devices import Device, cpu_name
-from harness.launch import WorkerProcess
-from harness.nouns import (
-    DataSummary,
-    Finished,
-    Phase,
-    Protocol,
-    Run,
-    RunRecord,
-    Split,
-    Subset,
-    Weights,
-)
-from harness.plan import Planned, summarise
-from harness.policies import Augmentation, EpochStore, parse
-from harness.store import Store
-from harness.sweep import Setting, sweep
-from zoo.table import find
+from harness.data.splitting import carry_out
+from harness.execution.devices import Device, cpu_name
+from harness.execution.processes import WorkerProcess
+from harness.schema.augmentation import Augmentation, EpochStore, parse
+from harness.schema.dataset import DataSummary, Split, Subset
+from harness.schema.protocol import Phase, Protocol
+from harness.schema.records import Finished, RunRecord
+from harness.schema.run import Run, Weights
+from harness.storage.records import Store
+from harness.sweep.planner import Planned, summarise
+from harness.sweep.scheduler import Setting, sweep
+from zoo.registry import find
 
 RECIPES = ("mobilenet", "mobilenetv2", "mobilenetv3large", "lite0", "b0")
 Provider = Literal["wbc-bench", "keras-cv"]

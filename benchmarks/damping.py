@@ -18,14 +18,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from harness import plan
+from harness.commands.data import open_source
 from harness.config import load
-from harness.head import HeadLearner
-from harness.learn import learn
-from harness.metrics import macro_f1
-from harness.nouns import Dataset, Protocol
-from harness.plan import Planned
-from harness.survey import open_source
+from harness.evaluation.metrics import macro_f1
+from harness.schema.dataset import Dataset
+from harness.schema.protocol import Protocol
+from harness.sweep import planner
+from harness.sweep.planner import Planned
+from harness.training.head import HeadLearner
+from harness.training.loop import learn
 
 STRENGTHS = (0.0, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0)
 TEST = 800
@@ -35,8 +36,8 @@ def features(one: Planned, data: Dataset, ids: np.ndarray) -> np.ndarray:
     """Pooled, float32 (n, width)."""
     import keras
 
-    from harness.steps import Forward, numbers
-    from zoo.build import build
+    from harness.training.train_step import Forward, numbers
+    from zoo.factory import build
 
     keras.utils.set_random_seed(one.run.seed)
     network = build(one.recipe, one.run.protocol.image_size, one.weights_files)
@@ -83,8 +84,8 @@ def main() -> None:
         data, _ = open_source(asked.data, config, "quick")
     sizes = asked.train, asked.train // 4
     ids = np.random.default_rng(0).permutation(len(data))[: max(2000, sum(sizes) + TEST)]
-    wanted = plan.recipes(benchmark, asked.recipes)
-    planned = plan.runs(benchmark, wanted, data, plan.supplies(benchmark.weights, wanted))
+    wanted = planner.recipes(benchmark, asked.recipes)
+    planned = planner.runs(benchmark, wanted, data, planner.supplies(benchmark.weights, wanted))
     print(f"{data.name}, {asked.train} training images, {asked.splits} splits, macro F1 in %")
     print(f"{'damping':18s} " + " ".join(f"{strength:12g}" for strength in STRENGTHS))
     for one in planned:

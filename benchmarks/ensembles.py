@@ -19,25 +19,25 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import metrics
-from harness.ensembles import best_subset
-from harness.nouns import (
+from harness.ensembling.rules import best_subset
+from harness.evaluation import metrics
+from harness.schema.dataset import DataSummary, Split
+from harness.schema.predictions import Predictions
+from harness.schema.protocol import Protocol
+from harness.schema.records import (
     Cost,
-    DataSummary,
     Environment,
     Epoch,
     Finished,
-    Predictions,
-    Protocol,
-    Run,
     RunRecord,
-    Split,
     Throughput,
     Timings,
-    Weights,
 )
-from harness.store import FEATURES, PREDICTIONS, Store, write_arrays, write_predictions
-from zoo.table import RECIPES, find
+from harness.schema.run import Run, Weights
+from harness.storage.files import write_arrays
+from harness.storage.predictions import write_predictions
+from harness.storage.records import FEATURES, PREDICTIONS, Store
+from zoo.registry import RECIPES, find
 
 SIZES = {"train": 11_959, "validation": 1_712, "test": 3_421}
 QUICK = {"train": 320, "validation": 80, "test": 240}

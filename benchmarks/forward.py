@@ -12,7 +12,7 @@ MobileNetV2 59 %; all others 65 to 120 %. These four have large maps for their m
 
 - Keras writes BatchNorm outside of training as a product and a sum over the maps, and TensorFlow
   keeps both, and a ReLU6 behind them, as kernels of their own: a fifth to a third of their time.
-  Mended: zoo.inference folds them, for 1.1 to 1.35 times the images a second
+  Mended: zoo.batchnorm_folding folds them, for 1.1 to 1.35 times the images a second
   (benchmarks/rewrites.py).
 - What remains in EfficientNetB0: its swish is a kernel of its own, a fifth of the time, and
   squeeze-and-excitation goes over each map twice more, a tenth. TensorFlow's convolutions take a
@@ -40,8 +40,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 
-from harness.devices import Device, visible
-from zoo.table import RECIPES, find
+from harness.execution.devices import Device, visible
+from zoo.registry import RECIPES, find
 
 if visible()[0].id == "cpu":
     for _key, _value in Device("cpu", "CPU").environment.items():
@@ -120,9 +120,9 @@ def print_kernels(forward: Step, pixels: np.ndarray) -> None:
 
 
 def main() -> None:
-    from harness.steps import Forward, numbers
-    from harness.throughput import multiply_adds
-    from zoo.build import build
+    from harness.training.throughput import multiply_adds
+    from harness.training.train_step import Forward, numbers
+    from zoo.factory import build
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=80)

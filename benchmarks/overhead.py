@@ -17,8 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness.nouns import Finished, Run
-from harness.store import Store
+from harness.schema.records import Finished
+from harness.schema.run import Run
+from harness.storage.records import Store
 
 WBC = [sys.executable, "-m", "harness.cli"]
 

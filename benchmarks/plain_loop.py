@@ -40,16 +40,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from harness import plan
+from harness.commands.data import open_source
 from harness.config import load
-from harness.data.split import carry_out
-from harness.metrics import macro_f1
-from harness.nouns import Dataset, Finished
-from harness.plan import Planned
-from harness.policies import Augmentation
-from harness.statistics import holm, paired
-from harness.store import Store
-from harness.survey import open_source
+from harness.data.splitting import carry_out
+from harness.evaluation.metrics import macro_f1
+from harness.evaluation.significance import holm, paired
+from harness.schema.augmentation import Augmentation
+from harness.schema.dataset import Dataset
+from harness.schema.records import Finished
+from harness.storage.records import Store
+from harness.sweep import planner
+from harness.sweep.planner import Planned
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ def plain(one: Planned, data: Dataset) -> Side:
     """Build, fit and predict, as it is written by hand."""
     import keras
 
-    from harness.pieces import build_head, build_optimizer
-    from zoo.build import build
+    from harness.training.model import build_head, build_optimizer
+    from zoo.factory import build
 
     begin = time.perf_counter()
     protocol, phase = one.run.protocol, one.run.protocol.frozen
@@ -138,7 +139,7 @@ def stream(
 
 def varying(augmentation: Augmentation) -> Callable[[Any, Any], tuple[Any, Any]]:
     """keras-cv's layers for the policy's steps, on a batch."""
-    from harness.augment.kerascv import carry_out, layers
+    from harness.augmentation.keras_cv import carry_out, layers
 
     return partial(carry_out, [layer for step in augmentation.policy for layer in layers(step)])
 
@@ -180,8 +181,8 @@ def main() -> None:
         config = settings(asked, Path(folder))
         benchmark = load(config, "quick")
         data, _ = open_source(asked.data, config, "quick")
-        wanted = plan.recipes(benchmark, asked.recipes)
-        planned = plan.runs(benchmark, wanted, data, plan.supplies(benchmark.weights, wanted))
+        wanted = planner.recipes(benchmark, asked.recipes)
+        planned = planner.runs(benchmark, wanted, data, planner.supplies(benchmark.weights, wanted))
         whole, first = ours(planned, config, Path(folder) / "results", asked.data)
     labels = data.labels[carry_out(benchmark.split, data).test]
     truth = labels, len(data.class_names)

@@ -16,10 +16,12 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import plan
-from harness.nouns import Finished, RunRecord, Shift
-from harness.store import EVERY_SHIFT, Store
-from zoo.table import find
+from harness.schema.predictions import EVERY_SHIFT
+from harness.schema.records import Finished, RunRecord
+from harness.schema.run import Shift
+from harness.storage.records import Store
+from harness.sweep import planner
+from zoo.registry import find
 
 CASES = ("without it", "its rate alone", "no records")
 
@@ -61,10 +63,10 @@ def estimate(record: RunRecord, known: Sequence[RunRecord], shifted: Shift) -> f
     """Seconds that plan would have told, on the machine that the record is from."""
     result = record.result
     assert isinstance(result, Finished)
-    one = plan.Planned(record.run, find(record.run.recipe), (None,), record.note)
+    one = planner.Planned(record.run, find(record.run.recipe), (None,), record.note)
     device, cores = result.cost.throughput.device, result.environment.cores
-    guess = cores * plan.CORE_MULTIPLY_ADDS
-    return plan.estimate(one, record.data, known, device, guess, shifted)
+    guess = cores * planner.CORE_MULTIPLY_ADDS
+    return planner.estimate(one, record.data, known, device, guess, shifted)
 
 
 def shift(store: Store, record: RunRecord) -> Shift:

@@ -2,8 +2,9 @@
 
     python benchmarks/rewrites.py [--size 80] [--batch 32] [--rounds 8] [RECIPE ...]
 
-Depthwise: ConvNeXt as Keras writes it, with grouped convolutions, against zoo.build's; forward
-and training step. Folded: a network as it was built against zoo.inference's; forward. Old and new
+Depthwise: ConvNeXt as Keras writes it, with grouped convolutions, against zoo.factory's; forward
+and training step. Folded: a network as it was built against
+zoo.batchnorm_folding's; forward. Old and new
 take turns, and each figure is the median of the ratios of turns; ``cpu`` is the same of processor
 seconds, which other work on the machine disturbs less. Last, how far the features are apart, as a
 share of the largest.
@@ -22,7 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 
-from harness.devices import Device, visible
+from harness.execution.devices import Device, visible
 
 if visible()[0].id == "cpu":
     for _key, _value in Device("cpu", "CPU").environment.items():
@@ -30,11 +31,11 @@ if visible()[0].id == "cpu":
 
 import keras
 
-from harness.pieces import jit
-from zoo.build import build
-from zoo.inference import for_inference
+from harness.training.model import jit
+from zoo.batchnorm_folding import for_inference
+from zoo.factory import build
 from zoo.recipe import Recipe
-from zoo.table import RECIPES, find
+from zoo.registry import RECIPES, find
 
 Step = Callable[[], object]
 
@@ -85,7 +86,7 @@ def measure(recipe: Recipe, pixels: np.ndarray, rounds: int) -> None:
         ratios = faster(forward(ours, pixels), forward(swift, pixels), rounds)
         line(recipe.name, "folded, forward", ratios, distance(ours, swift, pixels))
     if recipe.name.startswith("convnext"):
-        with patch("zoo.build._speed_up_depthwise", lambda model: None):
+        with patch("zoo.factory._speed_up_depthwise", lambda model: None):
             grouped = build(recipe, pixels.shape[1])
         grouped.set_weights(ours.get_weights())
         ratios = faster(forward(grouped, pixels), forward(ours, pixels), rounds)

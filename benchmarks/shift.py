@@ -17,10 +17,10 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from harness.data import shift, shifted
-from harness.data.decoded import open_dataset
+from harness.data import corruptions, shifted_test
+from harness.data.image_cache import open_dataset
 from harness.data.sources import prepare
-from harness.nouns import Split
+from harness.schema.dataset import Split
 
 SIZE = 96
 FULL = 200
@@ -36,9 +36,9 @@ def main() -> None:
         images = np.asarray(data.images[:500])
         streams = [[i] for i in range(len(images))]
         seconds = []
-        for kind in shift.KINDS:
+        for kind in corruptions.KINDS:
             begin = time.process_time()
-            shift.corrupt(images, kind, 3, streams)
+            corruptions.corrupt(images, kind, 3, streams)
             seconds.append((time.process_time() - begin) / len(images))
             print(f"{kind:<14} {1 / seconds[-1]:>7,.0f} images/s at {SIZE} px, one core")
         print(f"{'all alike':<14} {len(seconds) / sum(seconds):>7,.0f} images/s")
@@ -46,7 +46,7 @@ def main() -> None:
         copies = (("mixed", ids), ("full", ids[:FULL]))
         for mode, chosen in copies:
             begin = time.perf_counter()
-            path = shifted.made_once(folder, data, chosen, Split(), mode)
+            path = shifted_test.made_once(folder, data, chosen, Split(), mode)
             took, rows = time.perf_counter() - begin, len(np.load(path, mmap_mode="r"))
             print(f"{mode:<6} copy of {len(chosen):,} test images: {rows:,} rows, {took:.1f} s")
 

@@ -1,4 +1,4 @@
-"""Milliseconds of every function of harness.statistics and harness.calibration.
+"""Milliseconds of every function of significance and calibration in harness.evaluation.
 
     python benchmarks/significance.py
 
@@ -15,8 +15,8 @@ from itertools import combinations
 
 import numpy as np
 
-from harness import calibration, statistics
-from harness.metrics import macro_f1
+from harness.evaluation import calibration, significance
+from harness.evaluation.metrics import macro_f1
 
 TOTALS = (244, 624, 311, 579, 243, 284, 666, 470)
 CLASSES = len(TOTALS)
@@ -56,13 +56,13 @@ def main() -> None:
     a, b = table(16, labels)[:2]
     one, two = a.argmax(axis=1), b.argmax(axis=1)
     confusion = np.bincount(labels * CLASSES + one, minlength=CLASSES**2).reshape(CLASSES, -1)
-    samples = statistics.bootstrap(confusion)
+    samples = significance.bootstrap(confusion)
     print(f"one row or pair, {n:,} images, macro F1 {macro_f1(labels, one, CLASSES):.3f}")
-    show("bootstrap, 10,000 resamples", lambda: statistics.bootstrap(confusion))
-    show("interval", lambda: statistics.interval(samples.macro_f1))
-    show("mcnemar", lambda: statistics.mcnemar(labels, one, two))
-    show("paired, 10,000 resamples", lambda: statistics.paired(labels, one, two, CLASSES))
-    show("paired, 2,000", lambda: statistics.paired(labels, one, two, CLASSES, 2_000))
+    show("bootstrap, 10,000 resamples", lambda: significance.bootstrap(confusion))
+    show("interval", lambda: significance.interval(samples.macro_f1))
+    show("mcnemar", lambda: significance.mcnemar(labels, one, two))
+    show("paired, 10,000 resamples", lambda: significance.paired(labels, one, two, CLASSES))
+    show("paired, 2,000", lambda: significance.paired(labels, one, two, CLASSES, 2_000))
     show("fit_temperature", lambda: calibration.fit_temperature(probabilities, labels))
     show("soften", lambda: calibration.soften(probabilities, 1.5))
     show("reliability", lambda: calibration.reliability(labels, probabilities))
@@ -72,21 +72,21 @@ def main() -> None:
     for rows in (16, 100):
         guesses = [row.argmax(axis=1) for row in table(rows, labels)]
         scores = [macro_f1(labels, guess, CLASSES) for guess in guesses]
-        ranks = statistics.rank_groups(guesses, labels, CLASSES)
+        ranks = significance.rank_groups(guesses, labels, CLASSES)
         print(f"{rows} rows, macro F1 {scores[0]:.3f} to {scores[-1]:.3f}, ranks {set(ranks)}")
         bind = partial(partial, labels=labels, guesses=guesses, classes=CLASSES)
         pairs = list(combinations(guesses, 2))
         points = np.random.default_rng(0).random((rows, 2))
-        show("pairwise", bind(statistics.pairwise))
-        show("rank_groups", bind(statistics.rank_groups))
-        show("smallest_difference", bind(statistics.smallest_difference))
-        show("diversity", bind(statistics.diversity))
-        show(f"holm of {len(pairs)}", partial(statistics.holm, np.linspace(0, 1, len(pairs))))
-        show("pareto", partial(statistics.pareto, points))
+        show("pairwise", bind(significance.pairwise))
+        show("rank_groups", bind(significance.rank_groups))
+        show("smallest_difference", bind(significance.smallest_difference))
+        show("diversity", bind(significance.diversity))
+        show(f"holm of {len(pairs)}", partial(significance.holm, np.linspace(0, 1, len(pairs))))
+        show("pareto", partial(significance.pareto, points))
     chosen = list(combinations([row.argmax(axis=1) for row in table(16, labels)], 2))
     show(
         "paired, 2,000 resamples, 120 pairs",
-        lambda: [statistics.paired(labels, *pair, CLASSES, 2_000) for pair in chosen],
+        lambda: [significance.paired(labels, *pair, CLASSES, 2_000) for pair in chosen],
         times=1,
     )
 

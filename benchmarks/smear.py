@@ -12,7 +12,7 @@ import time
 
 import cv2
 
-from harness.data.smear import MINIMUM, draw
+from harness.data.synthetic.smear import MINIMUM, draw
 
 
 def main() -> None:

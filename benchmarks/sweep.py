@@ -20,28 +20,20 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.checkpoint import Keeper, Progress
-from harness.devices import Device
-from harness.launch import Ended, Event
-from harness.nouns import (
-    Cost,
-    DataSummary,
-    Environment,
-    Job,
-    Outcome,
-    Predictions,
-    Protocol,
-    Run,
-    Split,
-    Throughput,
-    Timings,
-    Weights,
-)
-from harness.pace import Pace
-from harness.plan import Planned
-from harness.store import PREDICTIONS, Store, write_predictions
-from harness.sweep import Launcher, Setting, sweep
-from zoo.table import find
+from harness.execution.devices import Device
+from harness.execution.processes import Ended, Event
+from harness.schema.dataset import DataSummary, Split
+from harness.schema.predictions import Predictions
+from harness.schema.protocol import Protocol
+from harness.schema.records import Cost, Environment, Outcome, Throughput, Timings
+from harness.schema.run import Job, Run, Weights
+from harness.storage.predictions import write_predictions
+from harness.storage.records import PREDICTIONS, Store
+from harness.sweep.planner import Planned
+from harness.sweep.scheduler import Launcher, Setting, sweep
+from harness.training.checkpoint import Keeper, Progress
+from harness.training.schedule import Pace
+from zoo.registry import find
 
 SECONDS = 0.05
 CLASSES = tuple("abcdefgh")
@@ -154,7 +146,7 @@ def main() -> None:
     except ImportError:
         print("cluster: distributed is not installed")
     else:
-        from harness.cluster import Cluster, connect
+        from harness.sweep.cluster import Cluster, connect
 
         for workers in (1, 2, 4, 8):
             with (

@@ -38,8 +38,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.devices import Device
-    from harness.nouns import Finished, RunRecord
+    from harness.execution.devices import Device
+    from harness.schema.records import Finished, RunRecord
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = {
@@ -101,9 +101,10 @@ def arguments() -> argparse.Namespace:
 
 
 def sweep_and_tell(asked: argparse.Namespace) -> int:
-    from harness import experiment
+    from harness.commands import run
+    from harness.commands.resolve import Request
     from harness.config import load
-    from harness.devices import visible
+    from harness.execution.devices import visible
 
     asked.results.mkdir(parents=True, exist_ok=True)
     config = asked.results / "zoo.toml"
@@ -115,7 +116,7 @@ def sweep_and_tell(asked: argparse.Namespace) -> int:
         f"{device.name}, as {asked.backend} {best['version']} sees it: {best['device']}; "
         f"{precision} matrix product: {best['rate'] / 1e12:.3g} T multiply-adds/s"
     )
-    request = experiment.Request(
+    request = Request(
         recipes=tuple(asked.recipes), everything=not asked.recipes, profile="full", seeds=None,
         retry_failed=False, config=config, data=asked.data, clean=asked.clean,
         results=asked.results,
@@ -124,7 +125,7 @@ def sweep_and_tell(asked: argparse.Namespace) -> int:
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
     signal.setitimer(signal.ITIMER_REAL, asked.budget or 0)
     try:
-        code = experiment.run(request)
+        code = run.run(request)
     except KeyboardInterrupt:
         code = 130
         print("interrupted; the same command goes on from here")
@@ -183,7 +184,7 @@ def peak(precision: str) -> dict[str, Any]:
     import numpy as np
     from keras import ops
 
-    from harness.steps import compiled, numbers
+    from harness.training.train_step import compiled, numbers
 
     name = keras.backend.backend()
     where = on(name)
@@ -228,8 +229,8 @@ def on(backend: str) -> str:
 def tell(results: Path, rate: float, precision: str, wall: float) -> None:
     from tabulate import tabulate
 
-    from harness.nouns import Finished
-    from harness.store import Store
+    from harness.schema.records import Finished
+    from harness.storage.records import Store
 
     finished, rows = [], []
     for record in Store(results).records():

@@ -70,7 +70,7 @@ def _options(*options: Any) -> Any:
 
 
 def _recipe_names(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
-    from zoo.table import RECIPES
+    from zoo.registry import RECIPES
 
     names = [name for recipe in RECIPES for name in (recipe.name, *recipe.aliases)]
     return [name for name in names if name.startswith(typed)]
@@ -134,9 +134,10 @@ def cli() -> None:
 )
 def run(**options: Any) -> int:
     """Train recipes under the one protocol and write the leaderboard."""
-    from harness import experiment
+    from harness.commands.resolve import Request
+    from harness.commands.run import run as run_recipes
 
-    return experiment.run(experiment.Request(**options))
+    return run_recipes(Request(**options))
 
 
 def _duration(ctx: Any, param: Any, value: str | None) -> float | None:
@@ -155,9 +156,10 @@ def _duration(ctx: Any, param: Any, value: str | None) -> float | None:
 @click.option("--budget", callback=_duration, help="Say what fits this time: 2h, 90m, 1h30m.")
 def plan(budget: float | None, **options: Any) -> int:
     """What would run, how long it would take, and what of it fits a budget."""
-    from harness import experiment
+    from harness.commands.plan import show_plan
+    from harness.commands.resolve import Request
 
-    return experiment.show_plan(experiment.Request(**options), budget)
+    return show_plan(Request(**options), budget)
 
 
 @cli.command()
@@ -166,8 +168,8 @@ def status(results: Path) -> int:
     """What is running in a results folder, from another terminal."""
     import time
 
-    from harness.status import report
-    from harness.store import Store
+    from harness.storage.records import Store
+    from harness.sweep.status import report
 
     click.echo(report(Store(results), time.time()))
     return 0
@@ -177,7 +179,7 @@ def status(results: Path) -> int:
 @results_option
 def leaderboard(results: Path) -> int:
     """Write the tables again from the records."""
-    from harness.tables import write_tables
+    from harness.reporting.publish import write_tables
 
     for path in write_tables(results):
         click.echo(path)
@@ -188,9 +190,9 @@ def leaderboard(results: Path) -> int:
 @results_option
 def verify(results: Path) -> int:
     """Recompute every printed number from the stored predictions."""
-    from harness import tables
+    from harness.reporting import publish
 
-    wrong = tables.verify(results)
+    wrong = publish.verify(results)
     for line in wrong:
         click.echo(line, err=True)
     click.echo(f"{len(wrong)} differ" if wrong else "ok: every number is what the predictions give")
@@ -221,23 +223,24 @@ def ensemble(members: tuple[str, ...], joint: bool, **options: Any) -> int:
 
 
 def _combine(members: tuple[str, ...], options: dict[str, Any]) -> int:
-    from harness import committee
-    from harness.store import Store
-    from harness.tables import write_tables
+    from harness.ensembling import builder
+    from harness.reporting.publish import write_tables
+    from harness.storage.records import Store
 
     search, results = options["search"], options["results"]
     if not (members or search):
         raise UserError("name two or more networks, or say --search for the best of all")
-    wanted = committee.chosen_rules(options["rules"], search=search)
-    for together in committee.assemble(Store(results), members):
-        convened = committee.convene(together, wanted)
+    wanted = builder.chosen_rules(options["rules"], search=search)
+    for together in builder.assemble(Store(results), members):
+        convened = builder.convene(together, wanted)
         for record in convened.records:
             f1 = f"test macro F1 {100 * record.test.macro_f1:.2f} %"
             click.echo(f"{record.ensemble.rule}: {' + '.join(record.kept)}: {f1}")
         if options["measure"]:
-            from harness import devices, rates
+            from harness.ensembling import throughput
+            from harness.execution import devices
 
-            rates.measure_all(Store(results), list(convened.records), devices.visible()[0])
+            throughput.measure_all(Store(results), list(convened.records), devices.visible()[0])
         for rule, reason in convened.left_out:
             click.echo(f"{rule}: left out: {reason}", err=True)
     click.echo(write_tables(results)[0])
@@ -245,15 +248,16 @@ def _combine(members: tuple[str, ...], options: dict[str, Any]) -> int:
 
 
 def _train_joint(members: tuple[str, ...], options: dict[str, Any]) -> int:
-    from harness import experiment
-    from zoo.table import find
+    from harness.commands.resolve import Request
+    from harness.commands.run import run as run_recipes
+    from zoo.registry import find
 
     if options["search"] or options["rules"] or options["measure"]:
         raise UserError("--joint trains one network; --search and --rule combine finished runs")
     joint = find("+".join(members)) if members else None
     if joint is None or not joint.branches:
         raise UserError("a joint network needs at least two different branches")
-    request = experiment.Request(
+    request = Request(
         recipes=(joint.name,),
         everything=False,
         seeds=None,
@@ -261,7 +265,7 @@ def _train_joint(members: tuple[str, ...], options: dict[str, Any]) -> int:
         clean=False,
         **{name: options[name] for name in ("profile", "config", "data", "results")},
     )
-    return experiment.run(request)
+    return run_recipes(request)
 
 
 @cli.command()
@@ -270,7 +274,7 @@ def _train_joint(members: tuple[str, ...], options: dict[str, Any]) -> int:
 @results_option
 def compare(first: str, second: str, results: Path) -> int:
     """Is the difference between two rows real? (paired tests; names, imports or ids)"""
-    from harness.comparison import compare as compare_rows
+    from harness.reporting.compare import compare as compare_rows
 
     click.echo(compare_rows(first, second, results))
     return 0
@@ -284,8 +288,8 @@ def compare(first: str, second: str, results: Path) -> int:
 @results_option
 def import_(file: Path, name: str, labels: Path | None, force: bool, results: Path) -> int:
     """Put predictions from elsewhere beside the networks: npz, npy, csv."""
-    from harness.outside import bring_in
-    from harness.tables import write_tables
+    from harness.reporting.external import bring_in
+    from harness.reporting.publish import write_tables
 
     for record in bring_in(file, name, results, labels, replace=force):
         f1 = f"test macro F1 {100 * record.test.macro_f1:.2f} %"
@@ -304,7 +308,7 @@ def import_(file: Path, name: str, labels: Path | None, force: bool, results: Pa
 @results_option
 def export(name: str, kind: Any, out: Path, results: Path) -> int:
     """Write a row's predictions for other programs; `import` reads them."""
-    from harness.outside import write_out
+    from harness.reporting.external import write_out
 
     for path in write_out(name, results, out, kind):
         click.echo(path)
@@ -316,7 +320,7 @@ def zoo() -> int:
     """List the recipes: names, aliases, parameters, contract."""
     from tabulate import tabulate
 
-    from zoo.table import RECIPES
+    from zoo.registry import RECIPES
 
     heads = ["recipe", "aliases", "parameters", "features", "input", "smallest", "preprocessing"]
     rows = [
@@ -340,7 +344,7 @@ def data() -> None:
 @click.argument("source")
 def fetch(source: str) -> int:
     """Download a public data set: bloodmnist[@28|64|128|224]."""
-    from harness.data.medmnist import fetch as download
+    from harness.data.readers.medmnist import fetch as download
 
     click.echo(download(source))
     return 0
@@ -357,17 +361,19 @@ def fetch(source: str) -> int:
 @config_option
 def preview(source: str | None, config: Path | None, clean: bool, mask: bool, **how: Any) -> int:
     """Write a labelled sheet of a data set as PNG."""
-    from harness import survey
+    from harness.commands import data as data_commands
 
-    dataset, _ = survey.open_source(source, config, None, clean=clean, mask=mask)
+    dataset, _ = data_commands.open_source(source, config, None, clean=clean, mask=mask)
     out = how["out"]
     if how["policy"] is not None:
-        from harness.augment.sheet import sheet as policy_sheet
-        from harness.policies import named
+        from harness.augmentation.preview import sheet as policy_sheet
+        from harness.config import augmentation_named
 
-        policy_sheet(dataset, named(how["policy"]), out, versions=min(how["per_class"], 12))
+        policy_sheet(
+            dataset, augmentation_named(how["policy"]), out, versions=min(how["per_class"], 12)
+        )
     elif how["shift"]:
-        from harness.data.preview_shift import shift_sheet
+        from harness.data.preview_shifted import shift_sheet
 
         shift_sheet(dataset, out)
     else:
@@ -387,9 +393,9 @@ def preview(source: str | None, config: Path | None, clean: bool, mask: bool, **
 @config_option
 def write_split(**asked: Any) -> int:
     """Write which image is train, validation or test: CSV of index, part and hash."""
-    from harness import survey
+    from harness.commands import data as data_commands
 
-    click.echo(survey.write_split(**asked))
+    click.echo(data_commands.write_split(**asked))
     return 0
 
 
@@ -407,14 +413,14 @@ def write_split(**asked: Any) -> int:
 @config_option
 def audit(**asked: Any) -> int:
     """What is wrong with a data set, and what to leave out of it."""
-    from harness import survey
-    from harness.data.audit import REMOVABLE
+    from harness.audit.audit import REMOVABLE
+    from harness.commands import data as data_commands
     from harness.errors import UnknownName
 
     for kind in asked["also"]:
         if kind not in REMOVABLE:
             raise UnknownName("kind of finding", kind, REMOVABLE)
-    lines, page = survey.run_audit(**asked)
+    lines, page = data_commands.run_audit(**asked)
     for line in (*lines, page):
         click.echo(line)
     return 0

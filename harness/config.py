@@ -17,8 +17,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from harness.errors import ConfigError, UnknownName, did_you_mean
-from harness.nouns import Backend, Noun, Protocol, Shift, Split
-from harness.records import Rule
+from harness.schema import augmentation as policies
+from harness.schema.augmentation import Augmentation
+from harness.schema.base import Noun
+from harness.schema.dataset import Split
+from harness.schema.protocol import Protocol
+from harness.schema.records import Rule
+from harness.schema.run import Backend, Shift
 
 Profile = Literal["quick", "full"]
 FILENAME = "benchmark.toml"
@@ -138,6 +143,17 @@ def load(path: Path | None, profile: Profile, *, gpu: bool = False) -> Benchmark
     except ValidationError as error:
         raise ConfigError(f"{where}: {_first_error(error)}") from None
     return _rooted(_of_today(benchmark), path)
+
+
+def augmentation_named(name: str) -> Augmentation:
+    """The augmentation of a policy's name, or of names joined by +. Raises UnknownName."""
+    for one in name.split("+"):
+        if one.strip() not in policies.NAMES:
+            raise UnknownName("policy", one.strip(), policies.NAMES)
+    try:
+        return Augmentation(policy=policies.parse(name))
+    except ValueError as error:
+        raise ConfigError(f"--policy {name}: {error}") from None
 
 
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any], profile: str) -> dict[str, Any]:

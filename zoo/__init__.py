@@ -1,0 +1,1 @@
+"""The model zoo: backbone recipes and how to build them. It knows nothing of experiments."""

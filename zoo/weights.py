@@ -8,7 +8,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from harness.errors import Offline, WeightsError
+from zoo.errors import Offline, WeightsError
 from zoo.recipe import KerasFile, PackageFile, Recipe
 
 KERAS_STORE = "https://storage.googleapis.com/"

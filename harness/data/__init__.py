@@ -1,0 +1,1 @@
+"""Data sets: reading, resizing, splitting and corrupting images."""

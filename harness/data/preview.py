@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.data.decoded import square
+from harness.data.image_cache import square
 from harness.errors import DataError
-from harness.nouns import Dataset
+from harness.schema.dataset import Dataset
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw

@@ -16,9 +16,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from harness.data import folder as image_folder
-from harness.data import medmnist, npz
-from harness.data.decoded import Content, Source, made_once
+from harness.data.image_cache import Content, Source, made_once
+from harness.data.readers import folder as image_folder
+from harness.data.readers import medmnist, npz
 from harness.errors import DataError, did_you_mean
 
 WORDS = ("smear", "bloodmnist")
@@ -55,7 +55,7 @@ def find(source: str, image_size: int) -> Source:
 
 
 def _smear(count: int) -> Source:
-    from harness.data import smear
+    from harness.data.synthetic import smear
 
     def read() -> Content:
         drawn = smear.draw(count, seed=SMEAR_SEED)

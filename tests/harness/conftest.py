@@ -9,29 +9,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import metrics
-from harness.launch import Ended, Event
-from harness.nouns import (
+from harness.evaluation import metrics
+from harness.execution.processes import Ended, Event
+from harness.schema.dataset import DataSummary, Split
+from harness.schema.predictions import Predictions
+from harness.schema.protocol import Protocol
+from harness.schema.records import (
     Cost,
-    DataSummary,
     Environment,
     Epoch,
     Failed,
     Finished,
-    Job,
     Outcome,
-    Predictions,
-    Protocol,
-    Run,
     RunRecord,
-    Split,
     Throughput,
     Timings,
-    Weights,
 )
-from harness.plan import Planned
-from harness.store import PREDICTIONS, Store, write_predictions
-from zoo.table import find
+from harness.schema.run import Job, Run, Weights
+from harness.storage.predictions import write_predictions
+from harness.storage.records import PREDICTIONS, Store
+from harness.sweep.planner import Planned
+from zoo.registry import find
 
 CLASSES = ("basophil", "eosinophil", "platelet")
 SUMMARY = DataSummary(

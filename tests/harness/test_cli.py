@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import harness.launch
+import harness.execution.processes
 from harness.cli import cli, main
-from harness.committee import RULES
-from harness.store import FEATURES, PREDICTIONS, Store, write_arrays, write_predictions
-from zoo.table import RECIPES
-
-from .conftest import StandIn, made_predictions, made_record, save_finished
+from harness.ensembling.builder import RULES
+from harness.storage.files import write_arrays
+from harness.storage.predictions import write_predictions
+from harness.storage.records import FEATURES, PREDICTIONS, Store
+from tests.harness.conftest import StandIn, made_predictions, made_record, save_finished
+from zoo.registry import RECIPES
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -53,16 +54,16 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     def at_hand(recipe: Any) -> Path | None:
         return real(recipe) if recipe.name == "lite0" else None
 
-    real = harness.plan.shelf.at_hand
-    monkeypatch.setattr("harness.plan.shelf.imagenet_file", refuse)
-    monkeypatch.setattr("harness.plan.shelf.at_hand", at_hand)
+    real = harness.sweep.planner.shelf.at_hand
+    monkeypatch.setattr("harness.sweep.planner.shelf.imagenet_file", refuse)
+    monkeypatch.setattr("harness.sweep.planner.shelf.at_hand", at_hand)
 
 
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """The main job with a stand-in for the worker process."""
     stand_in = StandIn()
-    monkeypatch.setattr(harness.launch, "WorkerProcess", lambda **limits: stand_in)
+    monkeypatch.setattr(harness.execution.processes, "WorkerProcess", lambda **limits: stand_in)
     return stand_in
 
 
@@ -131,8 +132,8 @@ def test_variants_are_one_sweep_and_one_study(
 def test_a_failed_run_is_exit_code_1_and_can_be_tried_again(
     wbc: Cli, tmp_path: Path, trainer: StandIn, offline: None
 ) -> None:
-    from harness.launch import Ended
-    from harness.nouns import Failed
+    from harness.execution.processes import Ended
+    from harness.schema.records import Failed
 
     data = str(make_set(tmp_path / "set.npz"))
     (tmp_path / "benchmark.toml").write_text(SETTINGS)
@@ -483,7 +484,7 @@ def test_recipes_are_completed() -> None:
 @pytest.mark.slow
 def test_audit_then_clean_data(wbc: Cli, tmp_path: Path, offline: None) -> None:
     """With the real network: a page, a manifest, and the data without what it lists."""
-    from harness.survey import open_source
+    from harness.commands.data import open_source
 
     code, out, err = wbc("data", "audit", "smear@200")
     assert code == 0, err
@@ -681,7 +682,7 @@ def test_a_bug_keeps_its_traceback(wbc: Cli, monkeypatch: pytest.MonkeyPatch) ->
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("harness.tables.write_tables", broken)
+    monkeypatch.setattr("harness.reporting.publish.write_tables", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         wbc("leaderboard")
 

@@ -9,8 +9,9 @@ import pytest
 
 from harness.config import Benchmark, default_text, load, overlay
 from harness.errors import ConfigError, UnknownName
-from harness.nouns import Head, Phase, Protocol, Subset
-from harness.policies import STREAM, Augmentation
+from harness.schema.augmentation import STREAM, Augmentation
+from harness.schema.dataset import Subset
+from harness.schema.protocol import Head, Phase, Protocol
 
 
 def settings(tmp_path: Path, text: str) -> Path:
@@ -164,7 +165,7 @@ def test_an_augmented_run_is_that_of_this_version_of_the_stream(
     file = tmp_path / "b.toml"
     file.write_text('[variants.mixed]\naugmentation = { policy = "mixup" }\n')
     before = load(file, "quick")
-    monkeypatch.setattr("harness.policies.STREAM", STREAM + 1)
+    monkeypatch.setattr("harness.schema.augmentation.STREAM", STREAM + 1)
     after = load(file, "quick")
     assert after.protocol == before.protocol
     streams = [told.variants["mixed"].augmentation.stream for told in (before, after)]

@@ -16,7 +16,7 @@ import pytest
 from keras.src.legacy.saving import legacy_h5_format
 
 from zoo.recipe import Recipe
-from zoo.table import RECIPES
+from zoo.registry import RECIPES
 
 BIG = 10_000_000
 EACH_RECIPE = [

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from harness.errors import ConfigError, UnknownName
 from tests.zoo.networks import pixels, save_as_keras_publishes
-from zoo.build import branches, build
-from zoo.table import find
+from zoo.errors import ImageSizeError, UnknownName
+from zoo.factory import branches, build
+from zoo.registry import find
 from zoo.weights import imagenet_file
 
 
@@ -49,7 +49,7 @@ def test_its_features_are_those_of_its_branches_side_by_side(tmp_path: Path) -> 
 
 
 def test_every_branch_is_unfrozen_alike() -> None:
-    from harness.pieces import unfreeze
+    from harness.training.model import unfreeze
 
     joint = build(find("mobilenetv2+lite0"), 32)
     unfreeze(joint, 0.2, pretrained=True)
@@ -67,5 +67,5 @@ def test_every_branch_is_unfrozen_alike() -> None:
 
 
 def test_too_small_an_image_for_one_branch_is_refused() -> None:
-    with pytest.raises(ConfigError, match="inceptionv3"):
+    with pytest.raises(ImageSizeError, match="inceptionv3"):
         build(find("lite0+inc3"), 64)

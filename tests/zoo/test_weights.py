@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import Offline, WeightsError
 from zoo import weights
+from zoo.errors import Offline, WeightsError
 from zoo.recipe import KerasFile, PackageFile, Recipe
-from zoo.table import find
+from zoo.registry import find
 from zoo.weights import HDF5_SIGNATURE, TORCH_SIGNATURES, imagenet_file, sha256, user_file
 
 CONTENT = HDF5_SIGNATURE + b"and so on"
@@ -171,5 +171,5 @@ def test_sha256(tmp_path: Path) -> None:
 
 
 def test_knows_no_keras() -> None:
-    code = "import sys, zoo.weights, zoo.table; sys.exit('keras' in sys.modules)"
+    code = "import sys, zoo.weights, zoo.registry; sys.exit('keras' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,1 @@
+"""What is wrong with a data set: duplicates, outliers, and what to remove."""

@@ -1,1 +1,0 @@
-"""Augmentation: the operations, the policies' engine, and the store of augmented epochs."""

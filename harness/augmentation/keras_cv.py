@@ -1,0 +1,166 @@
+"""The same policies by keras-cv's own layers, slower. The only file that imports keras-cv.
+
+keras-cv 0.9.0 was the last release. Its layers draw from TensorFlow's global generators; these
+are seeded for every batch, so the stream follows from the seed here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import keras_cv
+import numpy as np
+import tensorflow as tf
+
+from harness.augmentation.engine import Batch
+from harness.augmentation.engine import augment as ours
+from harness.schema.augmentation import (
+    AugMix,
+    CutMix,
+    CutOut,
+    Enlarged,
+    GridMask,
+    MixUp,
+    Noise,
+    RandAugment,
+    Sharpness,
+    SplitAndRotate,
+    Step,
+    Traditional,
+)
+
+WHITE = 255
+RANGE = (0, WHITE)
+
+
+def augment(steps: Sequence[Step], images: np.ndarray, targets: np.ndarray, seed: Any) -> Batch:
+    """As harness.augmentation.engine.augment, by keras-cv. Pixels are rounded once, at the end.
+
+    keras-cv has no split-and-rotate: that one is ours.
+    """
+    if any(isinstance(step, Enlarged) for step in steps):
+        return _enlarged(steps[0], images, targets, seed)  # type: ignore[arg-type]
+    words = np.random.SeedSequence(seed).generate_state(len(steps) + 1)
+    batch = images, np.asarray(targets, np.float32)
+    run: list[Step] = []
+    for i, step in enumerate(steps):
+        if isinstance(step, SplitAndRotate):
+            batch = _through(tuple(run), batch, int(words[i]))
+            batch, run = ours([step], *batch, int(words[i])), []
+        else:
+            run.append(step)
+    return _through(tuple(run), batch, int(words[-1]))
+
+
+def _enlarged(step: Enlarged, images: np.ndarray, targets: np.ndarray, seed: Any) -> Batch:
+    words = np.random.SeedSequence(seed).generate_state(len(step.copies))
+    made = [
+        augment([one], images, targets, int(word))
+        for one, word in zip(step.copies, words, strict=True)
+    ]
+    parts = [(images, np.asarray(targets, np.float32)), *made]
+    return np.concatenate([x for x, _ in parts]), np.concatenate([t for _, t in parts])
+
+
+def _through(steps: tuple[Step, ...], batch: Batch, seed: int) -> Batch:
+    if not steps:
+        return batch
+    images, targets = batch
+    tf.random.set_seed(seed)
+    tf.random.set_global_generator(_generator())
+    _generator().reset_from_seed(seed)
+    pixels, labels = _graph(steps)(tf.constant(images), tf.constant(targets))
+    return pixels.numpy(), labels.numpy()
+
+
+@lru_cache(maxsize=1)
+def _generator() -> tf.random.Generator:
+    """One for all layers: a graph keeps the generator that it was traced with."""
+    return tf.random.Generator.from_seed(0)
+
+
+@lru_cache(maxsize=32)
+def _graph(
+    steps: tuple[Step, ...],
+) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    built = [_one_by_one(layer) for step in steps for layer in layers(step)]
+
+    @tf.function(reduce_retracing=True)
+    def graph(images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pixels, labels = carry_out(built, images, targets)
+        return tf.cast(tf.round(pixels), tf.uint8), labels
+
+    return graph
+
+
+def carry_out(
+    built: Sequence[Any], images: tf.Tensor, targets: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Layers, one after the other, on a batch; pixels come as float32 in 0-255, not rounded."""
+    batch = {"images": tf.cast(images, tf.float32), "labels": targets}
+    for layer in built:
+        batch = layer(batch)
+    return tf.clip_by_value(batch["images"], 0, WHITE), batch["labels"]
+
+
+def _one_by_one(layer: Any) -> Any:
+    """Images mapped in parallel would draw from one generator in no order."""
+    if isinstance(layer, keras_cv.layers.BaseImageAugmentationLayer) and not layer.auto_vectorize:
+        layer._map_fn = lambda function, batch: tf.map_fn(function, batch, parallel_iterations=1)
+    return layer
+
+
+def layers(step: Step) -> list[Any]:
+    """keras-cv's layers for one step; each takes and gives {"images", "labels"}."""
+    cv = keras_cv.layers
+    match step:
+        case Traditional():
+            return _traditional(step)
+        case RandAugment():
+            return [
+                cv.RandAugment(
+                    RANGE, step.operations, step.magnitude, step.deviation, step.rate,
+                    step.geometric,
+                )
+            ]  # fmt: skip
+        case MixUp():
+            return [cv.MixUp(step.alpha)]
+        case CutMix():
+            return [cv.CutMix(step.alpha)]
+        case GridMask():
+            return [cv.GridMask((0, step.ratio), step.rotation)]
+        case CutOut():
+            return [cv.RandomCutout((0, step.size), (0, step.size))]
+        case AugMix():
+            return [cv.AugMix(RANGE, step.severity, step.chains, list(step.depth), step.alpha)]
+        case Sharpness():
+            return [cv.RandomSharpness((0, step.factor), RANGE)]
+        case Noise():
+            return [_noise(step.deviation)]
+        case _:
+            raise NotImplementedError(step.name)
+
+
+def _traditional(step: Traditional) -> list[Any]:
+    cv = keras_cv.layers
+    flips = {"both": "horizontal_and_vertical"}
+    found = [
+        step.flip != "none" and cv.RandomFlip(flips.get(step.flip, step.flip)),
+        step.rotation and cv.RandomRotation(step.rotation),
+        step.zoom and cv.RandomZoom(step.zoom),
+        step.shift and cv.RandomTranslation(step.shift, step.shift),
+        step.brightness and cv.RandomBrightness(step.brightness, RANGE),
+        step.contrast and cv.RandomContrast(RANGE, step.contrast),
+    ]
+    return [layer for layer in found if layer]
+
+
+def _noise(deviation: float) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
+    def noisy(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        images = batch["images"]
+        images += tf.random.normal(tf.shape(images), stddev=deviation)
+        return {**batch, "images": tf.clip_by_value(images, 0.0, float(WHITE))}
+
+    return noisy

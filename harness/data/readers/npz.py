@@ -1,0 +1,329 @@
+"""Reading npz files that may be wrong, damaged or hostile; and the challenge's layout of them.
+
+A zip member or an npy header can claim terabytes, and an object array runs code when it is
+unpickled. So every claim is checked against the bytes that are there before memory is asked
+for, and nothing is ever unpickled. Whatever is wrong comes out as a one-line DataError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from harness.data.image_cache import Content
+from harness.errors import DataError
+
+BLOOD_CELLS = (
+    "basophil",
+    "eosinophil",
+    "erythroblast",
+    "ig",
+    "lymphocyte",
+    "monocyte",
+    "neutrophil",
+    "platelet",
+)
+"""In label order; of the challenge file and of BloodMNIST. ``ig``: immature granulocyte."""
+
+LARGEST_SIDE = 4096
+"""Of an image, in pixels. Pictures of single cells are far smaller; a damaged header is not."""
+
+SMALL = 1 << 28
+"""Bytes that an array may have which is loaded whole (labels, names, Fortran order)."""
+
+BATCH = 1 << 24
+"""Bytes of pixels that are read at once."""
+
+HEADER = 10_000
+"""Bytes that an npy header may have; numpy's own limit."""
+
+DEFLATE = 1032
+"""The most that deflate can shrink anything."""
+
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    tokenize.TokenError,
+    SyntaxError,
+    EOFError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+)
+"""What zipfile and numpy raise on damaged bytes (found by fuzzing)."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One array of an npz file as its header declares it, checked; no element is read yet."""
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fortran: bool
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.key}"
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+# --- the challenge's layout ----------------------------------------------------------------------
+
+
+def read_challenge(path: Path) -> Content:
+    """``images`` (N, H, W, 3) and ``labels`` (N,), (N, 1) or one-hot (N, K); maybe ``class_names``.
+
+    Images may also be grey, (N, H, W) or (N, H, W, 1). Raises DataError.
+    """
+    images, labels = member(path, "images"), member(path, "labels")
+    check_images(images)
+    values = read_labels(labels, images.shape[0])
+    names = read_class_names(path, int(values.max()) + 1, colour=is_colour(images))
+    return Content(values, names, lambda: read_images(images))
+
+
+# --- the parts that every layout shares ----------------------------------------------------------
+
+
+def keys(path: Path) -> list[str]:
+    """The names of the arrays in ``path``, in the file's order; DataError if it is no npz file."""
+    with _damage(path), zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def identity(path: Path) -> str:
+    """SHA-256 of the file's bytes."""
+    with _damage(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def member(path: Path, key: str) -> Member:
+    """The array ``key`` of ``path``; DataError unless the file holds what its header claims."""
+    held = keys(path)
+    if key not in held:
+        raise DataError(f"{path}: no array {key!r}; the file has {_listed(held)}")
+    with _damage(path, key), zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(_zip_name(archive, key))
+        _check_zip_claim(info, path)
+        with archive.open(info) as file:
+            shape, fortran, dtype = _read_header(file)
+            held_bytes = info.file_size - file.tell()
+    found = Member(path, key, shape, dtype, fortran)
+    if dtype.hasobject:
+        raise DataError(f"{found} is an object array; those are never unpickled")
+    if dtype.fields or dtype.subdtype or dtype.itemsize == 0 or min(shape, default=0) < 0:
+        raise DataError(f"{found} has an impossible header: shape {shape}, dtype {dtype}")
+    if found.nbytes != held_bytes:
+        claim = f"claims {found.nbytes:,} bytes (shape {shape}, {dtype})"
+        raise DataError(f"{found}: the header {claim}, the file holds {held_bytes:,}")
+    return found
+
+
+def load(array: Member) -> np.ndarray:
+    """The whole array, for small ones; DataError if it is large or its bytes are damaged."""
+    if array.nbytes > SMALL:
+        hint = "; save it in C order" if array.fortran else ""
+        raise DataError(f"{array} has {array.nbytes:,} bytes, at most {SMALL:,} are allowed{hint}")
+    with _open(array) as file:
+        flat = np.frombuffer(_exactly(file, array), array.dtype)
+    return flat.reshape(array.shape, order="F" if array.fortran else "C")
+
+
+def check_images(images: Member) -> None:
+    """Refuse shapes that are no stack of RGB or grey images."""
+    shape = images.shape
+    hint = "images must be (N, H, W, 3) or grey (N, H, W)"
+    if len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
+        raise DataError(f"{images} has shape {shape}, channels first; {hint}")
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
+        raise DataError(f"{images} has shape {shape}; {hint}")
+    if shape[0] == 0:
+        raise DataError(f"{images} holds no images")
+    if not 1 <= min(shape[1:3]) <= max(shape[1:3]) <= LARGEST_SIDE:
+        raise DataError(f"{images} has shape {shape}; sides may be 1 to {LARGEST_SIDE} pixels")
+    if images.dtype.kind not in "uif":
+        raise DataError(f"{images} has dtype {images.dtype}; give raw pixels, uint8 0-255")
+
+
+def is_colour(images: Member) -> bool:
+    return len(images.shape) == 4 and images.shape[3] == 3
+
+
+def read_images(images: Member) -> Iterator[np.ndarray]:
+    """Batches uint8 (n, H, W, 3), in order. Whole numbers of 0-255 in other types become uint8.
+
+    Raises DataError for pixels that were scaled, are not finite, or lie outside 0-255.
+    """
+    for batch in _batches(images):
+        pixels = _as_bytes(batch, images)
+        if pixels.ndim == 3:
+            pixels = pixels[..., None]
+        yield pixels if pixels.shape[3] == 3 else np.repeat(pixels, 3, axis=3)
+
+
+def read_labels(labels: Member, count: int) -> np.ndarray:
+    """Labels int64 (N,) from (N,), (N, 1) or one-hot (N, K); DataError for anything else."""
+    shape = labels.shape
+    if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] == 0):
+        raise DataError(f"{labels} has shape {shape}; labels must be (N,), (N, 1) or one-hot")
+    if shape[0] != count:
+        raise DataError(f"{labels}: {shape[0]} labels for {count} images")
+    if labels.dtype.kind not in "uifb":
+        raise DataError(f"{labels} has dtype {labels.dtype}; labels must be the numbers 0..K-1")
+    values = load(labels)
+    if labels.dtype.kind == "f" and not (np.isfinite(values) & (values == np.floor(values))).all():
+        raise DataError(f"{labels}: some labels are not whole numbers; labels must be 0..K-1")
+    if len(shape) == 2 and shape[1] > 1:
+        if not (np.isin(values, (0, 1)).all() and (values.sum(axis=1, dtype=int) == 1).all()):
+            raise DataError(f"{labels} has shape {shape}, but its rows are not one-hot")
+        return np.asarray(np.argmax(values, axis=1), np.int64)
+    lowest, highest = values.min(), values.max()
+    if lowest < 0:
+        raise DataError(f"{labels}: label {int(lowest)} is negative; labels must be 0..K-1")
+    if highest >= count:
+        raise DataError(f"{labels}: label {int(highest)} in {count} images; labels must be 0..K-1")
+    return np.asarray(values.reshape(-1), np.int64)
+
+
+def read_class_names(path: Path, count: int, *, colour: bool) -> tuple[str, ...]:
+    """The file's own ``class_names``, or the blood cells' for 8 classes in colour, or class_0..."""
+    if "class_names" not in keys(path):
+        return BLOOD_CELLS if colour and count == 8 else tuple(f"class_{k}" for k in range(count))
+    array = member(path, "class_names")
+    if array.dtype.kind not in "US" or len(array.shape) != 1:
+        raise DataError(f"{array} must be a list of texts, not {array.dtype} {array.shape}")
+    with _damage(path, "class_names"):
+        raw = load(array).tolist()
+        names = tuple(n.decode("utf-8") if isinstance(n, bytes) else str(n) for n in raw)
+    if len(names) < count:
+        raise DataError(f"{path}: label {count - 1} is out of range, there are {len(names)} names")
+    if not all(name.strip() and name.isprintable() for name in names):
+        raise DataError(f"{array}: a name is empty or not printable: {names!r}")
+    return names
+
+
+# --- pixels --------------------------------------------------------------------------------------
+
+
+def _as_bytes(batch: np.ndarray, images: Member) -> np.ndarray:
+    if batch.dtype == np.uint8:
+        return batch
+    if not np.isfinite(batch).all():
+        raise DataError(f"{images}: some pixels are NaN or infinite; give raw pixels 0-255")
+    low, high = batch.min(), batch.max()
+    whole = batch.dtype.kind in "ui" or bool((batch == np.floor(batch)).all())
+    if not whole and low >= -1 and high <= 1:
+        span = "-1..1" if low < 0 else "0-1"
+        raise DataError(f"{images}: pixels already scaled to {span}; give raw 0-255 pixels")
+    if low < 0 or high > 255:
+        raise DataError(f"{images}: pixels from {low:g} to {high:g}; give raw pixels 0-255")
+    if not whole:
+        raise DataError(f"{images}: pixels are not whole numbers; give raw 0-255 pixels, unscaled")
+    return batch.astype(np.uint8)
+
+
+def _batches(array: Member) -> Iterator[np.ndarray]:
+    count = array.shape[0]
+    if array.fortran:
+        yield from np.array_split(load(array), min(count, math.ceil(array.nbytes / BATCH)))
+        return
+    row = array.nbytes // count
+    step = max(1, BATCH // row)
+    with _open(array) as file:
+        for start in range(0, count, step):
+            rows = min(step, count - start)
+            part = Member(array.path, array.key, (rows, *array.shape[1:]), array.dtype, False)
+            with _damage(array.path, array.key):
+                raw = _exactly(file, part)
+            yield np.frombuffer(raw, array.dtype).reshape(part.shape)
+
+
+# --- zip and npy ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def _damage(path: Path, key: str | None = None) -> Iterator[None]:
+    """Say in one line which file, and which array of it, cannot be read."""
+    try:
+        yield
+    except DAMAGE as error:
+        where = f"{path}: {key}" if key else str(path)
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{where}: damaged, or not an npz file: {why}") from error
+
+
+@contextmanager
+def _open(array: Member) -> Iterator[IO[bytes]]:
+    """The member's bytes, past the header."""
+    with _damage(array.path, array.key):
+        archive = zipfile.ZipFile(array.path)
+    with archive:
+        with _damage(array.path, array.key):
+            file = archive.open(_zip_name(archive, array.key))
+            _read_header(file)
+        with file:
+            yield file
+
+
+def _exactly(file: IO[bytes], array: Member) -> bytes:
+    """The next bytes, as many as ``array`` has. zipfile compares the checksum at the last one."""
+    with _damage(array.path, array.key):
+        raw = file.read(array.nbytes)
+        if len(raw) < array.nbytes:
+            raise EOFError(f"{array.nbytes - len(raw):,} bytes are missing")
+        return raw
+
+
+def _zip_name(archive: zipfile.ZipFile, key: str) -> str:
+    return f"{key}.npy" if f"{key}.npy" in archive.NameToInfo else key
+
+
+def _check_zip_claim(info: zipfile.ZipInfo, path: Path) -> None:
+    """A damaged directory of the zip may claim any size; the bytes on disk set the limit."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise zipfile.BadZipFile("a compression that numpy does not write")
+    growth = DEFLATE if info.compress_type == zipfile.ZIP_DEFLATED else 1
+    if not 0 <= info.compress_size <= path.stat().st_size:
+        raise zipfile.BadZipFile("truncated: the array is longer than the file")
+    if not 0 <= info.file_size <= growth * info.compress_size:
+        raise zipfile.BadZipFile(f"claims {info.file_size:,} bytes that cannot be in it")
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and dtype. The header's length is checked before it is read."""
+    start = file.read(8)
+    version = np.lib.format.read_magic(io.BytesIO(start))
+    size = file.read({(1, 0): 2, (2, 0): 4}.get(version, 0))
+    length = int.from_bytes(size, "little")
+    if not size or length > HEADER:
+        raise ValueError(f"npy version {version}, header of {length:,} bytes")
+    rest = io.BytesIO(size + file.read(length))
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(rest)
+    return np.lib.format.read_array_header_2_0(rest)
+
+
+def _listed(held: list[str]) -> str:
+    shown = ", ".join(repr(key) for key in held[:8])
+    return f"{shown}, ..." if len(held) > 8 else shown or "no arrays"

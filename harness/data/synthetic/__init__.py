@@ -1,0 +1,1 @@
+"""The embedded images: drawn blood-smear cells."""

@@ -1,0 +1,1 @@
+"""Finished runs combined into ensembles."""

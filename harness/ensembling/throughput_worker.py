@@ -1,0 +1,62 @@
+"""Times members one after the other: ``python -m harness.ensembling.throughput_worker``.
+
+A RelayJob comes on stdin, a Throughput goes back. The networks have random weights: how fast they
+are does not depend on what they have learnt. The rest is as with harness.training.worker.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from harness.execution.child import seldom, serve
+
+
+def main() -> int:
+    return serve(_execute)
+
+
+def _execute(job_text: str, emit: Any) -> dict[str, Any]:
+    from harness.ensembling.throughput import RelayJob
+    from harness.execution.device_lock import Quiet
+
+    job = RelayJob.model_validate_json(job_text)
+    protocol, quiet = job.protocol, Quiet(job.device)
+    with quiet.working():
+        import keras
+
+        from harness.augmentation.test_time import seen
+        from harness.training.throughput import Meter
+        from harness.training.train_step import Forward, numbers
+        from zoo.factory import build
+        from zoo.registry import find
+
+        keras.config.set_dtype_policy(protocol.precision)
+        networks = [Forward(build(find(name), protocol.image_size)) for name in job.recipes]
+    size = protocol.image_size
+    shape = (protocol.inference_batch, size, size, 3)
+    batch = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    views = [seen(batch, view) for view in range(protocol.test_views)]
+
+    def relay() -> None:
+        for forward in networks:
+            for view in views:
+                numbers(forward(view))
+
+    meter, step = Meter(), seldom(lambda done, of: emit("step", done=done, of=of))
+    with quiet.alone() as exclusive:
+        relay()  # Warm: the first batch also traces.
+        while not meter.enough():
+            begin = time.perf_counter()
+            relay()
+            meter.seconds.append(time.perf_counter() - begin)
+            step(len(meter.seconds), len(meter.seconds))
+    result = meter.result(len(batch), protocol.precision, job.device_name, exclusive)
+    return result.model_dump(mode="json")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Arrays to numbers: metrics, intervals, tests, calibration. No disk."""

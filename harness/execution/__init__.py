@@ -1,0 +1,1 @@
+"""Devices, locks and child processes."""

@@ -1,0 +1,1 @@
+"""Records to leaderboards: Markdown, CSV, HTML and figures."""

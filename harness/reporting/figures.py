@@ -1,0 +1,399 @@
+"""Figures as PNG and SVG: of a run its curves and confusion, of a board its plots.
+
+One style. The background is transparent and ink and colours are of middle lightness, so that every
+figure is legible on a white page and on a dark one. No dates and salted ids: the same plot gives
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import singledispatch
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from harness.reporting.labels import place_labels
+from harness.reporting.plots import (
+    Against,
+    Confusions,
+    Disagreement,
+    Forest,
+    Mark,
+    Plot,
+    Reliability,
+    Shifted,
+    printable,
+)
+from harness.schema.records import Finished, RunRecord
+from harness.storage.files import write_atomically
+from zoo.registry import find
+
+INK = "#797979"
+"""As far from white as from GitHub's dark page: a contrast of 4.3 to both."""
+BLUE, ORANGE, GREEN, PURPLE = "#3b7fc4", "#cc6a1f", "#2c9460", "#9a68cf"
+GROUPS = (BLUE, ORANGE, GREEN, PURPLE, "#d1495b", "#1b93a0", "#a37a2c", "#cf5aa3")
+KINDS = {
+    "network": ("o", BLUE, "network"),
+    "ensemble": ("D", ORANGE, "ensemble"),
+    "imported": ("s", PURPLE, "imported"),
+    "baseline": ("X", INK, "baseline"),
+}
+SHADES = LinearSegmentedColormap.from_list("shades", ["#d4e3f4", "#1b5e9e"])
+"""Of cells, which carry their own background: black or white is legible on each."""
+STYLE: Any = {
+    "svg.hashsalt": "wbc-bench",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "text.hinting": "no_hinting",  # Widths that do not depend on the resolution.
+    "figure.dpi": 130,
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.edgecolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": INK,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+MARK = "wbc-bench-data"
+"""Goes before a plot's digest, in a comment of the SVG and in a text chunk of the PNG."""
+
+
+def render(plot: Plot) -> dict[str, bytes]:
+    """The figure of a board's plot as ``svg`` and ``png``, marked with the plot's digest."""
+    with _style():
+        figure = picture(plot)
+        figure.suptitle(plot.board, color=INK, fontsize=10)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # Laid out once, for the labels and for both formats.
+        if isinstance(plot, Against):
+            _name(figure.axes[0], plot)
+        return {"svg": _svg(figure, plot.digest), "png": _png(figure, plot.digest)}
+
+
+def draw(record: RunRecord, folder: Path) -> tuple[Path, Path]:
+    """Write both figures of a finished run into ``folder``, as PNG; returns their paths."""
+    assert isinstance(record.result, Finished)
+    stem = f"{record.run.recipe}-{record.run.id}"
+    curves, confusion = folder / f"{stem}-curves.png", folder / f"{stem}-confusion.png"
+    with _style():
+        write_atomically(curves, _png(learning_curve(record, record.result)))
+        write_atomically(confusion, _png(confusion_matrix(record, record.result)))
+    return curves, confusion
+
+
+# --- of a board ----------------------------------------------------------------------------------
+
+
+@singledispatch
+def picture(plot: Plot) -> Figure:
+    """The figure of a plot. Every kind of plot registers its own."""
+    raise TypeError(f"no picture of {plot.name}")
+
+
+@picture.register
+def _(plot: Against) -> Figure:
+    figure, axes = _axes(8, 5.6)
+    for mark, cost in zip(plot.marks, plot.costs, strict=True):
+        symbol, colour, _ = KINDS[mark.kind]
+        axes.plot([cost, cost], [100 * mark.low, 100 * mark.high], color=colour, lw=1, alpha=0.35)
+        axes.plot(cost, 100 * mark.f1, symbol, **_dot(colour, hollow=not mark.rank))
+    axes.plot(*_steps(_points(plot)[list(plot.front)]).T, color=GREEN, lw=1.2, ls="--", zorder=1)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.12)
+    axes.set(xlabel=plot.axis, ylabel="macro F1 (%)")
+    axes.grid(visible=True)
+    _legend_of_kinds(figure, plot.marks)
+    return figure
+
+
+@picture.register
+def _(plot: Forest) -> Figure:
+    rows = len(plot.marks)
+    figure, axes = _axes(8, 1.3 + 0.22 * rows)
+    colours = _rank_colours(plot.marks)
+    for y, (mark, colour) in enumerate(zip(plot.marks, colours, strict=True)):
+        axes.plot([100 * mark.low, 100 * mark.high], [y, y], color=colour, lw=1.6, alpha=0.6)
+        symbol = KINDS[mark.kind][0]
+        axes.plot(100 * mark.f1, y, symbol, **_dot(colour, hollow=not mark.rank))
+        axes.text(
+            1.01, y, f"{mark.rank or '–'}",
+            transform=axes.get_yaxis_transform(), va="center", color=colour,
+        )  # fmt: skip
+    axes.set_yticks(range(rows), [_shortened(mark.title, 52) for mark in plot.marks])
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(rows - 0.4, -0.6)
+    more = f"; {plot.omitted} more rows below these" if plot.omitted else ""
+    axes.set(xlabel=f"macro F1 (%), 95 % interval; right: rank{more}")
+    axes.grid(visible=True, axis="x")
+    _legend_of_kinds(figure, plot.marks, INK)
+    return figure
+
+
+@picture.register
+def _(plot: Confusions) -> Figure:
+    panels, classes = len(plot.panels), len(plot.class_names)
+    columns = min(2, panels)
+    side = 1.9 + 0.32 * classes
+    figure = Figure(
+        figsize=(side * columns, 0.3 + side * -(-panels // columns)), layout="constrained"
+    )
+    grid = figure.subplots(-(-panels // columns), columns, squeeze=False)
+    for axes in grid.flat[panels:]:
+        axes.remove()
+    for axes, panel in zip(grid.flat, plot.panels, strict=False):
+        _counts(axes, np.array(panel.counts), plot.class_names)
+        axes.set_title(f"{_shortened(panel.title, 32)}\n{100 * panel.f1:.1f} % macro F1")
+    return figure
+
+
+@picture.register
+def _(plot: Reliability) -> Figure:
+    panels = len(plot.panels)
+    columns = min(2, panels)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(3.9 * columns, 0.3 + 3.8 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axes in grid.flat[panels:]:
+        axes.remove()
+    for axes, panel in zip(grid.flat, plot.panels, strict=False):
+        counts, confidence, accuracy = np.array(panel.bins).T
+        axes.plot([0, 1], [0, 1], color=INK, lw=0.8, ls=":")
+        axes.plot(confidence, accuracy, color=BLUE, lw=1.2, alpha=0.7)
+        sizes = 12 + 240 * counts / counts.sum()
+        axes.scatter(confidence, accuracy, s=sizes, color=BLUE, alpha=0.85, lw=0)
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+        axes.set_title(
+            f"{_shortened(panel.title, 34)}\ncalibration error {100 * panel.error:.1f} %"
+        )
+        axes.grid(visible=True)
+    figure.supxlabel("confidence", fontsize=9)
+    figure.supylabel("accuracy", fontsize=9)
+    return figure
+
+
+@picture.register
+def _(plot: Shifted) -> Figure:
+    scores = np.ma.masked_invalid(np.array(plot.scores))
+    figure, axes = _axes(3.6 + 0.46 * scores.shape[1], 1.8 + 0.3 * len(scores))
+    texts = [[f"{100 * score:.0f}" for score in row] for row in plot.scores]
+    _cells(axes, scores, texts)
+    axes.set_xticks(range(len(plot.columns)), plot.columns, rotation=45, ha="right")
+    axes.set_yticks(range(len(scores)), [_shortened(title, 34) for title in plot.titles])
+    axes.set_ylim(len(scores) - 0.5, -0.5)
+    axes.axvline(1.5, color=INK, lw=1)
+    return figure
+
+
+@picture.register
+def _(plot: Disagreement) -> Figure:
+    shares = 100 * np.array(plot.shares)
+    figure, axes = _axes(2.8 + 0.36 * len(shares), 2.4 + 0.36 * len(shares))
+    itself = np.eye(len(shares), dtype=bool)
+    texts = [[f"{share:.0f}" for share in row] for row in shares]
+    _cells(axes, np.ma.masked_array(shares / max(1.0, shares.max()), itself), texts)
+    titles = [_shortened(title, 22) for title in plot.titles]
+    _square(axes, titles)
+    return figure
+
+
+# --- of a run ------------------------------------------------------------------------------------
+
+
+def learning_curve(record: RunRecord, result: Finished) -> Figure:
+    """Losses and validation F1 over the epochs of all phases, with the boundaries marked."""
+    figure, left = _axes(7, 4)
+    right = left.twinx()
+    epochs = np.arange(1, len(result.history) + 1)
+    for name, losses, colour in (
+        ("training loss", [e.train_loss for e in result.history], BLUE),
+        ("validation loss", [e.validation_loss for e in result.history], ORANGE),
+    ):
+        left.plot(epochs, losses, color=colour, label=name)
+    scores = [e.validation_f1 for e in result.history]
+    right.plot(epochs, scores, color=GREEN, label="validation macro F1")
+    left.set(xlabel="epoch", ylabel="cross-entropy", ylim=(0, None))
+    right.set(ylabel="macro F1", ylim=(0, 1))
+    phases = [line.phase for line in result.history]
+    for i in (i for i in range(1, len(phases)) if phases[i] != phases[i - 1]):
+        left.axvline(i + 0.5, color=INK, linestyle=":")
+    left.legend(handles=[*left.get_lines()[:2], *right.get_lines()[:1]], loc="center right")
+    left.set_title(_title(record))
+    return figure
+
+
+def confusion_matrix(record: RunRecord, result: Finished) -> Figure:
+    """Counts, coloured by the share of the true class."""
+    names = [printable(c.name) for c in result.test.per_class]
+    figure, axes = _axes(2.2 + 0.45 * len(names), 2.2 + 0.45 * len(names))
+    _counts(axes, np.array(result.test.confusion), names)
+    axes.set_title(f"{_title(record)}\n{100 * result.test.macro_f1:.2f} % macro F1")
+    return figure
+
+
+def _title(record: RunRecord) -> str:
+    recipe, run = find(record.run.recipe), record.run
+    data = printable(record.data.name)
+    return f"{recipe.title} on {data} ({run.weights.source} weights, seed {run.seed})"
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _dot(colour: str, *, hollow: bool) -> dict[str, Any]:
+    return {
+        "color": colour, "ms": 6.5, "mew": 1.2, "ls": "none",
+        "mfc": "none" if hollow else colour,
+    }  # fmt: skip
+
+
+def _name(axes: Axes, plot: Against) -> None:
+    """Name the marks where there is room: the front first, then networks, then the better."""
+    marks, points = plot.marks, _points(plot)
+    order = sorted(
+        range(len(marks)), key=lambda i: (not plot.front[i], marks[i].kind != "network", i)
+    )
+    bars = [
+        ((cost, 100 * mark.low), (cost, 100 * mark.high))
+        for mark, cost in zip(marks, plot.costs, strict=True)
+    ]
+    corners = _steps(points[list(plot.front)])
+    place_labels(
+        axes,
+        points[order],
+        [_shortened(marks[i].short, 30) for i in order],
+        keep=sum(plot.front),
+        lines=[*bars, *pairwise(corners)],
+    )
+
+
+def _points(plot: Against) -> np.ndarray:
+    return np.column_stack([plot.costs, [100 * mark.f1 for mark in plot.marks]])
+
+
+def _steps(front: np.ndarray) -> np.ndarray:
+    """The corners of the line along the front's points (n, 2): across, then up."""
+    front = front[np.argsort(front[:, 1], kind="stable")]
+    corners = np.repeat(front, 2, axis=0)[1:]
+    corners[1::2, 1] = front[:-1, 1] if len(front) > 1 else corners[1::2, 1]
+    return corners if len(front) else front
+
+
+def _legend_of_kinds(figure: Figure, marks: Sequence[Mark], one: str | None = None) -> None:
+    present = {mark.kind for mark in marks}
+    ranked = all(mark.rank or mark.kind == "baseline" for mark in marks)
+    axes = figure.axes[0]
+    handles = [
+        axes.plot([], [], symbol, **_dot(one or colour, hollow=kind == "baseline"), label=label)[0]
+        for kind, (symbol, colour, label) in KINDS.items()
+        if kind in present
+    ]
+    if not ranked:
+        handles += axes.plot([], [], "o", **_dot(INK, hollow=True), label="not ranked")
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
+def _rank_colours(marks: Sequence[Mark]) -> list[str]:
+    ranks = sorted({mark.rank for mark in marks if mark.rank})
+    return [GROUPS[ranks.index(m.rank) % len(GROUPS)] if m.rank else INK for m in marks]
+
+
+def _counts(axes: Axes, counts: np.ndarray, names: Sequence[str]) -> None:
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    _cells(axes, np.ma.masked_array(share, counts == 0), [[str(n) for n in row] for row in counts])
+    _square(axes, [_shortened(name, 20) for name in names])
+    axes.set(xlabel="guess", ylabel="true class")
+
+
+def _cells(axes: Axes, shares: np.ma.MaskedArray, texts: Sequence[Sequence[str]]) -> None:
+    """Cells coloured by their share of 1, but for those that are masked."""
+    down, across = (np.arange(count + 1) - 0.5 for count in shares.shape)
+    axes.pcolormesh(across, down, shares, cmap=SHADES, vmin=0, vmax=1)
+    for row, column in np.argwhere(~np.ma.getmaskarray(shares)):
+        text = texts[row][column]
+        axes.text(
+            column, row, text, ha="center", va="center",
+            color=_on(SHADES(shares[row, column])), fontsize=8 if len(text) < 4 else 6,
+        )  # fmt: skip
+
+
+def _on(colour: Any) -> str:
+    """Black or white, whichever the colour shows better."""
+    linear = np.array([c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+                       for c in to_rgb(colour)])  # fmt: skip
+    return "black" if linear @ [0.2126, 0.7152, 0.0722] > 0.179 else "white"
+
+
+def _square(axes: Axes, names: Sequence[str]) -> None:
+    side = len(names)
+    axes.set(xlim=(-0.5, side - 0.5), ylim=(side - 0.5, -0.5), aspect="equal")
+    axes.set_xticks(range(side), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(side), names)
+    axes.tick_params(length=0)
+    for place in ("left", "bottom"):
+        axes.spines[place].set_visible(False)
+    edges = np.arange(side + 1) - 0.5
+    axes.hlines(edges, -0.5, side - 0.5, color=INK, lw=0.5, alpha=0.25)
+    axes.vlines(edges, -0.5, side - 0.5, color=INK, lw=0.5, alpha=0.25)
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
+# --- bytes ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # A class may be named in a script that the font lacks: then it shows boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
+
+
+def _svg(figure: Figure, digest: str) -> bytes:
+    buffer = io.BytesIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)  # type: ignore[no-untyped-call]
+    head, start, rest = buffer.getvalue().partition(b"<svg")
+    return head + f"<!-- {MARK}: {digest} -->\n".encode() + start + rest
+
+
+def _png(figure: Figure, digest: str = "") -> bytes:
+    buffer = io.BytesIO()
+    told = {MARK: digest} if digest else {}
+    canvas = FigureCanvasAgg(figure)
+    canvas.print_png(buffer, metadata={"Software": None, **told})  # type: ignore[no-untyped-call]
+    return buffer.getvalue()

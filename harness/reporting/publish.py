@@ -1,0 +1,133 @@
+"""A results folder's records -> its LEADERBOARD.md, leaderboard.csv, figures and index.html."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from harness.ensembling.builder import Committee, Member, recounted
+from harness.evaluation import metrics
+from harness.reporting import ablation, csv, html, markdown
+from harness.reporting.figure_cache import Gallery
+from harness.reporting.leaderboard import Board, boards
+from harness.schema.base import Noun
+from harness.schema.metrics import Judged
+from harness.schema.predictions import Predictions
+from harness.schema.records import EnsembleRecord, Record
+from harness.storage.files import write_atomically
+from harness.storage.records import Store
+
+
+def read_boards(results: Path) -> tuple[Board, ...]:
+    """The boards of a results folder. Raises StoreError naming what cannot be read."""
+    store = Store(results)
+    return _boards(store, store.everything())
+
+
+def _boards(store: Store, records: Sequence[Record]) -> tuple[Board, ...]:
+    held = {record.of.id: store.trusted(record) for record in records if record.judged}
+    return ablation.in_order(boards(records, held))
+
+
+def tables(results: Path, ranked: Sequence[Board], gallery: Gallery) -> dict[Path, str]:
+    """Both tables and the page, by the path that each belongs at.
+
+    The page holds the figures that lie in the folder.
+    """
+    pictures = {board: gallery.pictures(board) for board in gallery.plots}
+    return {
+        results / "LEADERBOARD.md": markdown.markdown(ranked),
+        results / "leaderboard.csv": csv.csv_text(ranked),
+        results / "index.html": html.html(ranked, pictures),
+    }
+
+
+def write_tables(results: Path) -> tuple[Path, ...]:
+    """Write the tables and the page again, and the figures that changed.
+
+    Returns the paths of tables and page. Raises StoreError.
+    """
+    ranked = read_boards(results)
+    gallery = Gallery(results, ranked)
+    gallery.refresh()
+    written = tables(results, ranked, gallery)
+    for path, text in written.items():
+        write_atomically(path, text.encode())
+    return tuple(written)
+
+
+def verify(results: Path) -> list[str]:
+    """What in a results folder is not what its stored predictions give; empty when all is true.
+
+    Recomputes every metric of every record from the predictions, their hash, and then the tables
+    and the page from the records, byte for byte; of a figure the digest of what it shows.
+    Raises StoreError naming what cannot be read.
+    """
+    store, wrong = Store(results), []
+    records = store.everything()
+    for record in records:
+        if record.judged:
+            parts, path = store.predictions(record.of), store.record_path(record.of)
+            wrong += [
+                f"{path}: {lie}" for lie in _lies(record.judged, parts, record.data.class_names)
+            ]
+    if wrong:  # What the tables rest on is not true: nothing more can be said of them.
+        return wrong
+    wrong += _miscounted(store, records)
+    ranked = _boards(store, records)
+    gallery = Gallery(results, ranked)
+    wrong += gallery.lies()
+    for path, text in tables(results, ranked, gallery).items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            wrong.append(f"{path}: not what the records give; 'wbc-bench leaderboard' writes it")
+    return wrong
+
+
+def _miscounted(store: Store, records: Sequence[Record]) -> Iterator[str]:
+    """Votes that are not the vote of their members."""
+    ensembles = [record for record in records if isinstance(record, EnsembleRecord)]
+    held: dict[str, Member] = {
+        record.of.id: record
+        for record in records
+        if record.judged and not isinstance(record, EnsembleRecord)
+    }
+    for record in ensembles:
+        path, members = store.record_path(record.of), record.ensemble.members
+        missing = [member for member in members if member not in held]
+        if missing:
+            yield f"{path}: its member {missing[0]} has no record here"
+        elif lie := recounted(Committee(store, tuple(held[m] for m in members)), record):
+            yield f"{path}: {lie}"
+
+
+def _lies(
+    told: Judged, parts: Mapping[str, Predictions], class_names: Sequence[str]
+) -> Iterator[str]:
+    """Where a record says other than its predictions do."""
+    found = metrics.judge(parts, class_names)
+    if found.predictions_sha256 != told.predictions_sha256:
+        yield "the stored predictions are not those of this record"
+    yield from _differences(dict(told), dict(found))
+
+
+def _differences(
+    told: Mapping[str, object], found: Mapping[str, object], where: str = ""
+) -> Iterator[str]:
+    """Each number that differs, by its dotted name."""
+    for key, right in found.items():
+        said = told[key]
+        if isinstance(said, Noun) and isinstance(right, Noun):
+            yield from _differences(dict(said), dict(right), f"{where}{key}.")
+        elif not _same(said, right):
+            yield f"{where}{key} is {said}, the predictions give {right}"
+
+
+def _same(told: object, found: object) -> bool:
+    """Equal, but for the last bits of a sum that another processor adds up in another order."""
+    if isinstance(told, float) and isinstance(found, float):
+        return abs(told - found) <= 1e-9
+    if isinstance(told, Noun) and isinstance(found, Noun):
+        return all(_same(dict(told)[key], right) for key, right in dict(found).items())
+    if isinstance(told, tuple) and isinstance(found, tuple):
+        return len(told) == len(found) and all(map(_same, told, found))
+    return told == found

@@ -1,0 +1,1 @@
+"""Frozen types that travel: what is asked of a run, and what is recorded of it."""

@@ -1,0 +1,109 @@
+"""A data set, and which of its images are for training, validation and test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from harness.schema.base import Noun
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """``images`` uint8 (N, H, W, 3) raw RGB; ``labels`` int64 (N,), 0..K-1; K class names.
+
+    ``fingerprint`` is the hash of exactly this content. ``given`` is the split that the source
+    came with, (N,) of 0 train, 1 validation, 2 test, or None.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    fingerprint: str
+    groups: np.ndarray
+    """(N,) int64: the index of the first image with the same pixels; its own where it is unique."""
+    given: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Subset(Noun):
+    """At most so many images of each part, stratified. Sizes the work to a small machine."""
+
+    train: int = Field(ge=1)
+    validation: int = Field(ge=1)
+    test: int = Field(ge=1)
+
+
+Count = Annotated[int, Field(ge=1)]
+
+
+Ratios = tuple[float, float, float]
+
+
+class Split(Noun):
+    """Which image is train, validation and test: a rule, reproducible from the data alone."""
+
+    ADDED: ClassVar[tuple[str, ...]] = ("counts", "balanced_test", "folds", "fold")
+
+    ratios: Ratios = (0.7, 0.1, 0.2)
+    """Of train, validation and test; also as a word in percent, "72/8/20"."""
+    seed: int = Field(0, ge=0)
+    use_given: bool = True
+    """Keep the split that the source came with, if it came with one."""
+    subset: Subset | None = None
+    counts: tuple[Count, Count, Count] | None = None
+    """So many images instead of ratios; what is left over is in no part."""
+    balanced_test: bool = False
+    """Equally many test images of each class (report 000)."""
+    folds: int = Field(0, ge=0, le=100)
+    """Fold number ``fold`` of so many is the test part; the ratios divide the others."""
+    fold: int = Field(0, ge=0)
+
+    @field_validator("ratios", mode="before")
+    @classmethod
+    def _from_percents(cls, value: Any) -> Any:
+        """``"72/8/20"`` -> (0.72, 0.08, 0.2)."""
+        if not isinstance(value, str):
+            return value
+        try:
+            percents = [float(word) for word in value.split("/")]
+        except ValueError:
+            percents = []
+        if len(percents) != 3:
+            raise ValueError('ratios must be three numbers, or percents as in "72/8/20"')
+        return tuple(percent / 100 for percent in percents)
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Split:
+        if min(self.ratios) <= 0 or abs(sum(self.ratios) - 1) > 1e-6:
+            raise ValueError("ratios must be three positive numbers that sum to 1")
+        if self.folds == 1 or self.fold >= max(self.folds, 1):
+            raise ValueError("folds must be 2 or more, and fold one of 0 to folds - 1")
+        if self.folds and (self.counts or self.balanced_test):
+            raise ValueError("folds go with ratios alone, without counts or balanced_test")
+        return self
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The split, carried out: sorted image ids (int64) of each part; no image is in two."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+class DataSummary(Noun):
+    name: str
+    images: int
+    image_size: int
+    class_names: tuple[str, ...]
+    train: int
+    validation: int
+    test: int

@@ -1,0 +1,37 @@
+"""Predictions of the parts of a data set, and the names of the parts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a run said of one part: ids (n,), labels (n,), probabilities float32 (n, K)."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray
+    features: np.ndarray | None = None
+    """Pooled features of the backbone, float32 (n, width)."""
+
+
+SHIFTED, EVERY_SHIFT, PLAIN = "shifted", "every-shift", "plain-"
+"""Parts beside validation and test: the mixed shifted copy; the test images in all 55 ways, one
+way after the other; and, of a run with several views, either test in the first view alone."""
+
+
+def digest(parts: Mapping[str, Predictions]) -> str:
+    """sha256 over ids, labels and probabilities of every part, bit for bit."""
+    sha = hashlib.sha256()
+    for name in sorted(parts):
+        part = parts[name]
+        sha.update(f"{name}:{part.probabilities.shape}".encode())
+        sha.update(np.ascontiguousarray(part.ids, dtype="<i8").tobytes())
+        sha.update(np.ascontiguousarray(part.labels, dtype="<i8").tobytes())
+        sha.update(np.ascontiguousarray(part.probabilities, dtype="<f4").tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,91 @@
+"""The protocol: the fixed hyperparameters that every recipe gets, alike."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from harness.schema.augmentation import Augmentation
+from harness.schema.base import Noun
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Optimizer(Noun):
+    name: Literal["adam", "adamw", "nadam", "lion", "sgd"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0, le=10)
+    weight_decay: float = Field(0.0, ge=0)
+    momentum: Fraction = 0.9
+    """Of SGD (Nesterov); the others ignore it."""
+
+
+class Schedule(Noun):
+    """How the learning rate moves. Steps are epochs; ``period`` doubles after each restart."""
+
+    name: Literal["constant", "plateau", "cosine_restarts"] = "constant"
+    factor: float = Field(0.3, gt=0, lt=1)
+    patience: int = Field(3, ge=1)
+    period: int = Field(10, ge=1)
+    minimum: Fraction = 1e-6
+
+
+class Phase(Noun):
+    """One stretch of training: at most ``epochs``, ended early by the validation loss."""
+
+    epochs: int = Field(50, ge=1)
+    batch_size: int = Field(32, ge=1)
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    patience: int = Field(8, ge=1)
+    """Epochs without a better validation loss before stopping; the best weights come back."""
+    unfreeze: Annotated[float, Field(gt=0, le=1)] | Annotated[int, Field(ge=1)] = 0.4
+    """Of fine-tuning: the last part of the backbone, as a fraction or a number of its layers."""
+
+
+class Head(Noun):
+    """The classifier on the pooled features: dense layers, then softmax."""
+
+    ADDED: ClassVar[tuple[str, ...]] = ("damping",)
+
+    units: tuple[Annotated[int, Field(ge=1)], ...] = (128,)
+    dropout: Fraction = 0.3
+    batch_norm: bool = False
+    l1: float = Field(0.0, ge=0)
+    l2: float = Field(1e-4, ge=0)
+    standardise: bool = True
+    """Standardise each feature by its training mean and deviation before the first layer."""
+    damping: float = Field(0.0, ge=0)
+    """How many times the mean variance of a network's features is added to that of each, so that
+    one that hardly varies is not blown up to the size of the others when it is standardised."""
+
+
+class Loss(Noun):
+    ADDED: ClassVar[tuple[str, ...]] = ("oversampling",)
+
+    label_smoothing: Fraction = 0.0
+    class_weight: Literal["none", "balanced"] | tuple[Annotated[float, Field(ge=0)], ...] = "none"
+    oversampling: bool | Annotated[int, Field(ge=1)] = False
+    """Repeat the training images of rare classes until all classes are as large as the largest,
+    or until each has so many (report 003: 1,500). With an augmentation, no repeat is the same."""
+
+
+class Protocol(Noun):
+    """The fixed hyperparameters. ``version`` is raised by hand when training changes meaning."""
+
+    ADDED: ClassVar[tuple[str, ...]] = ("test_views", "augmentation")
+
+    version: int = 1
+    image_size: int = Field(96, ge=16, le=1024)
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    inference_batch: int = Field(32, ge=1, le=4096)
+    """Images at once when features are computed and throughput is measured."""
+    head: Head = Head()
+    loss: Loss = Loss()
+    augmentation: Augmentation = Augmentation()
+    frozen: Phase = Phase()
+    fine_tuning: Phase | None = None
+    from_scratch: Phase | None = None
+    """Replaces both phases where the weights are random; without it they stay frozen."""
+    test_views: int = Field(1, ge=1, le=8)
+    """Test-time augmentation: predictions are averaged over so many flips and quarter turns."""

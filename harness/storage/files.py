@@ -1,0 +1,54 @@
+"""Files and arrays, written all or nothing."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+
+from harness.errors import StoreError
+
+DAMAGED = (
+    OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, struct.error, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
+"""What reading a torn or altered npz can raise."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """All or nothing: a temporary name in the same folder, synced, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Other machines may write to this folder, with processes of the same number.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], compress: bool = False) -> None:
+    """An npz without pickle, atomically."""
+    buffer = io.BytesIO()
+    save = np.savez_compressed if compress else np.savez
+    save(buffer, allow_pickle=False, **dict(arrays))
+    write_atomically(path, buffer.getvalue())
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz that this program wrote. Raises StoreError naming the file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except DAMAGED as error:
+        raise StoreError(f"{path}: cannot be read ({error}); delete it and run again") from None

@@ -1,0 +1,1 @@
+"""One run: a network trained, evaluated and timed in a process of its own."""

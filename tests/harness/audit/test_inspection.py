@@ -1,0 +1,202 @@
+"""Audits from a source to the page, with the real network where it matters."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.audit import embeddings, inspection
+from harness.audit.audit import REMOVED
+from harness.audit.inspection import Inspected, Workplace, default_manifest, inspect, prepare_data
+from harness.audit.report import summary, write_page
+from harness.config import DataSettings
+from harness.data.image_cache import made_once, open_dataset
+from harness.data.sources import SMEAR_SEED, find
+from harness.data.synthetic.smear import draw
+from harness.errors import DataError
+from harness.execution.devices import Device
+
+CPU = Device("cpu", "Test CPU")
+
+
+@pytest.fixture(scope="module")
+def at(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    return Workplace(tmp_path_factory.mktemp("cache"), CPU)
+
+
+@pytest.fixture(scope="module")
+def smear(at: Workplace) -> Inspected:
+    return inspect(find("smear@400", 96), at)
+
+
+@pytest.mark.slow
+def test_the_embedded_sets_faults_are_found_exactly(smear: Inspected) -> None:
+    truth = draw(400, SMEAR_SEED)
+    found = smear.audit
+    assert list(found.removed()) == truth.contaminants.tolist()
+
+    def pairs(kind: str) -> list[list[int]]:
+        return sorted(finding.ids.tolist() for finding in found.findings if finding.kind == kind)
+
+    assert pairs("exact-copies") == sorted(sorted(pair) for pair in truth.duplicates.tolist())
+    assert pairs("near-copies") == sorted(sorted(pair) for pair in truth.near_duplicates.tolist())
+    assert pairs("several-labels") == pairs("leak") == pairs("constant") == []
+
+
+@pytest.mark.slow
+def test_features_are_computed_once(
+    smear: Inspected, at: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row an image, equal for equal pixels, and read from the cache afterwards."""
+    assert smear.features.shape == (400, 1280)
+    np.testing.assert_array_equal(smear.features, smear.features[smear.dataset.groups])
+    assert len(np.unique(smear.features, axis=0)) == len(np.unique(smear.dataset.groups))
+    monkeypatch.setattr(embeddings, "COMMAND_MODULE", "no.such.module")
+    folder = made_once(find("smear@400", 96), inspection.IMAGE_SIZE, at.cache)
+    again = embeddings.features(folder, at.cache, CPU, lambda _: None)
+    np.testing.assert_array_equal(again, smear.features)
+
+
+@pytest.mark.slow
+def test_clean_data_is_what_the_audit_keeps(smear: Inspected, at: Workplace) -> None:
+    told: list[str] = []
+    workplace = Workplace(at.cache, at.device, told.append)
+    folder = prepare_data(DataSettings(source="smear@400", clean=True), 48, workplace)
+    data = open_dataset(folder)
+    truth = draw(400, SMEAR_SEED)
+    assert len(data) == 400 - len(truth.contaminants)
+    kept = np.setdiff1d(np.arange(400), truth.contaminants)
+    np.testing.assert_array_equal(data.labels, truth.labels[kept])
+    assert prepare_data(DataSettings(source="smear@400"), 48, at) != folder
+    # The second time, the manifest is read and nothing is audited.
+    told.clear()
+    assert prepare_data(DataSettings(source="smear@400", clean=True), 48, workplace) == folder
+    assert told == ["reading the images"]
+
+
+@pytest.mark.slow
+def test_a_manifest_of_the_users_own_rules(smear: Inspected, at: Workplace, tmp_path: Path) -> None:
+    write_page(smear, tmp_path, (*REMOVED, "near-copies"))
+    own = DataSettings(source="smear@400", clean=True, manifest=str(tmp_path / "manifest.csv"))
+    data = open_dataset(prepare_data(own, 32, at))
+    gone = smear.audit.removed((*REMOVED, "near-copies"))
+    assert len(data) == 400 - len(gone) < 400 - len(smear.audit.removed())
+    with pytest.raises(DataError, match=r"manifest.csv does not fit smear@500: image \d+ is not"):
+        prepare_data(own.model_copy(update={"source": "smear@500"}), 32, at)
+
+
+@pytest.mark.slow
+def test_the_page(smear: Inspected, tmp_path: Path) -> None:
+    page = write_page(smear, tmp_path / "audit", REMOVED)
+    text = page.read_text()
+    truth = draw(400, SMEAR_SEED)
+    gone = len(truth.contaminants)
+    assert f"400 images: {gone} to remove, {400 - gone} kept" in text
+    assert summary(smear, REMOVED)[-1] == f"400 images: {gone} to remove, {400 - gone} kept"
+    named = {name.split(")")[0] for name in text.split("](")[1:]}
+    written = {path.name for path in page.parent.iterdir()}
+    assert named == written - {"AUDIT.md"}
+    assert {"map-pca.png", "map-tsne.png", "not-a-cell-1.png", "near-copies.png"} <= written
+    for name in written:
+        if name.endswith(".png"):
+            with Image.open(page.parent / name) as picture:
+                assert picture.width >= 700
+                assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 20
+    with (page.parent / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["index"]) for row in rows] == truth.contaminants.tolist()
+    # Copies and their labels: before and after in the table of classes.
+    assert f"| monocyte     |       {(truth.labels == 5).sum()} |" in text
+
+
+@pytest.mark.slow
+def test_the_manifest_is_the_same_bytes_on_every_machine_path(
+    smear: Inspected, at: Workplace
+) -> None:
+    manifest = default_manifest(find("smear@400", 96), at)
+    assert manifest.removals == smear.audit.manifest(smear.origin).removals
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("raise SystemExit(3)", "ended with exit code 3"),
+        ("import os; os.kill(os.getpid(), 9)", r"killed \(signal 9\)"),
+        ('print(\'{"event": "failed", "reason": "no memory", "user": false}\')', "no memory"),
+        ('print(\'{"event": "done"}\')', "cannot be kept"),
+    ],
+)
+def test_a_child_that_fails_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, reason: str
+) -> None:
+    (tmp_path / "broken_child.py").write_text(program)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(embeddings, "COMMAND_MODULE", "broken_child")
+    folder = made_once(find("smear@80", 96), 96, tmp_path / "cache")
+    with pytest.raises(DataError, match=reason):
+        embeddings.features(folder, tmp_path / "cache", CPU, lambda _: None)
+
+
+def test_the_key_covers_all_that_features_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {embeddings.key("one"), embeddings.key("another"), embeddings.key("one", "jax")}
+    for name, value in (("IMAGE_SIZE", 80), ("VERSION", 2), ("BATCH", 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(embeddings, name, value)
+            keys.add(embeddings.key("one"))
+    with monkeypatch.context() as patch:
+        patch.setattr(embeddings, "resizer_version", lambda: "another")
+        keys.add(embeddings.key("one"))
+    assert len(keys) == 7
+    assert embeddings.key("one") in keys
+
+
+@pytest.mark.slow
+def test_another_backend_finds_the_same(at: Workplace) -> None:
+    source = find("smear@400", 96)
+    usual, other = inspect(source, at), inspect(source, replace(at, backend="jax"))
+    np.testing.assert_allclose(usual.features, other.features, atol=1e-3)
+    assert (usual.features != other.features).any()  # Computed, not found.
+    assert usual.audit.manifest(usual.origin) == other.audit.manifest(other.origin)
+
+
+@pytest.mark.slow
+def test_the_challenges_file(real_data: Path, tmp_path: Path) -> None:
+    """1,800 contaminants go, 11,959 cells stay; what remains is the set of cells alone."""
+    at = Workplace(tmp_path, CPU)
+    source = find(str(real_data / "training_set.npz"), 96)
+    inspected = inspect(source, at)
+    assert list(inspected.audit.removed()) == list(range(11_959, 13_759))
+    copies = [finding.ids.tolist() for finding in inspected.audit.of("exact-copies")]
+    assert len(copies) == 7
+    assert [f.ids.tolist() for f in inspected.audit.of("near-copies")] == [[9201, 9666]]
+    assert [f.reason for f in inspected.audit.of("several-labels")] == [
+        "the same pixels as eosinophil and neutrophil"
+    ]
+    settings = DataSettings(source=str(real_data / "training_set.npz"), clean=True)
+    clean = open_dataset(prepare_data(settings, 96, at))
+    with np.load(real_data / "training_set.npz", allow_pickle=False) as held:
+        cells = tmp_path / "cells.npz"
+        np.savez(cells, images=held["images"][:11_959], labels=held["labels"][:11_959])
+    assert (
+        clean.fingerprint == open_dataset(made_once(find(str(cells), 96), 96, tmp_path)).fingerprint
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bloodmnist_64.npz", "folder"])
+def test_real_sets_without_contaminants_lose_nothing(
+    real_data: Path, tmp_path: Path, name: str
+) -> None:
+    inspected = inspect(find(str(real_data / name), 96), Workplace(tmp_path, CPU))
+    assert inspected.audit.removed() == {}
+    assert inspected.audit.of("near-copies") == ()
+
+
+def test_an_image_that_is_not_there_cannot_be_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="smear@80 has no image 80: its 80 are counted from 0"):
+        inspect(find("smear@80", 96), Workplace(tmp_path, CPU), named=(3, 80))

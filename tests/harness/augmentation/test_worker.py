@@ -1,0 +1,232 @@
+"""The process that makes epochs ahead, and the training that reads them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.augmentation.epoch_cache import Shelf, Stream, in_memory, parts
+from harness.augmentation.worker import WORTH_A_CREW, Ahead, processes, stream_of
+from harness.data.image_cache import open_dataset
+from harness.data.sources import prepare
+from harness.execution.processes import WorkerProcess
+from harness.schema.augmentation import Augmentation, EpochStore, parse
+from harness.schema.dataset import Split, Subset
+from harness.schema.protocol import Loss, Phase, Protocol
+from harness.schema.run import Job, Run, Weights
+from harness.storage.files import read_arrays
+from harness.storage.predictions import read_predictions
+from harness.storage.records import FEATURES, PREDICTIONS
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare("smear@400", 32, tmp_path_factory.mktemp("cache"))
+
+
+def made_run(folder: Path, policy: str, **changes: Any) -> Run:
+    short = Phase(epochs=3, batch_size=16)
+    augmentation = Augmentation(policy=parse(policy), frozen_epochs=2)
+    protocol = Protocol(
+        image_size=32, inference_batch=16, frozen=short, augmentation=augmentation
+    ).model_copy(update=changes)
+    return Run(
+        recipe="mobilenetv2",
+        weights=Weights(source="random"),
+        protocol=protocol,
+        data=open_dataset(folder).fingerprint,
+        split=Split(subset=Subset(train=64, validation=16, test=40)),
+        seed=3,
+    )
+
+
+def made_job(run: Run, folder: Path, tmp_path: Path, limit: int = 10**8) -> Job:
+    return Job(
+        run=run,
+        data=str(folder),
+        weights=(None,),
+        output=str(tmp_path / "out"),
+        device="cpu",
+        device_name="Test CPU",
+        epochs=EpochStore(folder=str(tmp_path / "epochs"), limit_bytes=limit),
+    )
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_epochs_are_made_ahead_and_not_further_than_told(folder: Path, tmp_path: Path) -> None:
+    run = made_run(folder, "randaugment+mixup")
+    stream = stream_of(run, open_dataset(folder))
+    shelf = Shelf(tmp_path / "epochs", 10**8)
+    ahead = Ahead(made_job(run, folder, tmp_path))
+    try:
+        ahead(0, 2)
+        wait_for(lambda: shelf.find(stream, 1) is not None)
+        assert shelf.find(stream, 2) is None
+        ahead(2, 100)
+        wait_for(lambda: shelf.find(stream, 5) is not None)
+        for k in range(6):
+            found = shelf.find(stream, k)
+            assert found is not None
+            np.testing.assert_array_equal(found.images, in_memory(stream, k).images)
+    finally:
+        ahead.close()
+    assert shelf.find(stream, 6) is None
+
+
+def test_processes_make_the_same_epoch_as_threads(folder: Path) -> None:
+    data = open_dataset(folder)
+    ids = np.tile(np.arange(len(data)), 6)
+    targets = np.eye(8, dtype=np.float32)[data.labels[ids]]
+    policy = Augmentation(policy=parse("randaugment+cutmix"))
+    stream = Stream(data.images, ids, targets, policy, 1, data.fingerprint)
+    assert parts(stream) >= WORTH_A_CREW
+    expected = in_memory(stream, 2)
+    with processes(stream, folder) as crew, tempfile.TemporaryDirectory() as kept:
+        shelf = Shelf(Path(kept), 10**9)
+        for _ in range(2):  # Made, and found again with a checksum that fits.
+            epoch = shelf.keep(stream, 2, crew=crew)
+            assert epoch is not None
+            np.testing.assert_array_equal(epoch.images, expected.images)
+            np.testing.assert_array_equal(epoch.targets, expected.targets)
+            crew = None  # type: ignore[assignment]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_the_helpers_of_a_dead_maker_end(folder: Path, tmp_path: Path) -> None:
+    run = made_run(folder, "augmix").model_copy(
+        update={"split": Split(subset=Subset(train=300, validation=16, test=40))}
+    )
+    loss = Loss(oversampling=300)  # 8 x 300 images: enough for a crew.
+    run = run.model_copy(update={"protocol": run.protocol.model_copy(update={"loss": loss})})
+    ahead = Ahead(made_job(run, folder, tmp_path))
+    ahead(0, 1000)
+    assert ahead._process is not None
+    children = Path(f"/proc/{ahead._process.pid}/task/{ahead._process.pid}/children")
+    wait_for(lambda: any(map(helps, children.read_text().split())))
+    helpers = [child for child in children.read_text().split() if helps(child)]
+    ahead.close()
+    wait_for(lambda: not any(map(helps, helpers)))
+
+
+def helps(process: str) -> bool:
+    """Whether it lives and is one of a crew; a zombie has no command line."""
+    with suppress(OSError):
+        return b"spawn_main" in Path(f"/proc/{process}/cmdline").read_bytes()
+    return False
+
+
+def test_a_dead_maker_does_not_stop_the_training(folder: Path, tmp_path: Path) -> None:
+    ahead = Ahead(made_job(made_run(folder, "mixup"), folder, tmp_path))
+    ahead(0, 1)
+    assert ahead._process is not None
+    ahead._process.kill()
+    ahead._process.wait()
+    ahead(1, 2)
+    ahead.close()
+
+
+def trained(run: Run, folder: Path, shelf: Shelf | None, tmp_path: Path) -> Any:
+    from harness.execution.device_lock import Quiet
+    from harness.training import context, trainer
+
+    events = context.Events(
+        phase=lambda *_: None,
+        step=lambda *_: None,
+        epoch=lambda _: None,
+        quiet=Quiet("cpu", tmp_path),
+        device="Test CPU",
+    )
+    return trainer.train(run, open_dataset(folder), None, events, context.Beside(shelf=shelf))
+
+
+def said(result: Any, part: str = "test") -> np.ndarray:
+    return np.asarray(result.predictions[part].probabilities)
+
+
+def test_disk_or_memory_gives_the_same_predictions(folder: Path, tmp_path: Path) -> None:
+    run = made_run(folder, "traditional+mixup")
+    shelf = Shelf(tmp_path / "epochs", 10**8)
+    from_disk = trained(run, folder, shelf, tmp_path)
+    assert len(list((tmp_path / "epochs").glob("*/epoch-*"))) == 2  # frozen_epochs
+    from_memory = trained(run, folder, None, tmp_path)
+    np.testing.assert_array_equal(said(from_disk), said(from_memory))
+    plain = trained(made_run(folder, "none"), folder, None, tmp_path)
+    assert (said(plain) != said(from_memory)).any()
+    for part in ("train", "validation", "test"):  # Features and ids are those of plain images.
+        ours, theirs = from_disk.predictions[part], plain.predictions[part]
+        np.testing.assert_array_equal(ours.features, theirs.features)
+        np.testing.assert_array_equal(ours.ids, theirs.ids)
+
+
+@pytest.mark.parametrize("policy", ["cutmix", "report-001"])
+def test_from_scratch_learns_from_soft_labels(folder: Path, tmp_path: Path, policy: str) -> None:
+    phase = Phase(epochs=2, batch_size=16)
+    run = made_run(
+        folder, policy, from_scratch=phase, loss=Loss(class_weight="balanced", label_smoothing=0.1)
+    )
+    shelf = Shelf(tmp_path / "epochs", 10**8)
+    result = trained(run, folder, shelf, tmp_path)
+    assert np.isfinite(said(result)).all()
+    count = 1 if policy == "report-001" else 2
+    assert len(list((tmp_path / "epochs").glob("*/epoch-*"))) == count
+
+
+def test_validation_is_augmented_only_if_told(folder: Path, tmp_path: Path) -> None:
+    plain = trained(made_run(folder, "none"), folder, None, tmp_path)
+    half = Augmentation(policy=(), validation_share=0.5)
+    changed = trained(made_run(folder, "none", augmentation=half), folder, None, tmp_path)
+    before, after = (x.predictions["validation"].features for x in (plain, changed))
+    assert (before != after).any(axis=1).sum() == 8
+    for part in ("train", "test"):
+        ours, theirs = changed.predictions[part], plain.predictions[part]
+        np.testing.assert_array_equal(ours.features, theirs.features)
+
+
+def test_a_worker_trains_on_its_epochs_and_says_what_it_could_not_keep(
+    folder: Path, tmp_path: Path
+) -> None:
+    run = made_run(folder, "mixup", from_scratch=Phase(epochs=3, batch_size=16))
+    one = 64 * (3 * 32**2 + 4 * 8)
+    job = made_job(run, folder, tmp_path, limit=2 * one + 3000)
+    heard: list[dict[str, Any]] = []
+    from harness.execution.devices import Device
+
+    ended = WorkerProcess()(job, Device("cpu", "CPU").environment, heard.append)
+    assert ended.how == "finished", ended
+    assert any("limit" in event.get("text", "") for event in heard if event["event"] == "message")
+    assert len(list((tmp_path / "epochs").glob("*/epoch-*"))) == 2
+    roomy = made_job(run, folder, tmp_path / "roomy")
+    assert (
+        WorkerProcess()(roomy, Device("cpu", "CPU").environment, lambda _: None).how == "finished"
+    )
+    assert len(list((tmp_path / "roomy" / "epochs").glob("*/epoch-*"))) == 3
+    one_way, other_way = (
+        read_predictions(Path(x.output) / PREDICTIONS)["test"].probabilities for x in (job, roomy)
+    )
+    np.testing.assert_array_equal(one_way, other_way)
+    assert set(read_arrays(Path(job.output) / FEATURES)) == {"train", "validation", "test"}
+
+
+def test_keras_cv_as_the_provider(folder: Path, tmp_path: Path) -> None:
+    by_layers = Augmentation(policy=parse("randaugment"), provider="keras-cv", frozen_epochs=1)
+    result = trained(made_run(folder, "none", augmentation=by_layers), folder, None, tmp_path)
+    ours = trained(made_run(folder, "randaugment"), folder, None, tmp_path)
+    assert (said(result) != said(ours)).any()

@@ -1,0 +1,294 @@
+"""The cache of decoded images: made once, by one winner, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.data import image_cache as decoded
+from harness.data.image_cache import Content, Source, made_once, open_dataset, square
+from harness.errors import DataError
+
+Stack = Callable[..., np.ndarray]
+
+
+@dataclass
+class Reader:
+    """A source in memory that counts how often it is decoded."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    given: np.ndarray | None = None
+    names: tuple[str, ...] = ("a", "b")
+    identity: str = "1"
+    decoded: int = 0
+    hook: Callable[[], None] = field(default=lambda: None)
+
+    @property
+    def source(self) -> Source:
+        return Source("made", "made for a test", self.identity, self.read)
+
+    def read(self) -> Content:
+        def batches() -> Iterator[np.ndarray]:
+            self.decoded += 1
+            self.hook()
+            yield self.images[:5]
+            yield self.images[5:]
+
+        return Content(self.labels, self.names, batches, self.given)
+
+
+@pytest.fixture
+def reader(stack: Stack) -> Reader:
+    return Reader(stack(12), np.arange(12) % 2)
+
+
+def test_the_second_call_decodes_nothing(reader: Reader, tmp_path: Path) -> None:
+    first = made_once(reader.source, 8, tmp_path)
+    assert made_once(reader.source, 8, tmp_path) == first
+    assert reader.decoded == 1
+    assert [p.name for p in tmp_path.iterdir()] == [first.name]
+
+
+def test_what_the_folder_holds(reader: Reader, tmp_path: Path) -> None:
+    reader.given = np.repeat([0, 1, 2], 4)
+    folder = made_once(reader.source, 8, tmp_path)
+    data = open_dataset(folder)
+    assert isinstance(data.images, np.memmap)
+    assert not data.images.flags.writeable
+    np.testing.assert_array_equal(data.images, reader.images)
+    np.testing.assert_array_equal(data.labels, reader.labels)
+    np.testing.assert_array_equal(data.given, reader.given)
+    assert (data.name, data.class_names) == ("made", ("a", "b"))
+    meta = json.loads((folder / "meta.json").read_text())
+    assert meta["image_size"] == 8
+    assert "opencv" in meta["resizer"]
+    assert meta["source"] == "made for a test"
+
+
+@pytest.mark.parametrize("change", ["identity", "size", "resizer", "schema"])
+def test_the_key_covers_all_that_counts(
+    reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    first = made_once(reader.source, 8, tmp_path)
+    if change == "identity":
+        reader.identity = "2"
+    elif change == "resizer":
+        monkeypatch.setattr(decoded, "resizer_version", lambda: "another")
+    elif change == "schema":
+        monkeypatch.setattr(decoded, "SCHEMA", decoded.SCHEMA + 1)
+    second = made_once(reader.source, 4 if change == "size" else 8, tmp_path)
+    assert second != first
+    assert reader.decoded == 2
+
+
+def test_groups_point_at_the_first_of_equal_images(reader: Reader, tmp_path: Path) -> None:
+    reader.images[[3, 7, 11]] = reader.images[1]
+    reader.images[10] = reader.images[8]
+    groups = open_dataset(made_once(reader.source, 8, tmp_path)).groups
+    assert groups.tolist() == [0, 1, 2, 1, 4, 5, 6, 1, 8, 9, 8, 1]
+    assert groups.dtype == np.int64
+
+
+def test_the_fingerprint_is_of_the_content(reader: Reader, tmp_path: Path) -> None:
+    """Everything that a run could see changes it; name, identity and batches do not."""
+
+    def fingerprint(**changes: object) -> str:
+        changed = replace(reader, **changes)
+        cache = tmp_path / str(len(list(tmp_path.iterdir())))
+        return open_dataset(made_once(changed.source, 8, cache)).fingerprint
+
+    same = fingerprint()
+    pixel = reader.images.copy()
+    pixel[7, 3, 3, 0] ^= 1
+    different = {
+        fingerprint(images=pixel),
+        fingerprint(images=reader.images[::-1]),
+        fingerprint(labels=reader.labels[::-1].copy()),
+        fingerprint(names=("a", "c")),
+        fingerprint(given=np.repeat([0, 1, 2], 4)),
+        fingerprint(given=np.repeat([0, 1, 1], 4)),
+    }
+    assert fingerprint(identity="2") == same
+    assert len(different | {same}) == 7
+    assert all(len(f) == 24 for f in different)
+
+
+def test_the_fingerprint_stays_what_it_was(tmp_path: Path) -> None:
+    """Records of earlier runs name it: when this fails, raise SCHEMA knowingly."""
+    images = np.arange(4 * 4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 4, 3)
+    reader = Reader(images, np.array([0, 1, 0, 1]))
+    folder = made_once(reader.source, 4, tmp_path)
+    assert open_dataset(folder).fingerprint == "4566e455773b0c2f5cbea5aa"
+
+
+# --- damage --------------------------------------------------------------------------------------
+
+
+def cut_images(folder: Path) -> None:
+    raw = (folder / "images.npy").read_bytes()
+    (folder / "images.npy").write_bytes(raw[:-1])
+
+
+def lose_labels(folder: Path) -> None:
+    (folder / "labels.npy").unlink()
+
+
+def lose_meta(folder: Path) -> None:
+    (folder / "meta.json").unlink()
+
+
+def spoil_meta(folder: Path) -> None:
+    (folder / "meta.json").write_text('{"schema": 2, "files": []}')
+
+
+@pytest.mark.parametrize("damage", [cut_images, lose_labels, lose_meta, spoil_meta])
+def test_a_damaged_folder_is_made_again(
+    reader: Reader, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    folder = made_once(reader.source, 8, tmp_path)
+    before = open_dataset(folder).fingerprint
+    damage(folder)
+    with pytest.raises(DataError, match="not a whole folder"):
+        open_dataset(folder)
+    assert made_once(reader.source, 8, tmp_path) == folder
+    assert open_dataset(folder).fingerprint == before
+    assert reader.decoded == 2
+    assert [p.name for p in tmp_path.iterdir()] == [folder.name]
+
+
+def test_a_header_damaged_in_place_is_said(reader: Reader, tmp_path: Path) -> None:
+    folder = made_once(reader.source, 8, tmp_path)
+    with (folder / "images.npy").open("r+b") as file:
+        file.write(b"XXXXXXXX")
+    with pytest.raises(DataError, match="damaged decoded images"):
+        open_dataset(folder)
+
+
+def test_a_failure_leaves_nothing_behind(reader: Reader, tmp_path: Path) -> None:
+    def fail() -> None:
+        raise DataError("the source is broken")
+
+    reader.hook = fail
+    with pytest.raises(DataError, match="the source is broken"):
+        made_once(reader.source, 8, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_old_unfinished_folders_are_swept(reader: Reader, tmp_path: Path) -> None:
+    old, young = tmp_path / ".making-old", tmp_path / ".making-young"
+    old.mkdir()
+    young.mkdir()
+    long_ago = time.time() - 2 * decoded.ABANDONED
+    os.utime(old, (long_ago, long_ago))
+    made_once(reader.source, 8, tmp_path)
+    assert young.exists()
+    assert not old.exists()
+
+
+def test_a_cache_that_cannot_be_written(reader: Reader, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(DataError, match="cannot keep the decoded images"):
+        made_once(reader.source, 8, tmp_path / "file")
+
+
+def test_a_full_disk_is_noticed_before_decoding(
+    reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(DataError, match="are free there"):
+        made_once(reader.source, 8, tmp_path)
+    assert reader.decoded == 0
+
+
+def test_batches_that_do_not_match_the_labels(reader: Reader, tmp_path: Path) -> None:
+    reader.labels = reader.labels[:10]
+    with pytest.raises(DataError, match="12 images but 10 labels"):
+        made_once(reader.source, 8, tmp_path)
+
+
+# --- races ---------------------------------------------------------------------------------------
+
+
+def prepare_at_once(barrier: object, cache: Path, answers: object) -> None:
+    """In a process of its own: both have found no folder before either publishes one."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    reader = Reader(images, np.arange(12) % 2, hook=lambda: barrier.wait(30))
+    folder = made_once(reader.source, 8, cache)
+    answers.put((str(folder), open_dataset(folder).fingerprint, reader.decoded))
+
+
+def test_two_processes_make_the_same_folder(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier, answers = context.Barrier(2), context.Queue()
+    workers = [
+        context.Process(target=prepare_at_once, args=(barrier, tmp_path, answers)) for _ in "ab"
+    ]
+    for worker in workers:
+        worker.start()
+    first, second = answers.get(timeout=60), answers.get(timeout=60)
+    for worker in workers:
+        worker.join(30)
+    assert first == second
+    assert first[2] == 1  # each decoded: the barrier let neither skip
+    assert [str(p) for p in tmp_path.iterdir()] == [first[0]]
+
+
+def test_the_loser_takes_the_winners_folder(reader: Reader, tmp_path: Path) -> None:
+    winner = replace(reader)
+
+    def overtake() -> None:
+        made_once(winner.source, 8, tmp_path)
+
+    reader.hook = overtake
+    folder = made_once(reader.source, 8, tmp_path)
+    assert (reader.decoded, winner.decoded) == (1, 1)
+    assert [p.name for p in tmp_path.iterdir()] == [folder.name]
+
+
+# --- resizing ------------------------------------------------------------------------------------
+
+
+def test_the_right_size_is_left_alone(stack: Stack) -> None:
+    np.testing.assert_array_equal(square(stack(1)[0], 8), stack(1)[0])
+
+
+def test_the_centre_is_kept() -> None:
+    wide = np.zeros((8, 20, 3), np.uint8)
+    wide[:, 6:14] = 200
+    assert (square(wide, 8) == 200).all()
+    assert (square(wide.transpose(1, 0, 2), 4) == 200).all()
+
+
+def test_shrinking_averages_areas() -> None:
+    checks = np.zeros((8, 8, 3), np.uint8)
+    checks[::2, ::2] = checks[1::2, 1::2] = 200
+    assert (square(checks, 4) == 100).all()
+
+
+def test_enlarging_keeps_the_mean_and_the_order() -> None:
+    smooth = np.linspace(0, 255, 8).astype(np.uint8)[:, None, None].repeat(8, 1).repeat(3, 2)
+    large = square(smooth, 32)
+    assert large.shape == (32, 32, 3)
+    assert large.dtype == np.uint8
+    assert abs(large.mean() - smooth.mean()) < 1
+    assert (np.diff(large[:, 0, 0].astype(int)) >= 0).all()
+
+
+def test_images_of_different_sizes_share_one_stack(reader: Reader, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (5 + i, 20 - i, 3), dtype=np.uint8) for i in range(12)]
+    content = Content(reader.labels, ("a", "b"), lambda: iter([images[:7], images[7:]]))
+    source = Source("made", "", "1", lambda: content)
+    data = open_dataset(made_once(source, 8, tmp_path))
+    assert data.images.shape == (12, 8, 8, 3)
+    for image, kept in zip(images, data.images, strict=True):
+        np.testing.assert_array_equal(square(image, 8), kept)

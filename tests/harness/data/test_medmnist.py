@@ -1,0 +1,289 @@
+"""MedMNIST's layout, and the download against a server that misbehaves as Zenodo does."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.data import sources
+from harness.data.readers import medmnist
+from harness.errors import DataError, Offline
+from harness.schema.dataset import Dataset
+
+Save = Callable[..., Path]
+Stack = Callable[..., np.ndarray]
+Prepared = Callable[..., Dataset]
+
+# --- the layout ----------------------------------------------------------------------------------
+
+
+def parts(images: np.ndarray, *names: str) -> dict[str, np.ndarray]:
+    """The first 12, then 6 and 6 images, under the keys of ``names``; labels (n, 1)."""
+    arrays = {}
+    for name, part in zip(names, np.split(images, [12, 18]), strict=False):
+        arrays[f"{name}_images"] = part
+        arrays[f"{name}_labels"] = (np.arange(len(part)) % 3)[:, None].astype(np.uint8)
+    return arrays
+
+
+def test_the_parts_keep_their_split(save: Save, stack: Stack, prepared: Prepared) -> None:
+    data = prepared(save(**parts(stack(24), "train", "val", "test")))
+    np.testing.assert_array_equal(data.images, stack(24))
+    assert data.given is not None
+    assert data.given.tolist() == [0] * 12 + [1] * 6 + [2] * 6
+    assert data.labels.tolist() == [0, 1, 2] * 8
+
+
+def test_grey_parts_become_rgb(save: Save, stack: Stack, prepared: Prepared) -> None:
+    data = prepared(save(**parts(stack(24)[..., 0], "train", "val", "test")))
+    assert data.images.shape == (24, 8, 8, 3)
+    assert (data.images == stack(24)[..., :1]).all()
+
+
+def test_a_part_may_be_absent(save: Save, stack: Stack, prepared: Prepared) -> None:
+    data = prepared(save(**parts(stack(24)[:18], "train", "test")))
+    assert data.given is not None
+    assert data.given.tolist() == [0] * 12 + [2] * 6
+
+
+def test_refused_layouts(save: Save, stack: Stack, prepared: Prepared) -> None:
+    whole = parts(stack(24), "train", "val", "test")
+    lost = {key: value for key, value in whole.items() if key != "val_labels"}
+    with pytest.raises(DataError, match=r"no array 'val_labels'; the file has 'train_images'"):
+        prepared(save(**lost))
+    with pytest.raises(DataError, match=r"test_images has images of \(4, 4, 3\), but train_images"):
+        prepared(save(**whole | {"test_images": stack(6, 4)}))
+    with pytest.raises(DataError, match=r"val_labels: 5 labels for 6 images"):
+        prepared(save(**whole | {"val_labels": np.arange(5) % 3}))
+    with pytest.raises(DataError, match=r"test_images holds no images"):
+        prepared(save(**whole | {"test_images": stack(0), "test_labels": np.zeros((0, 1), int)}))
+
+
+# --- the download --------------------------------------------------------------------------------
+
+BODY = np.random.default_rng(0).bytes(300_000)
+MD5 = hashlib.md5(BODY).hexdigest()
+
+
+@dataclass
+class Server:
+    """Serves BODY; ``troubles`` are played first, one a request."""
+
+    url: str = ""
+    body: bytes = BODY
+    ranges: bool = True
+    troubles: list[str] = field(default_factory=list)
+    requests: list[dict[str, str]] = field(default_factory=list)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    state = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            state.requests.append(dict(self.headers))
+            trouble = state.troubles.pop(0) if state.troubles else ""
+            if trouble.isdecimal():
+                self.send_response(int(trouble))
+                self.send_header("Retry-After", "7")
+                self.end_headers()
+                return
+            start = int(self.headers.get("Range", "bytes=0-")[6:-1]) if state.ranges else 0
+            if start >= len(state.body):
+                self.send_response(416)
+                self.end_headers()
+                return
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(state.body) - start))
+            self.end_headers()
+            stop = start + 2 * medmnist.BLOCK if trouble == "break" else None
+            self.wfile.write(state.body[start:stop])
+
+        def log_message(self, *_: object) -> None:
+            """Silent."""
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever, daemon=True)
+    thread.start()
+    state.url = f"http://127.0.0.1:{http.server_port}/cells.npz"
+    yield state
+    http.shutdown()
+    http.server_close()
+
+
+@dataclass
+class Clock:
+    waits: list[float] = field(default_factory=list)
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "medmnist" / "cells.npz"
+
+
+def test_downloaded_once(server: Server, target: Path) -> None:
+    assert medmnist.download(server.url, MD5, target) == target
+    assert target.read_bytes() == BODY
+    medmnist.download(server.url, MD5, target)
+    assert len(server.requests) == 1
+    assert server.requests[0]["User-Agent"].startswith("wbc-bench")
+    assert [path.name for path in target.parent.iterdir()] == ["cells.npz"]
+
+
+def test_a_partial_file_goes_on(server: Server, target: Path) -> None:
+    target.parent.mkdir()
+    target.with_name("cells.npz.part").write_bytes(BODY[:123_456])
+    medmnist.download(server.url, MD5, target)
+    assert target.read_bytes() == BODY
+    assert [r.get("Range") for r in server.requests] == ["bytes=123456-"]
+
+
+def test_a_server_without_ranges_starts_anew(server: Server, target: Path) -> None:
+    server.ranges = False
+    target.parent.mkdir()
+    target.with_name("cells.npz.part").write_bytes(BODY[:123_456])
+    medmnist.download(server.url, MD5, target)
+    assert target.read_bytes() == BODY
+
+
+def test_a_partial_file_that_is_too_long_starts_anew(server: Server, target: Path) -> None:
+    target.parent.mkdir()
+    target.with_name("cells.npz.part").write_bytes(BODY + b"more")
+    medmnist.download(server.url, MD5, target, Clock().sleep)
+    assert target.read_bytes() == BODY
+    assert [r.get("Range") for r in server.requests] == ["bytes=300004-", None]
+
+
+def test_a_busy_server_is_asked_again_when_it_says(server: Server, target: Path) -> None:
+    server.troubles = ["429", "503"]
+    clock = Clock()
+    medmnist.download(server.url, MD5, target, clock.sleep)
+    assert target.read_bytes() == BODY
+    assert clock.waits == [7.0, 7.0]
+
+
+def test_a_broken_line_goes_on(server: Server, target: Path) -> None:
+    server.troubles = ["break", "break"]
+    clock = Clock()
+    medmnist.download(server.url, MD5, target, clock.sleep)
+    assert target.read_bytes() == BODY
+    assert [r.get("Range") for r in server.requests] == [None, "bytes=131072-", "bytes=262144-"]
+    assert len(clock.waits) == 2
+
+
+def test_patience_ends(server: Server, target: Path) -> None:
+    server.troubles = ["429"] * 100
+    clock = Clock()
+    with pytest.raises(Offline, match="by hand and put it at"):
+        medmnist.download(server.url, MD5, target, clock.sleep)
+    assert len(server.requests) == medmnist.TRIES
+    assert max(clock.waits) <= medmnist.LONGEST_WAIT
+
+
+def test_a_missing_page_is_said_at_once(server: Server, target: Path) -> None:
+    server.troubles = ["404"]
+    with pytest.raises(Offline, match=r"404.*by hand"):
+        medmnist.download(server.url, MD5, target, Clock().sleep)
+    assert len(server.requests) == 1
+
+
+def test_a_wrong_file_is_refused_and_not_kept(server: Server, target: Path) -> None:
+    server.body = BODY[::-1]
+    with pytest.raises(DataError, match="another MD5"):
+        medmnist.download(server.url, MD5, target)
+    assert list(target.parent.iterdir()) == []
+    server.body = BODY
+    assert medmnist.download(server.url, MD5, target).read_bytes() == BODY
+
+
+def test_a_damaged_file_is_fetched_again(server: Server, target: Path) -> None:
+    target.parent.mkdir()
+    target.write_bytes(BODY[:1000])
+    assert medmnist.download(server.url, MD5, target).read_bytes() == BODY
+
+
+def test_two_at_once(server: Server, target: Path) -> None:
+    import fcntl
+
+    target.parent.mkdir()
+    with target.with_name("cells.npz.part").open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="another process is downloading"):
+            medmnist.download(server.url, MD5, target)
+
+
+def test_offline_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepared: Prepared
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    # A port on which nothing listens stands for a machine without network.
+    monkeypatch.setattr(medmnist, "ADDRESS", "http://127.0.0.1:9/{filename}?download=1")
+    with pytest.raises(Offline) as error:
+        prepared("bloodmnist@64")
+    message = str(error.value)
+    assert "http://127.0.0.1:9/bloodmnist_64.npz?download=1" in message
+    assert str(tmp_path / ".medmnist" / "bloodmnist_64.npz") in message
+    assert "\n" not in message
+
+
+# --- by name -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder that holds stand-ins for all four files, so that nothing is downloaded."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    table = {}
+    for size, (filename, _) in medmnist.BLOODMNIST.items():
+        path = tmp_path / ".medmnist" / filename
+        path.parent.mkdir(exist_ok=True)
+        np.savez(path, **parts(stack(24, size), "train", "val", "test"))
+        table[size] = (filename, hashlib.md5(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(medmnist, "BLOODMNIST", table)
+    return path.parent
+
+
+@pytest.mark.usefixtures("shelf")
+@pytest.mark.parametrize(
+    ("source", "image_size", "expected"),
+    [
+        ("bloodmnist", 16, "bloodmnist@28"),
+        ("bloodmnist", 28, "bloodmnist@28"),
+        ("bloodmnist", 96, "bloodmnist@128"),
+        ("bloodmnist", 512, "bloodmnist@224"),
+        ("bloodmnist@64", 96, "bloodmnist@64"),
+    ],
+)
+def test_the_size_by_default(source: str, image_size: int, expected: str) -> None:
+    assert sources.find(source, image_size).name == expected
+
+
+@pytest.mark.usefixtures("shelf")
+def test_a_file_that_medmnist_has_fetched_is_used(prepared: Prepared, stack: Stack) -> None:
+    data = prepared("bloodmnist@28", 28)
+    assert data.name == "bloodmnist@28"
+    np.testing.assert_array_equal(data.images, stack(24, 28))
+
+
+@pytest.mark.parametrize("source", ["bloodmnist@96", "bloodmnist@", "bloodmnist@x"])
+def test_other_sizes_do_not_exist(source: str) -> None:
+    with pytest.raises(DataError, match="it comes in 28, 64, 128, 224 pixels"):
+        sources.find(source, 96)
+
+
+def test_fetching_by_name(shelf: Path) -> None:
+    assert medmnist.fetch("bloodmnist@64") == shelf / "bloodmnist_64.npz"
+    assert medmnist.fetch("bloodmnist") == shelf / "bloodmnist_128.npz"
+    with pytest.raises(DataError, match="'pathmnist' cannot be downloaded; bloodmnist@SIZE can"):
+        medmnist.fetch("pathmnist")

@@ -1,0 +1,50 @@
+"""An ensemble's rate is measured on its networks, or the table says that it was not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.ensembling.builder import assemble, convene
+from harness.ensembling.throughput import measure, measure_all
+from harness.errors import UserError
+from harness.execution.devices import Device
+from harness.reporting.publish import verify, write_tables
+from harness.schema.protocol import Protocol
+from harness.storage.records import Store
+from tests.harness.conftest import made_record, save_finished
+
+CPU = Device("cpu", "Test CPU")
+
+
+@pytest.mark.slow
+def test_members_are_timed_one_after_the_other(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name in ("lite0", "mobilenetv2"):
+        save_finished(store, made_record(name))
+    (together,) = assemble(store, ["lite0", "mobilenetv2"])
+    convened = convene(together, ("soft vote", "weighted vote"))
+    write_tables(tmp_path)
+    assert "§ By formula" in (tmp_path / "LEADERBOARD.md").read_text()
+    measure_all(store, list(convened.records), CPU)
+    soft, weighted = store.ensembles()
+    assert soft.cost is not None
+    assert weighted.cost is not None
+    measured = soft.cost.throughput
+    assert measured is not None
+    assert measured == weighted.cost.throughput
+    assert 0 < measured.p5 <= measured.median <= measured.p95
+    assert measured.batches >= 5
+    assert measured.device == "Test CPU"
+    convene(together, ("soft vote", "weighted vote"))
+    assert [r.cost and r.cost.throughput for r in store.ensembles()] == [measured, measured]
+    write_tables(tmp_path)
+    assert "§" not in (tmp_path / "LEADERBOARD.md").read_text()
+    assert verify(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_what_cannot_be_built_is_named() -> None:
+    with pytest.raises(UserError, match=r"inceptionv3.*was not measured.*too small"):
+        measure(("inceptionv3", "lite0"), Protocol(image_size=32), CPU)

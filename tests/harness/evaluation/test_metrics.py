@@ -1,0 +1,101 @@
+"""Numbers against scikit-learn and against hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from harness.evaluation.metrics import auc, cross_entropy, macro_f1, score
+from harness.schema.predictions import Predictions, digest
+
+
+@st.composite
+def predicted(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and probabilities, degenerate ones among them."""
+    classes, count = draw(st.integers(2, 6)), draw(st.integers(1, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    labels = rng.integers(0, draw(st.integers(1, classes)), count)
+    probabilities = rng.dirichlet(np.full(classes, draw(st.sampled_from([0.1, 1.0]))), count)
+    return labels, probabilities.astype(np.float32)
+
+
+@given(predicted())
+def test_macro_f1_is_scikit_learns(case: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, probabilities = case
+    classes, guess = probabilities.shape[1], probabilities.argmax(axis=1)
+    expected = sk.f1_score(
+        labels, guess, labels=np.arange(classes), average="macro", zero_division=0
+    )
+    assert macro_f1(labels, guess, classes) == pytest.approx(expected)
+
+
+@given(predicted())
+def test_a_score_is_consistent_in_itself(case: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, probabilities = case
+    classes = probabilities.shape[1]
+    part = Predictions(np.arange(len(labels)), labels, probabilities)
+    found = score(part, [f"c{k}" for k in range(classes)])
+    confusion = np.array(found.confusion)
+    assert confusion.sum() == len(labels) == found.images
+    assert found.accuracy == pytest.approx(np.trace(confusion) / len(labels))
+    assert found.macro_f1 == pytest.approx(macro_f1(labels, probabilities.argmax(1), classes))
+    assert [c.support for c in found.per_class] == confusion.sum(axis=1).tolist()
+    assert found.macro_recall == pytest.approx(np.mean([c.recall for c in found.per_class]))
+    assert (found.auc is None) == (len(np.unique(labels)) < classes)
+
+
+@given(predicted())
+def test_every_score_is_scikit_learns(case: tuple[np.ndarray, np.ndarray]) -> None:
+    labels, probabilities = case
+    classes, guess = np.arange(probabilities.shape[1]), probabilities.argmax(axis=1)
+    part = Predictions(np.arange(len(labels)), labels, probabilities)
+    found = score(part, [f"c{k}" for k in classes])
+    precision, recall, f1, support = sk.precision_recall_fscore_support(
+        labels, guess, labels=classes, zero_division=0
+    )
+    told = np.array([(c.precision, c.recall, c.f1, c.support) for c in found.per_class]).T
+    np.testing.assert_allclose(told, [precision, recall, f1, support], atol=1e-12)
+    assert found.macro_precision == pytest.approx(precision.mean())
+    assert found.balanced_accuracy == pytest.approx(recall[support > 0].mean())
+    np.testing.assert_array_equal(
+        found.confusion, sk.confusion_matrix(labels, guess, labels=classes)
+    )
+    if found.auc is not None:
+        one_hot = np.eye(len(classes))[labels]
+        assert found.auc == pytest.approx(sk.roc_auc_score(one_hot, probabilities, average="macro"))
+    softened = np.round(probabilities, 1)  # Many ties.
+    if found.auc is not None:
+        expected = sk.roc_auc_score(np.eye(len(classes))[labels], softened, average="macro")
+        assert auc(labels, softened) == pytest.approx(expected)
+
+
+def test_auc_of_perfect_and_of_useless_probabilities() -> None:
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    assert auc(labels, np.eye(3)[labels]) == 1.0
+    assert auc(labels, np.full((6, 3), 1 / 3)) == 0.5
+    assert auc(np.array([0, 1, 1]), np.eye(3)[[0, 1, 1]]) is None
+
+
+def test_cross_entropy_takes_soft_targets_and_survives_zeros() -> None:
+    targets, probabilities = np.array([[0.5, 0.5]]), np.array([[1.0, 0.0]])
+    assert cross_entropy(targets, probabilities) == pytest.approx(-0.5 * np.log(1e-7))
+    labels = np.array([0, 1, 1])
+    given_probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
+    assert cross_entropy(np.eye(2)[labels], given_probabilities) == pytest.approx(
+        sk.log_loss(labels, given_probabilities)
+    )
+
+
+def test_the_digest_sees_one_bit() -> None:
+    ids, labels = np.arange(3), np.array([0, 1, 0])
+    probabilities = np.full((3, 2), 0.5, dtype=np.float32)
+    one = {"test": Predictions(ids, labels, probabilities)}
+    moved = probabilities.copy()
+    moved[2, 1] = np.nextafter(np.float32(0.5), np.float32(1))
+    assert digest(one) == digest({"test": Predictions(ids, labels, probabilities.copy())})
+    assert digest(one) != digest({"test": Predictions(ids, labels, moved)})
+    assert digest(one) != digest({"validation": one["test"]})
+    assert digest(one) != digest({"test": Predictions(ids[::-1], labels, probabilities)})

@@ -1,0 +1,525 @@
+"""Statistics against scikit-learn, statsmodels, hand, and worlds whose truth is known."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise as neighbours
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score
+from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from harness.evaluation.metrics import macro_f1
+from harness.evaluation.significance import (
+    bootstrap,
+    diversity,
+    holm,
+    interval,
+    mcnemar,
+    paired,
+    pairwise,
+    pareto,
+    rank_groups,
+    smallest_difference,
+    split_spread,
+)
+
+PREVALENCE = np.array([852, 2181, 1085, 2026, 849, 993, 2330, 1643]) / 11_959
+CLASSES = len(PREVALENCE)
+
+
+# --- worlds: the chances of every guess are known, and so are the true scores -------------------
+
+
+def totals_of(images: int) -> np.ndarray:
+    return np.maximum(1, np.round(PREVALENCE * images)).astype(int)
+
+
+def world(target: float, rng: np.random.Generator) -> np.ndarray:
+    """Chances (K, K) of each guess given the class, uneven, with this true macro F1."""
+    wrong = np.zeros((CLASSES, CLASSES))
+    for k in range(CLASSES):
+        others = np.arange(CLASSES) != k
+        wrong[k, others] = rng.uniform(0.3, 1.7) * rng.dirichlet(np.full(CLASSES - 1, 0.5))
+
+    def at(rate: float) -> np.ndarray:
+        return rate * wrong + np.diag(1 - rate * wrong.sum(axis=1))
+
+    low, high = 0.0, 0.55
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if truth(at(middle)) > target else (low, middle)
+    return at(low)
+
+
+def truth(chances: np.ndarray) -> float:
+    """The macro F1 of a classifier with these chances on very many images."""
+    confusion = chances * PREVALENCE[:, None]
+    f1 = 2 * np.diag(confusion) / (confusion.sum(axis=0) + confusion.sum(axis=1))
+    return float(f1.mean())
+
+
+def two_worlds(targets: tuple[float, float], same: float, rng: np.random.Generator) -> np.ndarray:
+    """Chances (K, K, K) of a's and b's guess; on a share ``same`` of images both guess alike."""
+    a, b = world(targets[0], rng), world(targets[1], rng)
+    alike = np.einsum("ka,ab->kab", (a + b) / 2, np.eye(CLASSES))
+    return same * alike + (1 - same) * np.einsum("ka,kb->kab", a, b)
+
+
+def drawn(chances: np.ndarray, images: int, rng: np.random.Generator) -> np.ndarray:
+    """Labels and one guess for each further axis of ``chances``: (1 + axes, n)."""
+    counts = rng.multinomial(totals_of(images), chances.reshape(CLASSES, -1)).ravel()
+    cells = np.indices(chances.shape).reshape(chances.ndim, -1)
+    return np.repeat(cells, counts, axis=1)
+
+
+def sklearn_f1(labels: np.ndarray, guess: np.ndarray, classes: int) -> float:
+    return float(
+        f1_score(labels, guess, labels=np.arange(classes), average="macro", zero_division=0)
+    )
+
+
+@st.composite
+def guessed(draw: st.DrawFn, rows: int = 2) -> tuple[int, np.ndarray, list[np.ndarray]]:
+    """Classes, labels and guesses: few images, absent classes, all right, all wrong."""
+    classes, images = draw(st.integers(2, 5)), draw(st.integers(1, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    labels = rng.integers(0, draw(st.integers(1, classes)), images)
+    guesses = []
+    for _ in range(rows):
+        right = rng.random(images) < draw(st.sampled_from([0.0, 0.5, 0.9, 1.0]))
+        wrong = (labels + rng.integers(1, classes, images)) % classes
+        guesses.append(np.where(right, labels, wrong))
+    return classes, labels, guesses
+
+
+# --- one row -----------------------------------------------------------------------------------
+
+
+@given(guessed(rows=1), st.integers(0, 1000))
+def test_bootstrapped_counts_score_as_resampled_labels(
+    case: tuple[int, np.ndarray, list[np.ndarray]], seed: int
+) -> None:
+    classes, labels, (guess,) = case
+    confusion = np.bincount(labels * classes + guess, minlength=classes**2).reshape(classes, -1)
+    found = bootstrap(confusion, resamples=4, seed=seed)
+    rng, drawn_rows = np.random.default_rng(seed), []
+    for k in np.unique(labels):
+        chances = confusion[k] + 0.25 / classes
+        rows = rng.multinomial(confusion[k].sum(), chances / chances.sum(), size=4)
+        drawn_rows.append([np.repeat(np.arange(classes), row) for row in rows])
+    for resample in range(4):
+        again = np.concatenate([rows[resample] for rows in drawn_rows])
+        ordered = np.sort(labels)
+        assert found.macro_f1[resample] == pytest.approx(sklearn_f1(ordered, again, classes))
+        assert found.accuracy[resample] == pytest.approx(accuracy_score(ordered, again))
+
+
+def test_the_bootstrap_spreads_as_images_drawn_again_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    labels, guess = drawn(world(0.9, rng), 1000, rng)
+    confusion = np.bincount(labels * CLASSES + guess, minlength=64).reshape(8, 8)
+    naive = []
+    for _ in range(1500):
+        of_each = [rng.choice(np.flatnonzero(labels == k), (labels == k).sum()) for k in range(8)]
+        picked = np.concatenate(of_each)
+        naive.append(macro_f1(labels[picked], guess[picked], CLASSES))
+    found = bootstrap(confusion).macro_f1
+    assert found.std() == pytest.approx(np.std(naive), rel=0.08)
+    assert found.mean() == pytest.approx(np.mean(naive), abs=0.003)
+
+
+def test_a_seed_fixes_the_stream() -> None:
+    confusion = np.array([[8, 2], [1, 9]])
+    one, two = bootstrap(confusion), bootstrap(confusion)
+    np.testing.assert_array_equal(one.macro_f1, two.macro_f1)
+    assert (bootstrap(confusion, seed=1).macro_f1 != one.macro_f1).any()
+
+
+def test_a_perfect_row_is_not_certain() -> None:
+    low, high = interval(bootstrap(np.diag(totals_of(400))).macro_f1)
+    assert 0.97 < low < 1
+    assert high == 1
+    more = interval(bootstrap(np.diag(totals_of(4000))).macro_f1)
+    assert low < more[0]
+
+
+def test_an_absent_class_and_one_image() -> None:
+    absent = bootstrap(np.array([[5, 1, 0], [0, 6, 0], [0, 0, 0]]))
+    assert absent.macro_f1.max() <= 2 / 3 + 1e-12
+    one = bootstrap(np.array([[1, 0], [0, 0]]))
+    assert set(one.accuracy) <= {0.0, 1.0}
+    assert interval(one.accuracy)[1] == 1
+
+
+def test_the_interval_is_of_percentiles() -> None:
+    assert interval(np.arange(101.0)) == pytest.approx((2.5, 97.5))
+    assert interval(np.arange(101.0), level=0.5) == pytest.approx((25, 75))
+
+
+def coverage(images: int, target: float, sets: int, seed: int) -> tuple[float, float]:
+    """How often the 95 % interval holds the true macro F1, and the true accuracy."""
+    rng, held = np.random.default_rng(seed), []
+    totals = totals_of(images)
+    for i in range(sets):
+        if i % 50 == 0:
+            chances = world(target, rng)
+            accuracy = float(np.diag(chances) @ totals / totals.sum())
+            confusion = chances * totals[:, None]
+            either = confusion.sum(axis=0) + totals
+            f1 = float((2 * np.diag(confusion) / either).mean())
+        samples = bootstrap(rng.multinomial(totals, chances), resamples=1000, seed=i)
+        low, high = interval(samples.macro_f1)
+        low_accuracy, high_accuracy = interval(samples.accuracy)
+        # An accuracy is a whole number of images: half of one either way is the same statement.
+        half = 0.5 / totals.sum()
+        held.append((low <= f1 <= high, low_accuracy - half <= accuracy <= high_accuracy + half))
+    covered = np.mean(held, axis=0)
+    return float(covered[0]), float(covered[1])
+
+
+@pytest.mark.parametrize(("images", "target"), [(400, 0.7), (400, 0.98), (2400, 0.9)])
+def test_intervals_hold_the_truth_as_often_as_they_say(images: int, target: float) -> None:
+    for rate in coverage(images, target, sets=300, seed=images):
+        assert 0.95 - 4 * 0.0126 < rate < 0.995
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("images", [100, 400, 2400])
+@pytest.mark.parametrize("target", [0.7, 0.9, 0.98, 0.995])
+def test_coverage_is_within_three_points(images: int, target: float) -> None:
+    f1, accuracy = coverage(images, target, sets=2000, seed=1)
+    print(f"coverage: {images} images, macro F1 {target}: {f1:.3f}, accuracy {accuracy:.3f}")
+    assert f1 == pytest.approx(0.95, abs=0.03)
+    assert 0.93 - 3 * 0.0049 < accuracy < 0.995
+
+
+def test_split_spread() -> None:
+    assert split_spread([0.9], [0.01]) == (None, 0.01)
+    seed_sd, test_sd = split_spread([0.9, 0.92, 0.94], [0.01, 0.01, 0.04])
+    assert seed_sd == pytest.approx(0.02)
+    assert test_sd == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("same", [0.0, 0.9])
+def test_the_test_images_noise_of_a_mean_is_bounded_by_the_seeds_mean(same: float) -> None:
+    rng = np.random.default_rng(3)
+    labels, one, two = drawn(two_worlds((0.8, 0.8), same, rng), 800, rng)
+    means = []
+    for _ in range(800):
+        of_each = [rng.choice(np.flatnonzero(labels == k), (labels == k).sum()) for k in range(8)]
+        at = np.concatenate(of_each)
+        means.append(np.mean([macro_f1(labels[at], guess[at], CLASSES) for guess in (one, two)]))
+    sds = []
+    for guess in (one, two):
+        confusion = np.bincount(labels * CLASSES + guess, minlength=64).reshape(8, 8)
+        sds.append(float(bootstrap(confusion).macro_f1.std()))
+    _, bound = split_spread([0.8, 0.8], sds)
+    assert np.std(means) < 1.05 * bound
+    if same:
+        assert np.std(means) > 0.9 * bound
+
+
+# --- two rows ----------------------------------------------------------------------------------
+
+
+@given(guessed())
+def test_mcnemar_is_statsmodels(case: tuple[int, np.ndarray, list[np.ndarray]]) -> None:
+    _, labels, (a, b) = case
+    right_a, right_b = a == labels, b == labels
+    table = [
+        [(right_a & right_b).sum(), (right_a & ~right_b).sum()],
+        [(~right_a & right_b).sum(), (~right_a & ~right_b).sum()],
+    ]
+    assert mcnemar(labels, a, b) == pytest.approx(their_mcnemar(table, exact=True).pvalue)
+
+
+def test_mcnemar_of_many_images() -> None:
+    labels = np.zeros(4000, dtype=int)
+    a, b = np.repeat([0, 1], [2100, 1900]), np.repeat([1, 0], [2100, 1900])
+    table = [[0, 2100], [1900, 0]]
+    assert mcnemar(labels, a, b) == pytest.approx(their_mcnemar(table, exact=True).pvalue)
+
+
+@settings(max_examples=50)
+@given(guessed())
+def test_a_paired_difference_is_scikit_learns(
+    case: tuple[int, np.ndarray, list[np.ndarray]],
+) -> None:
+    classes, labels, (a, b) = case
+    found = paired(labels, a, b, classes, resamples=50)
+    expected = sklearn_f1(labels, a, classes) - sklearn_f1(labels, b, classes)
+    assert found.difference == pytest.approx(expected)
+    assert found.low <= found.high
+    assert 1 / 51 <= found.p <= 1
+    table = pairwise(labels, [a, b], classes)
+    assert table.difference[0, 1] == pytest.approx(expected)
+    assert 0 <= table.p[0, 1] <= 1
+    turned = paired(labels, b, a, classes, resamples=50)
+    assert turned.difference == pytest.approx(-expected)
+
+
+@given(guessed(rows=1))
+def test_a_row_does_not_differ_from_itself(
+    case: tuple[int, np.ndarray, list[np.ndarray]],
+) -> None:
+    classes, labels, (guess,) = case
+    found = paired(labels, guess, guess, classes, resamples=20)
+    assert (found.difference, found.p) == (0, 1)
+    assert found.low <= 0 <= found.high
+    table = pairwise(labels, [guess, guess], classes)
+    assert (table.difference == 0).all()
+    assert (table.p == 1).all()
+
+
+def test_where_one_class_is_in_doubt_p_is_mcnemars() -> None:
+    labels = np.repeat([0, 1], [60, 40])
+    a, b = labels.copy(), labels.copy()
+    a[:4], b[4:16] = 1, 1
+    exact = mcnemar(labels, a, b)
+    assert exact == pytest.approx(0.0768, abs=1e-4)
+    assert paired(labels, a, b, 2).p == pytest.approx(exact, abs=4 * 0.0027)
+
+
+def test_an_obvious_difference_is_found() -> None:
+    rng = np.random.default_rng(1)
+    labels, a, b = drawn(two_worlds((0.95, 0.8), 0.0, rng), 800, rng)
+    found = paired(labels, a, b, CLASSES, resamples=1000)
+    assert found.p == pytest.approx(1 / 1001)
+    assert 0 < found.low < found.difference < found.high
+    assert pairwise(labels, [a, b], CLASSES).p[0, 1] < 1e-6
+
+
+@pytest.mark.parametrize("same", [0.0, 0.8])
+def test_without_resampling_p_is_the_same_but_for_noise(same: float) -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(12):
+        labels, a, b = drawn(two_worlds((0.9, 0.89), same, rng), 2400, rng)
+        p = paired(labels, a, b, CLASSES, resamples=4000).p
+        assert pairwise(labels, [a, b], CLASSES).p[0, 1] == pytest.approx(p, abs=0.04)
+
+
+def test_seeds_are_scored_by_their_mean() -> None:
+    rng = np.random.default_rng(2)
+    labels, a, b = drawn(two_worlds((0.9, 0.85), 0.3, rng), 600, rng)
+    one = pairwise(labels, [a, b], CLASSES)
+    same = pairwise(labels, [a[None], np.stack([b, b])], CLASSES)
+    np.testing.assert_allclose(same.p, one.p)
+    mixed = pairwise(labels, [np.stack([a, b]), b], CLASSES)
+    assert mixed.difference[0, 1] == pytest.approx(one.difference[0, 1] / 2)
+    assert mixed.sd[0, 1] == pytest.approx(one.sd[0, 1] / 2, rel=0.05)
+
+
+def test_a_class_of_two_images_proves_nothing() -> None:
+    labels = np.repeat([0, 1, 2], [100, 100, 2])
+    a, b = labels.copy(), labels.copy()
+    b[-2:] = 0
+    assert paired(labels, a, b, 3).p == pytest.approx(0.5, abs=0.03)
+    assert pairwise(labels, [a, b], 3).p[0, 1] > 0.1
+
+
+def null_rates(images: int, target: float, same: float, sets: int) -> tuple[float, float, float]:
+    """How often two equally good rows differ: by ``paired``, ``pairwise``; and its coverage."""
+    rng, found = np.random.default_rng(images), []
+    for i in range(sets):
+        if i % 25 == 0:
+            chances = two_worlds((target, target), same, rng)
+        labels, a, b = drawn(chances, images, rng)
+        one = paired(labels, a, b, CLASSES, resamples=199, seed=i)
+        many = pairwise(labels, [a, b], CLASSES)
+        found.append((one.p < 0.05, many.p[0, 1] < 0.05, one.low <= 0 <= one.high))
+    rates = np.mean(found, axis=0)
+    return float(rates[0]), float(rates[1]), float(rates[2])
+
+
+def test_equal_rows_differ_in_one_case_of_twenty() -> None:
+    by_swaps, in_closed_form, held = null_rates(400, 0.85, same=0.5, sets=300)
+    for rate in (by_swaps, in_closed_form, 1 - held):
+        assert 0.01 < rate < 0.05 + 3 * 0.0126
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("images", [400, 2400])
+@pytest.mark.parametrize("target", [0.8, 0.98])
+@pytest.mark.parametrize("same", [0.0, 0.7])
+def test_no_false_alarms_beyond_the_level(images: int, target: float, same: float) -> None:
+    rates = null_rates(images, target, same, sets=1500)
+    print(
+        f"null: {images} images, F1 {target}, same {same}: " + " ".join(f"{r:.3f}" for r in rates)
+    )
+    assert max(rates[:2]) < 0.05 + 0.005 + 3 * 0.0056
+    assert rates[2] > 0.95 - 0.005 - 3 * 0.0056
+
+
+# --- a table of rows ---------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_is_statsmodels(p: list[float]) -> None:
+    np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1])
+
+
+def test_holm_of_nothing() -> None:
+    assert len(holm([])) == 0
+
+
+def rows_of(accuracies: list[float], images: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Labels, and independent guesses right with these chances, best macro F1 first."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(CLASSES), totals_of(images))
+    guesses = []
+    for accuracy in accuracies:
+        wrong = (labels + rng.integers(1, CLASSES, len(labels))) % CLASSES
+        guesses.append(np.where(rng.random(len(labels)) < accuracy, labels, wrong))
+    guesses.sort(key=lambda guess: -macro_f1(labels, guess, CLASSES))
+    return labels, guesses
+
+
+def test_what_cannot_be_told_apart_shares_a_rank() -> None:
+    labels, guesses = rows_of([0.95, 0.95, 0.95, 0.8, 0.8, 0.6], 2000, seed=0)
+    assert rank_groups(guesses, labels, CLASSES) == [1, 1, 1, 4, 4, 6]
+    assert rank_groups([guesses[0]] * 3, labels, CLASSES) == [1, 1, 1]
+    assert rank_groups(guesses[:1], labels, CLASSES) == [1]
+    assert rank_groups([], labels, CLASSES) == []
+
+
+def test_a_better_row_below_opens_no_rank() -> None:
+    labels, guesses = rows_of([0.95, 0.6], 2000, seed=0)
+    assert rank_groups(guesses[::-1], labels, CLASSES) == [1, 1]
+
+
+@given(guessed(rows=6))
+def test_ranks_never_fall_and_are_places(
+    case: tuple[int, np.ndarray, list[np.ndarray]],
+) -> None:
+    classes, labels, guesses = case
+    ranks = rank_groups(guesses, labels, classes)
+    assert ranks[0] == 1
+    for place, (before, rank) in enumerate(neighbours(ranks), start=2):
+        assert rank in (before, place)
+
+
+def test_a_wrong_boundary_among_equal_rows_is_rare() -> None:
+    wrong = 0
+    for seed in range(150):
+        labels, guesses = rows_of([0.9] * 8, 400, seed)
+        wrong += max(rank_groups(guesses, labels, CLASSES)) > 1
+    assert wrong / 150 < 0.05 + 3 * 0.018
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("images", "accuracy"), [(400, 0.9), (400, 0.98), (2400, 0.98)])
+def test_the_family_must_be_all_pairs(images: int, accuracy: float) -> None:
+    """Corrected for the comparisons with the leader alone, one table in ten would be wrong."""
+    sets, all_pairs, leader_only = 600, 0, 0
+    for seed in range(sets):
+        labels, guesses = rows_of([accuracy] * 16, images, seed)
+        all_pairs += max(rank_groups(guesses, labels, CLASSES)) > 1
+        leader_only += min(holm(pairwise(labels, guesses, CLASSES).p[0, 1:])) < 0.05
+    print(f"family: {images} images, {accuracy}: {all_pairs / sets:.3f} {leader_only / sets:.3f}")
+    assert all_pairs / sets < 0.05 + 3 * 0.009
+    assert leader_only / sets > 0.08
+
+
+def power(images: int, target: float, same: float, sets: int) -> float:
+    """How often rows that differ by the smallest difference are told apart."""
+    rng = np.random.default_rng(7)
+    state = rng.bit_generator.state
+    labels, a, b = drawn(two_worlds((target, target), same, rng), images, rng)
+    needed = smallest_difference(labels, [a, b], CLASSES)
+    # The truth differs by what two_worlds is asked for times (1 - same), as both may agree.
+    low, high = 0.0, 0.5
+    for _ in range(25):
+        middle = (low + high) / 2
+        rng.bit_generator.state = state
+        chances = two_worlds((target + middle / 2, target - middle / 2), same, rng)
+        gap = truth(chances.sum(axis=2)) - truth(chances.sum(axis=1))
+        low, high = (middle, high) if gap < needed else (low, middle)
+    found = 0
+    for i in range(sets):
+        labels, a, b = drawn(chances, images, rng)
+        found += paired(labels, a, b, CLASSES, resamples=199, seed=i).p < 0.05
+    return found / sets
+
+
+def test_the_smallest_difference_is_shown_four_times_of_five() -> None:
+    assert power(800, 0.85, same=0.3, sets=250) == pytest.approx(0.8, abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("images", "target"), [(400, 0.8), (2400, 0.8), (2400, 0.95)])
+def test_power(images: int, target: float) -> None:
+    rate = power(images, target, same=0.5, sets=800)
+    print(f"power: {images} images, F1 {target}: {rate:.3f}")
+    assert rate == pytest.approx(0.8, abs=0.08)
+
+
+def test_more_images_and_less_disagreement_show_smaller_differences() -> None:
+    rng = np.random.default_rng(0)
+    chances, alike = two_worlds((0.9, 0.9), 0.0, rng), two_worlds((0.9, 0.9), 0.8, rng)
+    found = []
+    for kind, images in ((chances, 400), (chances, 1600), (alike, 1600)):
+        labels, a, b = drawn(kind, images, rng)
+        found.append(smallest_difference(labels, [a, b, a], CLASSES))
+    assert found[0] == pytest.approx(2 * found[1], rel=0.3)
+    assert found[1] > 1.5 * found[2]
+    assert math.isnan(smallest_difference(labels, [a], CLASSES))
+
+
+# --- an ensemble's members ---------------------------------------------------------------------
+
+
+def test_diversity_by_hand() -> None:
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    a = np.array([0, 0, 1, 1, 0, 0])
+    b = np.array([0, 1, 1, 0, 2, 1])
+    found = diversity(labels, [a, b, labels], 3)
+    # Both right on images 0 and 2, only a on 1 and 3, only b on 4, neither on 5.
+    assert found.disagreement[0, 1] == pytest.approx(3 / 6)
+    assert found.q_statistic[0, 1] == pytest.approx((2 * 1 - 2 * 1) / (2 * 1 + 2 * 1))
+    assert found.disagreement[0, 0] == 0
+    assert found.q_statistic[0, 0] == 1
+    assert np.isnan(found.q_statistic[0, 2])
+    assert (found.oracle, found.oracle_macro_f1) == (1, 1)
+    pair = diversity(labels, [a, b], 3)
+    assert pair.oracle == pytest.approx(5 / 6)
+    best = np.array([0, 0, 1, 1, 2, 0])
+    assert pair.oracle_macro_f1 == pytest.approx(sklearn_f1(labels, best, 3))
+
+
+@given(guessed(rows=3))
+def test_diversity_is_symmetric_and_bounded(
+    case: tuple[int, np.ndarray, list[np.ndarray]],
+) -> None:
+    classes, labels, guesses = case
+    found = diversity(labels, guesses, classes)
+    np.testing.assert_array_equal(found.disagreement, found.disagreement.T)
+    np.testing.assert_array_equal(found.q_statistic, found.q_statistic.T)
+    known = found.q_statistic[~np.isnan(found.q_statistic)]
+    assert ((known >= -1) & (known <= 1)).all()
+    assert found.oracle >= max((guess == labels).mean() for guess in guesses)
+
+
+def test_independent_errors_have_no_q() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.zeros(20_000, dtype=int)
+    a, b = (rng.random((2, 20_000)) < 0.2).astype(int)
+    assert diversity(labels, [a, b], 2).q_statistic[0, 1] == pytest.approx(0, abs=0.06)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
+def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
+    front = pareto(np.array(points, dtype=float))
+    for point, stands in zip(points, front, strict=True):
+        beaten = any(o != point and o[0] >= point[0] and o[1] >= point[1] for o in points)
+        assert stands == (not beaten)
+    assert front.any()
+
+
+def test_an_unknown_point_is_not_on_the_front() -> None:
+    points = np.array([[0.9, 10.0], [0.95, np.nan], [0.8, 5.0]])
+    assert pareto(points).tolist() == [True, False, False]

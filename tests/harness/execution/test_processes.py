@@ -1,0 +1,129 @@
+"""Real child processes, small ones, that end in every way a child can end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.execution.processes import Children, Ended, Event, WorkerProcess
+from harness.schema.run import Job
+from tests.harness.conftest import made_outcome, made_run
+
+HEAR = "import json, os, signal, sys, time\njob = json.loads(sys.stdin.readline())\n"
+TELL = "def tell(**e): print(json.dumps(e), flush=True)\n"
+
+
+def launch(
+    tmp_path: Path, program: str, timeout: float = 0, children: Children | None = None
+) -> tuple[Ended, list[Event]]:
+    job = Job(
+        run=made_run(),
+        data="/nowhere",
+        weights=(None,),
+        output=str(tmp_path),
+        device="cpu",
+        device_name="Test CPU",
+    )
+    command = (sys.executable, "-c", HEAR + TELL + program)
+    events: list[Event] = []
+    launcher = WorkerProcess(children or Children(), timeout, command)
+    return launcher(job, {"MARK": "seen"}, events.append), events
+
+
+def test_a_finished_child_hands_back_its_outcome(tmp_path: Path) -> None:
+    outcome = made_outcome()
+    program = f"tell(event='done', outcome=json.loads({outcome.model_dump_json()!r}))"
+    ended, events = launch(tmp_path, program)
+    assert ended == Ended("finished", outcome=outcome)
+    assert [event["event"] for event in events] == ["done"]
+
+
+def test_the_environment_reaches_the_child(tmp_path: Path) -> None:
+    _, events = launch(tmp_path, "tell(event='phase', name=os.environ['MARK'], steps=1)")
+    assert events == [{"event": "phase", "name": "seen", "steps": 1}]
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "killed (signal 9)"),
+        ("os.abort()", "killed (signal 6)"),
+        ("sys.exit(3)", "ended with exit code 3"),
+        ("sys.exit(0)", "ended with exit code 0"),
+        ('print(\'{"event": "do\', flush=True); sys.exit(4)', "ended with exit code 4"),
+        ("tell(event='failed', reason='ValueError: x', how='failed')", "ValueError: x"),
+    ],
+)
+def test_every_bad_end_has_its_reason(tmp_path: Path, program: str, reason: str) -> None:
+    ended, _ = launch(tmp_path, "print('last words', file=sys.stderr, flush=True)\n" + program)
+    assert ended.how == "failed"
+    assert ended.failed is not None
+    assert ended.failed.reason == reason
+    assert "last words" in ended.failed.log_tail
+
+
+def test_wrong_input_is_told_apart_from_a_failure(tmp_path: Path) -> None:
+    ended, _ = launch(tmp_path, "tell(event='failed', reason='no such weights', how='wrong input')")
+    assert ended.how == "wrong input"
+
+
+def test_a_hang_ends_even_if_it_ignores_the_polite_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.execution.processes.GRACE_SECONDS", 0.3)
+    program = (
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "tell(event='phase', name=str(os.getpid()), steps=1)\n"
+        "time.sleep(600)"
+    )
+    ended, events = launch(tmp_path, program, timeout=1.0)
+    assert ended.failed is not None
+    assert ended.failed.reason == "timeout after 1 s"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(events[0]["name"]), 0)
+
+
+def test_stopping_ends_the_children_and_lets_none_be_born(tmp_path: Path) -> None:
+    children, ends = Children(), []
+
+    def run() -> None:
+        ends.append(launch(tmp_path, "tell(event='x')\ntime.sleep(600)", children=children)[0])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not children._alive and time.monotonic() < deadline:
+        time.sleep(0.01)
+    children.stop()
+    thread.join(20)
+    assert ends == [Ended("stopped")]
+    assert launch(tmp_path, "sys.exit(0)", children=children)[0] == Ended("stopped")
+
+
+BUSY_WORKER = """
+import time
+from harness import worker
+worker._execute = lambda *_: time.sleep(600)
+worker.main()
+"""
+
+
+def test_a_worker_whose_parent_is_gone_ends_itself() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY_WORKER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(b"{}\n")
+    process.stdin.flush()
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.stdin.close()
+    assert process.wait(20) == 1

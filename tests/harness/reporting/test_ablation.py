@@ -1,0 +1,121 @@
+"""What the options of a protocol change: which boards are compared, and what is said of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from harness.config import augmentation_named
+from harness.evaluation import metrics
+from harness.reporting import ablation
+from harness.reporting.ablation import Study, changes, label, studies
+from harness.reporting.columns import Cell
+from harness.reporting.leaderboard import boards
+from harness.reporting.markdown import markdown
+from harness.schema.predictions import Predictions
+from harness.schema.protocol import Loss, Phase, Protocol
+from harness.schema.records import Finished, RunRecord
+from tests.harness.conftest import CLASSES, SUMMARY, made_outcome, made_run
+
+PLAIN = Protocol()
+MIXED = PLAIN.model_copy(update={"augmentation": augmentation_named("mixup")})
+WEIGHTED = MIXED.model_copy(update={"loss": Loss(class_weight="balanced")})
+VIEWED = PLAIN.model_copy(update={"test_views": 4})
+TUNED = PLAIN.model_copy(update={"fine_tuning": Phase()})
+COUNT = 300
+
+
+def part(right: float, shift: int) -> Predictions:
+    """Of so many right guesses; which ones follow from ``shift``."""
+    labels = np.arange(COUNT) % len(CLASSES)
+    wrong = (np.arange(COUNT) + shift) % COUNT >= round(right * COUNT)
+    guesses = np.where(wrong, (labels + 1) % len(CLASSES), labels)
+    probabilities = 0.1 + 0.7 * np.eye(len(CLASSES), dtype=np.float32)[guesses]
+    return Predictions(np.arange(COUNT), labels, probabilities.astype(np.float32))
+
+
+def study_of(*runs: tuple[Protocol, str, float, float]) -> tuple[Study, ...]:
+    """Of (protocol, recipe, share right on the test, on the shifted one)."""
+    records, predictions = [], {}
+    for i, (protocol, recipe, clean, harmed) in enumerate(runs):
+        run = made_run(recipe).model_copy(update={"protocol": protocol})
+        parts = {"validation": part(clean, i), "test": part(clean, i), "shifted": part(harmed, i)}
+        judged = metrics.judge(parts, CLASSES)
+        result = Finished(**dict(made_outcome()), **dict(judged))
+        records.append(RunRecord(run=run, profile="quick", data=SUMMARY, result=result))
+        predictions[run.id] = parts
+    return studies(boards(records, predictions))
+
+
+def test_each_board_is_compared_with_the_one_that_lacks_an_option() -> None:
+    (study,) = study_of(
+        (WEIGHTED, "vgg16", 0.9, 0.9),
+        (VIEWED, "vgg16", 0.9, 0.9),
+        (MIXED, "vgg16", 0.9, 0.9),
+        (PLAIN, "vgg16", 0.9, 0.9),
+    )
+    told = {label(board): other for board, other in zip(study.boards, study.against, strict=True)}
+    place = {label(board): i for i, board in enumerate(study.boards)}
+    assert told == {
+        "plain": None,
+        "augmented by mixup": place["plain"],
+        "augmented by mixup; loss weighted by class, balanced": place["augmented by mixup"],
+        "predictions averaged over 4 views": place["plain"],
+    }
+    assert place["plain"] == 0
+
+
+def test_what_is_trained_otherwise_is_another_study_and_one_board_is_none() -> None:
+    plain = (PLAIN, "vgg16", 0.9, 0.9)
+    assert study_of(plain) == ()
+    assert study_of(plain, (TUNED, "vgg16", 0.9, 0.9)) == ()
+    assert study_of(plain, (MIXED, "lite0", 0.9, 0.9))[0].networks == ()
+    tuned = TUNED.model_copy(update={"test_views": 4})
+    found = study_of(
+        plain, (MIXED, "vgg16", 0.9, 0.9), (TUNED, "vgg16", 0.9, 0.9), (tuned, "vgg16", 0.9, 0.9)
+    )
+    assert sorted(len(study.boards) for study in found) == [2, 2]
+
+
+def test_a_clear_change_is_significant_and_a_small_one_is_not() -> None:
+    (study,) = study_of(
+        (PLAIN, "vgg16", 0.80, 0.50),
+        (PLAIN, "lite0", 0.80, 0.50),
+        (MIXED, "vgg16", 0.95, 0.51),
+        (MIXED, "lite0", 0.81, 0.80),
+    )
+    (lite0, vgg16), order = (0, 1), [name for name, *_ in study.networks]
+    assert order == ["lite0", "vgg16"]
+    (_, clean), (_, harmed) = changes(study, "test"), changes(study, "shifted")
+    assert clean[vgg16] is not None
+    assert clean[vgg16].difference == pytest.approx(0.15, abs=0.01)
+    significant = [[bool(c and c.significant) for c in line] for line in (clean, harmed)]
+    assert significant == [[False, True], [True, False]]
+    table = ablation.table(study, "test")
+    assert table is not None
+    assert isinstance(table.rows[1][2 + vgg16], Cell)
+    assert isinstance(table.rows[1][2 + lite0], str)
+    assert "of 2 changes, these are significant" in ablation.words(study, "test")
+    assert "VGG16 by +15" in ablation.words(study, "test")
+    assert "EfficientNet-Lite0" not in ablation.words(study, "test")
+
+
+def test_the_p_of_many_changes_is_adjusted() -> None:
+    runs = [(PLAIN, "vgg16", 0.80, 0.8), (MIXED, "vgg16", 0.85, 0.8)]
+    others = ["lite0", "resnet50", "mobilenet", "densenet121", "inceptionv3"]
+    more = [(protocol, name, 0.8, 0.8) for name in others for protocol in (PLAIN, MIXED)]
+    (alone,), (among,) = study_of(*runs), study_of(*runs, *more)
+    column = [name for name, *_ in among.networks].index("vgg16")
+    one, same = changes(alone, "test")[1][0], changes(among, "test")[1][column]
+    assert one is not None
+    assert same is not None
+    assert one.difference == same.difference
+    assert same.p == pytest.approx(min(1, 6 * one.p))
+
+
+def test_the_study_stands_before_the_boards() -> None:
+    runs = [(PLAIN, "vgg16", 0.8, 0.5), (MIXED, "vgg16", 0.95, 0.5)]
+    (study,) = study_of(*runs)
+    page = markdown(study.boards)
+    assert page.index("what the options change") < page.index("## made-up, quick profile\n")
+    assert "## made-up, quick profile: augmented by mixup\n" in page

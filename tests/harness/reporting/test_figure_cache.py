@@ -1,0 +1,181 @@
+"""Figures: drawn once for what they show, the same bytes, legible on white and on black."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.reporting import figures, publish
+from harness.reporting.figure_cache import Gallery, found_digest
+from harness.reporting.figures import GROUPS, INK, KINDS, SHADES, render
+from harness.reporting.leaderboard import Board
+from harness.reporting.plots import NAMES, Against, Confusions, plots, printable
+from harness.schema.records import RunRecord
+from harness.storage.records import Store
+from tests.harness.conftest import made_record, save_finished
+from tests.harness.reporting.test_html import HOSTILE, renamed
+from tests.harness.reporting.test_markdown import boards
+
+RECIPES = ("vgg16", "lite0", "efficientnetb0")
+
+
+def board(*records: RunRecord) -> Board:
+    (found,) = boards(list(records) or [made_record(name) for name in RECIPES])
+    return found
+
+
+def folder(path: Path) -> Path:
+    for name in RECIPES:
+        save_finished(Store(path), made_record(name))
+    return path
+
+
+# --- what is drawn ---------------------------------------------------------------------------
+
+
+def test_a_board_has_every_figure() -> None:
+    assert tuple(plot.name for plot in plots(board())) == NAMES
+
+
+def test_a_single_network_disagrees_with_nobody() -> None:
+    assert {plot.name for plot in plots(board(made_record()))} == set(NAMES) - {"disagreement"}
+
+
+def test_the_digest_is_of_what_is_shown() -> None:
+    first = {plot.name: plot.digest for plot in plots(board())}
+    again = {plot.name: plot.digest for plot in plots(board())}
+    assert first == again
+    assert len(set(first.values())) == len(first)
+    fewer = plots(board(made_record("vgg16"), made_record("lite0")))
+    assert all(plot.digest != first[plot.name] for plot in fewer)
+
+
+def test_counts_and_fronts_are_the_boards() -> None:
+    shown = board()
+    for plot in plots(shown):
+        if isinstance(plot, Confusions):
+            for panel, row in zip(plot.panels, shown.networks, strict=True):
+                assert panel.counts == row.judged[0].test.confusion
+        if isinstance(plot, Against):
+            assert any(plot.front)
+            assert [mark.f1 for mark in plot.marks] == [row.macro_f1 for row in shown.rows]
+
+
+def test_what_fonts_and_xml_cannot_show_is_replaced() -> None:
+    assert printable("a\nb\x00c\ud800") == "a b\N{REPLACEMENT CHARACTER}c\N{REPLACEMENT CHARACTER}"
+
+
+# --- how -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(len(NAMES)))
+def test_a_figure_is_the_same_bytes_and_bears_its_digest(number: int, tmp_path: Path) -> None:
+    plot = plots(board())[number]
+    drawn = render(plot)
+    assert drawn == render(plot)
+    for extension, content in drawn.items():
+        path = tmp_path / f"x.{extension}"
+        path.write_bytes(content)
+        assert found_digest(path) == plot.digest
+    image = Image.open(io.BytesIO(drawn["png"])).convert("RGBA")
+    alpha = np.asarray(image)[..., 3]
+    assert alpha[0, 0] == 0, "the background is not transparent"
+    assert (alpha > 0).mean() > 0.005
+
+
+def test_names_that_would_be_markup_or_formulas() -> None:
+    names = ("<b>&amp;", "$x_1$ \\frac", "a\x07b")
+    shown = board(*(renamed(made_record(name), names) for name in RECIPES))
+    for plot in plots(shown):
+        svg = render(plot)["svg"].decode()
+        assert "<b>" not in svg
+        if plot.name == "confusion":
+            assert "&lt;b&gt;&amp;amp;" in svg
+            assert "$x_1$ \\frac" in svg
+    for plot in plots(board(*(renamed(made_record(name), HOSTILE) for name in RECIPES))):
+        assert b"<script" not in render(plot)["svg"]
+
+
+@pytest.mark.parametrize("colour", sorted({INK, *GROUPS, *(kind[1] for kind in KINDS.values())}))
+@pytest.mark.parametrize("page", ["#ffffff", "#0d1117"])
+def test_colours_stand_out_on_both_pages(colour: str, page: str) -> None:
+    """WCAG 2.1 asks 3 of graphics."""
+    assert contrast(colour, page) >= 3
+
+
+def test_numbers_stand_out_on_their_cells() -> None:
+    for share in np.linspace(0, 1, 21):
+        assert contrast(SHADES(share), figures._on(SHADES(share))) >= 4.5
+
+
+def contrast(one: object, other: object) -> float:
+    from matplotlib.colors import to_rgb
+
+    def luminance(colour: object) -> float:
+        c = np.array(to_rgb(colour))  # type: ignore[arg-type]
+        linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05
+
+    ends = sorted((luminance(one), luminance(other)))
+    return ends[1] / ends[0]
+
+
+# --- when ------------------------------------------------------------------------------------
+
+
+def test_nothing_is_drawn_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+
+    def draw(plot: object) -> dict[str, bytes]:
+        drawn.append(plot.name)  # type: ignore[attr-defined]
+        mark = f"wbc-bench-data: {plot.digest}".encode()  # type: ignore[attr-defined]
+        return {"svg": b"<!-- " + mark + b" --><svg></svg>", "png": mark}
+
+    monkeypatch.setattr(figures, "render", draw)
+    publish.write_tables(folder(tmp_path))
+    assert sorted(drawn) == sorted(NAMES)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    publish.write_tables(tmp_path)
+    assert len(drawn) == len(NAMES)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    (tmp_path / "figures" / "runs").mkdir()
+    next(tmp_path.glob("figures/*/forest.png")).unlink()
+    publish.write_tables(tmp_path)
+    assert drawn[len(NAMES) :] == ["forest"]
+    save_finished(Store(tmp_path), made_record("resnet50"))
+    publish.write_tables(tmp_path)
+    assert len(drawn) == 2 * len(NAMES) + 1
+
+
+def test_verify_names_a_figure_that_is_not_the_records(tmp_path: Path) -> None:
+    publish.write_tables(folder(tmp_path))
+    assert publish.verify(tmp_path) == []
+    forest = next(tmp_path.glob("figures/*/forest.svg"))
+    right = forest.read_text()
+    digest = found_digest(forest)
+    forest.write_text(right.replace(digest, digest[::-1]))
+    assert any("forest.svg" in line for line in publish.verify(tmp_path))
+    forest.write_text(right)
+    other = tmp_path / "figures" / "other-board" / "forest.svg"
+    other.parent.mkdir()
+    other.write_text(right)
+    mine = other.with_name("mine.svg")
+    mine.write_text("<svg></svg>")
+    assert [line.split(":")[0] for line in publish.verify(tmp_path)] == [str(other)]
+    publish.write_tables(tmp_path)
+    assert publish.verify(tmp_path) == []
+    assert mine.exists()
+    assert not other.exists()
+    page = tmp_path / "index.html"
+    page.write_text(page.read_text() + " ")
+    assert [line.split(":")[0] for line in publish.verify(tmp_path)] == [str(page)]
+
+
+def test_a_gallery_of_nothing(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path, ())
+    assert gallery.refresh() == ()
+    assert list(gallery.lies()) == []

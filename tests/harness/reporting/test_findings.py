@@ -1,0 +1,223 @@
+"""What a board says beyond its rows, on made-up rows whose answer is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from harness.data.image_cache import open_dataset
+from harness.data.sources import prepare
+from harness.data.splitting import carry_out
+from harness.ensembling.builder import RULES, assemble, convene
+from harness.evaluation import metrics
+from harness.reporting import findings
+from harness.reporting.leaderboard import Board, boards
+from harness.reporting.markdown import markdown
+from harness.reporting.publish import read_boards
+from harness.schema.dataset import DataSummary, Split
+from harness.schema.predictions import Predictions
+from harness.schema.records import Finished, OutsideRecord, RunRecord
+from harness.storage.records import Store
+from tests.harness.conftest import made_record, made_run
+
+NAMES = ("basophil", "ig", "monocyte", "neutrophil")
+LABELS = np.repeat(np.arange(4), 60)
+SUMMARY = DataSummary(
+    name="made-up", images=400, image_size=96, class_names=NAMES, train=100, validation=60, test=240
+)
+
+
+def said(right: float, seed: int = 0, becomes: int = 1) -> np.ndarray:
+    """Probabilities (240, 4) whose guesses are right that often, else ``becomes`` classes on."""
+    rng = np.random.default_rng(seed)
+    wrong = rng.random(len(LABELS)) > right
+    guess = np.where(wrong, (LABELS + becomes) % 4, LABELS)
+    return (0.1 + 0.6 * np.eye(4)[guess]).astype(np.float32)
+
+
+def record_of(recipe: str, probabilities: np.ndarray, **cost: int) -> tuple[RunRecord, dict]:  # type: ignore[type-arg]
+    part = Predictions(np.arange(240), LABELS, probabilities)
+    held = {"validation": Predictions(np.arange(240, 300), LABELS[::4], probabilities[::4])}
+    held["test"] = part
+    record = made_record(recipe)
+    assert isinstance(record.result, Finished)
+    judged = dict(metrics.judge(held, NAMES))
+    result = record.result.model_copy(
+        update=judged | {"cost": record.result.cost.model_copy(update=cost)}
+    )
+    return record.model_copy(update={"result": result, "data": SUMMARY}), held
+
+
+def board_of(**rows: np.ndarray) -> Board:
+    made = [record_of(name, probabilities) for name, probabilities in rows.items()]
+    (board,) = boards([r for r, _ in made], {r.run.id: parts for r, parts in made})
+    return board
+
+
+def floor(probabilities: np.ndarray) -> tuple[OutsideRecord, dict[str, Predictions]]:
+    from harness.schema.records import Outside
+
+    parts = {"test": Predictions(np.arange(240), LABELS, probabilities)}
+    record = OutsideRecord(
+        outside=Outside(name="raw-pixels", beside=made_run()),
+        baseline=True,
+        note="floor",
+        profile="quick",
+        data=SUMMARY,
+        **dict(metrics.judge(parts, NAMES)),
+    )
+    return record, parts
+
+
+def test_far_below_the_median_is_suspect_and_not_ranked() -> None:
+    board = board_of(
+        vgg16=said(0.95, 1), vgg19=said(0.94, 2), lite0=said(0.93, 3), resnet50=said(0.92, 4),
+        mobilenet=said(0.3, 5),
+    )  # fmt: skip
+    assert board.rows[-1].name == "mobilenet"
+    assert "below the median network" in board.suspects[-1]
+    assert board.ranks[-1] is None
+    assert not any(board.suspects[:-1])
+    page = markdown([board])
+    assert "**MobileNet** ⚠" in page
+    assert "Suspect recipe, not ranked: MobileNet is" in page
+
+
+def test_below_the_raw_pixels_is_suspect_when_it_is_significant() -> None:
+    made = [record_of("vgg16", said(0.95, 1)), record_of("lite0", said(0.6, 2))]
+    made.append(record_of("resnet50", said(0.79, 3)))
+    ground, parts = floor(said(0.8, 4))
+    predictions = {r.run.id: p for r, p in made} | {ground.of.id: parts}
+    (board,) = boards([*(r for r, _ in made), ground], predictions)
+    told = dict(zip((row.name for row in board.rows), board.suspects, strict=True))
+    assert "raw-pixel floor" in told["lite0"]
+    assert told["vgg16"] == told["resnet50"] == told["raw-pixels"] == ""
+    ranks = dict(zip((row.name for row in board.rows), board.ranks, strict=True))
+    assert ranks["raw-pixels"] is None
+    assert ranks["vgg16"] == 1
+
+
+def test_the_fronts_hold_what_nothing_beats() -> None:
+    made = [
+        record_of("vgg16", said(0.9, 1), parameters=100),
+        record_of("lite0", said(0.8, 1), parameters=10),
+        record_of("resnet50", said(0.7, 1), parameters=50),
+    ]
+    (board,) = boards([r for r, _ in made], {r.run.id: p for r, p in made})
+    assert [row.name for row in board.rows] == ["vgg16", "lite0", "resnet50"]
+    assert [size for _, size in findings.fronts(board)] == [True, True, False]
+    assert [speed for speed, _ in findings.fronts(board)] == [True, False, False]
+
+
+def test_known_confusions_are_shares_of_the_true_class() -> None:
+    board = board_of(vgg16=said(0.5, 7, becomes=2))
+    names, shares = findings.confusions(board)
+    assert "ig → neutrophil" in names
+    guess = said(0.5, 7, becomes=2).argmax(axis=1)
+    expected = (guess[LABELS == 1] == 3).mean()
+    assert shares[0][names.index("ig → neutrophil")] == pytest.approx(expected)
+    assert shares[0][names.index("ig → monocyte")] == 0
+    assert "### The confusions that the field knows" in markdown([board])
+
+
+def make_vote(tmp_path: Path) -> Board:
+    store = Store(tmp_path)
+    for name, probabilities in (
+        ("vgg16", said(0.9, 1)), ("lite0", said(0.9, 1)), ("resnet50", said(0.85, 9, becomes=2)),
+    ):  # fmt: skip
+        record, parts = record_of(name, probabilities)
+        store.save_predictions(record.run, parts)
+        store.save(record)
+    (together,) = assemble(store, ["vgg16", "lite0", "resnet50"])
+    convene(together, RULES)
+    (board,) = read_boards(tmp_path)
+    return board
+
+
+def test_a_twin_brings_nothing_and_the_words_say_so(tmp_path: Path) -> None:
+    board = make_vote(tmp_path)
+    (found,) = findings.memberships(board)
+    by_title = {member.title: member for member in found.members}
+    twin = by_title["EfficientNet-Lite0"]
+    assert twin.verdict == "drop EfficientNet-Lite0: no significant loss"
+    rest = said(0.9, 1) + said(0.85, 9, becomes=2)
+    assert twin.without == pytest.approx(metrics.macro_f1(LABELS, rest.argmax(axis=1), 4))
+    assert twin.gain.difference == pytest.approx(found.row.macro_f1 - twin.without)
+    assert twin.gain.low <= twin.gain.difference <= twin.gain.high
+    right = [said(0.9, 1).argmax(1) == LABELS, said(0.85, 9, becomes=2).argmax(1) == LABELS]
+    assert twin.disagreement == pytest.approx((right[0] != right[1]).mean() / 2)
+    assert found.oracle > found.row.macro_f1
+    page = markdown([board])
+    assert "drop EfficientNet-Lite0: no significant loss" in page
+
+
+def test_the_words_name_what_validation_would_have_chosen(tmp_path: Path) -> None:
+    board = make_vote(tmp_path)
+    first, second = findings.significance(board)
+    assert "share the first rank" in first
+    assert "Chosen on validation, the best ensemble is" in second
+    assert "significant difference" in second
+    assert findings.significance(board_of(vgg16=said(0.9))) == ()
+
+
+def test_softened_members_are_in_the_calibration_table(tmp_path: Path) -> None:
+    board = make_vote(tmp_path)
+    soft = next(r for r in board.ensembles if r.ensembles[0].ensemble.rule == "soft vote")
+    before = soft.ensembles[0].calibrated_members
+    assert before is not None
+    assert before.macro_f1 > 0.8
+    assert before.calibration_error < soft.judged[0].test.calibration_error
+    stacked = next(r for r in board.ensembles if r.ensembles[0].ensemble.rule == "stacking")
+    assert stacked.ensembles[0].calibrated_members is None
+
+
+def test_the_floor_is_better_than_chance_and_the_same_twice(tmp_path: Path) -> None:
+    from harness.training import pixel_baseline
+
+    data = open_dataset(prepare("smear@500", 48, tmp_path))
+    run = made_run().model_copy(update={"data": data.fingerprint})
+    parts = carry_out(Split(), data)
+    first, second = (pixel_baseline.raw_pixels(run, data, parts) for _ in range(2))
+    for part in ("validation", "test"):
+        np.testing.assert_array_equal(first[part].probabilities, second[part].probabilities)
+    score = metrics.score(first["test"], data.class_names)
+    assert 0.3 < score.macro_f1 < 0.85
+    store = Store(tmp_path / "results")
+    summary = SUMMARY.model_copy(update={"class_names": data.class_names})
+    for _ in range(2):
+        pixel_baseline.keep(store, run, data, parts, ("quick", summary))
+    (record,) = store.outsides()
+    assert record.baseline
+    assert record.test.macro_f1 == score.macro_f1
+    assert record.shifted is None
+
+
+def test_the_floor_is_asked_about_the_shifted_test_too(tmp_path: Path) -> None:
+    from harness.data.shifted_test import made_once, open_shifted
+    from harness.training import pixel_baseline
+
+    folder = prepare("smear@500", 48, tmp_path)
+    data = open_dataset(folder)
+    run = made_run().model_copy(update={"data": data.fingerprint})
+    parts = carry_out(Split(), data)
+    told, store = [], Store(tmp_path / "results")
+    like = "quick", SUMMARY.model_copy(update={"class_names": data.class_names})
+    pixel_baseline.keep(store, run, data, parts, like)
+    assert pixel_baseline.is_kept(store, run)
+    assert not pixel_baseline.is_kept(store, run, asked_shifted=True), "it is to be laid again"
+    modes: tuple[Literal["mixed", "full"], ...] = ("mixed", "full")
+    for mode in modes:
+        path = made_once(folder, data, parts.test, Split(), mode)
+        copy = open_shifted(path, data, parts.test, Split())
+        told.append(pixel_baseline.raw_pixels(run, data, parts, copy)["shifted"])
+        pixel_baseline.keep(store, run, data, parts, like, copy)
+        assert pixel_baseline.is_kept(store, run, asked_shifted=True)
+    np.testing.assert_array_equal(told[0].probabilities, told[1].probabilities)
+    np.testing.assert_array_equal(told[0].ids, parts.test)
+    plain = pixel_baseline.raw_pixels(run, data, parts)
+    assert "shifted" not in plain
+    scores = [metrics.score(part, data.class_names).macro_f1 for part in (plain["test"], told[0])]
+    assert scores[1] < scores[0]

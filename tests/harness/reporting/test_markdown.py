@@ -1,0 +1,161 @@
+"""Records -> tables: what is compared, in which order, and the exact bytes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.data.corruptions import KINDS
+from harness.evaluation import metrics
+from harness.reporting.csv import csv_text
+from harness.reporting.leaderboard import Board
+from harness.reporting.leaderboard import boards as ranked
+from harness.reporting.markdown import full_table, markdown
+from harness.schema.predictions import Predictions
+from harness.schema.records import Finished, RunRecord
+from harness.schema.run import Weights
+from tests.harness.conftest import failed_record, made_predictions, made_record
+
+GOLDEN = Path(__file__).with_name("golden_leaderboard.md")
+
+
+def boards(records: list[RunRecord]) -> tuple[Board, ...]:
+    """The boards of made-up records, whose predictions follow from their runs."""
+    predictions = {record.run.id: made_predictions(record.run) for record in records}
+    return ranked(records, predictions)
+
+
+def some_records() -> list[RunRecord]:
+    return [
+        made_record("vgg16"),
+        made_record("lite0", note="random weights: the ImageNet weights could not be downloaded"),
+        made_record("vgg16", seed=1),
+        made_record("efficientnetv2s"),
+        failed_record("vgg19", "killed (signal 9) | out of memory?"),
+    ]
+
+
+def test_the_golden_leaderboard() -> None:
+    """The page, byte for byte. After a wanted change: python -m tests.harness.reporting.golden."""
+    assert markdown(boards(some_records())) == GOLDEN.read_text()
+
+
+def test_compile_seconds_are_a_mean_or_unknown() -> None:
+    """A record from before they were counted is read as it was written, and its row says –."""
+    old = made_record("vgg16").model_dump_json().replace(',"compile":3.0', "")
+    assert "compile" not in old
+    before = RunRecord.model_validate_json(old)
+    assert before.model_dump_json() == old
+    for records, cell in (([before], "–"), ([before, made_record("vgg16", seed=1)], "–"),
+                          ([made_record("vgg16")], "3.0")):  # fmt: skip
+        (board,) = boards(records)
+        table = full_table(board)
+        (row,) = table.rows
+        assert row[table.heads.index("Compile (s)")] == cell
+
+
+def test_the_order_of_arrival_does_not_matter() -> None:
+    records = some_records()
+    expected = markdown(boards(records)), csv_text(boards(records))
+    for seed in range(5):
+        random.Random(seed).shuffle(records)
+        assert (markdown(boards(records)), csv_text(boards(records))) == expected
+
+
+def test_rows_are_best_first_and_seeds_make_one_row() -> None:
+    (board,) = boards(some_records())
+    scores = [row.macro_f1 for row in board.rows]
+    assert scores == sorted(scores, reverse=True)
+    vgg16 = next(row for row in board.rows if row.name == "vgg16")
+    values = [result.test.macro_f1 for result in vgg16.judged]
+    assert len(values) == 2
+    assert vgg16.macro_f1 == pytest.approx(sum(values) / 2)
+    assert vgg16.noise[0] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+
+
+def test_rows_alike_share_a_rank_and_a_clear_loser_does_not() -> None:
+    (board,) = boards([made_record("vgg16"), made_record("lite0"), made_record("efficientnetb0")])
+    assert board.ranks == (1, 1, 1)
+    assert 0 < board.smallest_difference < 1
+    records = [made_record("vgg16"), made_record("lite0")]
+    labels = np.repeat(np.arange(3), 40)
+    part = Predictions(np.arange(120), labels, np.eye(3, dtype=np.float32)[labels])
+    other = Predictions(np.arange(120), labels, np.eye(3, dtype=np.float32)[(labels + 1) % 3])
+    scored = [rescored(record, p) for record, p in zip(records, (part, other), strict=True)]
+    (board,) = ranked(
+        scored, {r.run.id: {"test": p} for r, p in zip(scored, (part, other), strict=True)}
+    )
+    assert board.ranks == (1, 2)
+
+
+def rescored(record: RunRecord, part: Predictions) -> RunRecord:
+    assert isinstance(record.result, Finished)
+    test = metrics.score(part, record.data.class_names)
+    result = record.result.model_copy(update={"test": test})
+    return record.model_copy(update={"result": result})
+
+
+def test_the_interval_holds_the_score() -> None:
+    (board,) = boards(some_records())
+    for row in board.rows:
+        low, high = row.interval
+        assert 0 <= low < row.macro_f1 < high <= 1
+
+
+def changed(record: RunRecord, **changes: object) -> RunRecord:
+    return record.model_copy(update={"run": record.run.model_copy(update=changes)})
+
+
+def test_what_is_not_comparable_stands_apart() -> None:
+    record = made_record()
+    other_data = changed(record, data="fedcba9876543210")
+    other_split = changed(record, split=record.run.split.model_copy(update={"seed": 5}))
+    other_protocol = changed(
+        record, protocol=record.run.protocol.model_copy(update={"image_size": 64})
+    )
+    assert len(boards([record, other_data, other_split, other_protocol])) == 4
+    other_weights = changed(record, weights=Weights(source="imagenet", digest="md5:0"))
+    (board,) = boards([record, other_weights])
+    assert len(board.rows) == 2
+
+
+def test_the_csv_holds_every_run_unrounded() -> None:
+    records = some_records()
+    lines = list(csv.DictReader(io.StringIO(csv_text(boards(records)))))
+    assert len(lines) == len(records)
+    by_run = {record.run.id: record for record in records}
+    for line in lines:
+        record = by_run[line["run"]]
+        if isinstance(record.result, Finished):
+            assert float(line["macro_f1"]) == record.result.test.macro_f1
+            assert int(line["parameters"]) == record.result.cost.parameters
+            gap = float(line["macro_f1"]) - float(line["shifted_macro_f1"])
+            assert float(line["shifted_gap"]) == gap
+            assert line["shifted_worst_kind"] in KINDS
+        else:
+            assert line["reason"] == record.result.reason
+
+
+def test_an_empty_folder_says_what_to_type() -> None:
+    assert "wbc-bench run --all" in markdown(boards([]))
+
+
+def test_class_names_cannot_break_the_table() -> None:
+    record = made_record()
+    assert isinstance(record.result, Finished)
+    names = ("a|b", "<b>", "c\nd")
+    per_class = tuple(
+        c.model_copy(update={"name": n})
+        for c, n in zip(record.result.test.per_class, names, strict=True)
+    )
+    test = record.result.test.model_copy(update={"per_class": per_class})
+    result = record.result.model_copy(update={"test": test})
+    page = markdown(boards([record.model_copy(update={"result": result})]))
+    assert "a\\|b" in page
+    assert "&lt;b>" in page
+    assert "c d" in page

@@ -1,0 +1,81 @@
+"""A sweep in a process of its own, with a stand-in trainer: for tests that kill it.
+
+    python -m tests.harness.sweep.sweeper RESULTS RECIPES SEEDS SLOTS SECONDS
+
+Each run takes about SECONDS. ``RESULTS/journal`` gets a line when a run begins and when it ends;
+one that begins although its record is there says so.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from harness.execution.devices import Device
+from harness.execution.processes import Ended, Event
+from harness.execution.run_lock import working
+from harness.schema.run import Job
+from harness.storage.records import Store
+from harness.sweep.planner import Planned, pending
+from harness.sweep.scheduler import Setting, sweep
+from tests.harness.conftest import SUMMARY, StandIn, made_planned
+from zoo.registry import RECIPES
+
+
+def planned(recipes: int, seeds: int) -> list[Planned]:
+    return [made_planned(r.name, seed) for seed in range(seeds) for r in RECIPES[:recipes]]
+
+
+class Slow(StandIn):
+    """Takes its time, and keeps the journal."""
+
+    def __init__(self, results: Path, seconds: float) -> None:
+        super().__init__()
+        self.results, self.seconds = results, seconds
+
+    def __call__(
+        self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
+    ) -> Ended:
+        with working(Path(job.output)):
+            done = Store(self.results).find(job.run) is not None
+            self.note("repeats" if done else "begins", job)
+            time.sleep(self.seconds)
+            ended = super().__call__(job, environment, report)
+            self.note("ends", job)
+        return ended
+
+    def note(self, what: str, job: Job) -> None:
+        line = f"{what} {job.run.id} {os.getpid()}\n".encode()
+        file = os.open(self.results / "journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(file, line)
+        os.close(file)
+
+
+class Nobody:
+    def event(self, planned: Planned, event: Event) -> None: ...
+    def ended(self, *_: object) -> None: ...
+
+
+def main() -> None:
+    results = Path(sys.argv[1])
+    recipes, seeds, slots = map(int, sys.argv[2:5])
+    results.mkdir(parents=True, exist_ok=True)
+    store = Store(results)
+    setting = Setting(
+        store=store,
+        data_folder=results,
+        data=SUMMARY,
+        profile="quick",
+        slots=lambda: (Device("cpu", "Test CPU"),) * slots,
+    )
+    print("ready", flush=True)
+    sys.stdin.readline()
+    left = pending(planned(recipes, seeds), store)
+    sweep(left, setting, Slow(results, float(sys.argv[5])), Nobody())
+
+
+if __name__ == "__main__":
+    main()

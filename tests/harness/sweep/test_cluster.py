@@ -1,0 +1,303 @@
+"""The same sweep on a Dask cluster of local workers, with one of them killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import UserError
+from harness.execution.devices import Device
+from harness.execution.processes import Ended, WorkerProcess
+from harness.schema.records import Failed
+from harness.storage.records import FEATURES, PREDICTIONS, Store
+from harness.sweep.scheduler import Setting, sweep
+from tests.harness.conftest import SUMMARY, StandIn, made_planned
+from tests.harness.sweep.sweeper import Nobody, Slow
+from tests.harness.sweep.sweeper import planned as many
+
+pytest.importorskip("distributed")
+
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A scheduler and two workers, each a process of its own with one thread."""
+    from distributed import LocalCluster
+
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(ROOT)
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as local:
+        yield local
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "0123456789abcdef"
+    folder.mkdir()
+    (folder / "meta.json").write_text("{}")
+    (folder / "images.npy").write_bytes(b"pixels" * 1000)
+    return folder
+
+
+def setting(results: Path, slots: Callable[[], Sequence[Device]]) -> Setting:
+    return Setting(Store(results), results, SUMMARY, "quick", slots)
+
+
+def records(results: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (results / "records").iterdir()}
+
+
+def test_the_engine_does_not_change_the_result(cluster: Any, images: Path, tmp_path: Path) -> None:
+    """One by one, in threads, and on two workers of which one is killed on the way."""
+    from harness.sweep.cluster import Cluster, connect
+
+    wanted, cpu = many(6, 3), (Device("cpu", "Test CPU"),)
+    alone, threads, spread = (tmp_path / name for name in ("alone", "threads", "spread"))
+    sweep(wanted, setting(alone, lambda: cpu), StandIn(), Nobody())
+    sweep(wanted, setting(threads, lambda: cpu * 4), StandIn(), Nobody())
+
+    spread.mkdir()
+    there = Cluster(connect(cluster.scheduler_address), images, partial(Slow, spread, 0.3))
+    pids = there.client.run(os.getpid)
+    killer = threading.Timer(1.0, os.kill, (next(iter(pids.values())), signal.SIGKILL))
+    assert len(there.slots()) == 2
+    killer.start()
+    summary = sweep(wanted, setting(spread, there.slots), there, Nobody())
+    killer.join()
+    there.close()
+    assert summary.finished == len(wanted)
+    journal = (spread / "journal").read_text().split()
+    assert len(set(journal[2::3])) >= 2, "both workers must have worked"
+    assert set(pids.values()) & {int(pid) for pid in journal[2::3]}
+    assert records(alone) == records(threads) == records(spread)
+    for one in wanted:
+        assert (Store(spread).artefacts(one.run) / PREDICTIONS).exists()
+
+
+def test_a_worker_that_joins_later_gets_its_share(
+    cluster: Any, images: Path, tmp_path: Path
+) -> None:
+    from distributed import LocalCluster
+
+    from harness.sweep.cluster import Cluster, connect
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as growing:
+        there = Cluster(connect(growing.scheduler_address), images, partial(Slow, tmp_path, 0.5))
+        assert len(there.slots()) == 1
+        joining = threading.Timer(0.5, growing.scale, (3,))
+        joining.start()
+        wanted = many(6, 3)
+        summary = sweep(wanted, setting(tmp_path, there.slots), there, Nobody())
+        joining.join()
+        there.close()
+    assert summary.finished == len(wanted)
+    assert len(set((tmp_path / "journal").read_text().split()[2::3])) == 3
+
+
+def test_images_travel_once_to_each_worker(cluster: Any, images: Path, tmp_path: Path) -> None:
+    from harness.sweep.cluster import Cluster, connect
+
+    there = Cluster(connect(cluster.scheduler_address), images, StandIn)
+    found = there.client.run(held, images.name)
+    assert len(found) == 2
+    assert {tuple(sorted(content.items())) for content in found.values()} == {
+        tuple(sorted((path.name, path.read_bytes()) for path in images.iterdir()))
+    }
+    there.close()
+
+
+def held(name: str, dask_worker: Any) -> dict[str, bytes]:
+    folder = Path(dask_worker.local_directory) / f"wbc-bench-{name}"
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+ENDLESS = (
+    "import json, os, sys, time\n"
+    "job = json.loads(sys.stdin.readline())\n"
+    "print(json.dumps({'event': 'phase', 'name': str(os.getpid()), 'steps': 1}), flush=True)\n"
+    "time.sleep(600)\n"
+)
+BROKEN = "import sys; print('last words', file=sys.stderr); sys.exit(3)"
+
+
+def test_a_stopped_sweep_ends_its_children_on_the_workers(
+    cluster: Any, images: Path, tmp_path: Path
+) -> None:
+    from harness.sweep.cluster import Cluster, connect
+    from tests.harness.sweep.test_faults import gone
+
+    make = partial(WorkerProcess, command=(sys.executable, "-c", ENDLESS))
+    there = Cluster(connect(cluster.scheduler_address), images, make)
+    children: list[int] = []
+
+    class Impatient(Nobody):
+        def event(self, planned: object, event: dict[str, Any]) -> None:
+            children.append(int(event["name"]))
+
+    def stop() -> None:
+        deadline = time.monotonic() + 30
+        while not children and time.monotonic() < deadline:
+            time.sleep(0.05)
+        there.stop()
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    sweep([made_planned()], setting(tmp_path, there.slots), there, Impatient())
+    stopper.join()
+    assert Store(tmp_path).records() == ()
+    assert len(children) == 1
+    assert gone(children[0])
+    there.close()
+
+
+def test_a_failure_on_a_worker_is_a_record_with_its_log(
+    cluster: Any, images: Path, tmp_path: Path
+) -> None:
+    from harness.sweep.cluster import Cluster, connect
+
+    make = partial(WorkerProcess, command=(sys.executable, "-c", BROKEN))
+    there = Cluster(connect(cluster.scheduler_address), images, make)
+    sweep([made_planned()], setting(tmp_path, there.slots), there, Nobody())
+    there.close()
+    (record,) = Store(tmp_path).records()
+    assert record.result == Failed(reason="ended with exit code 3", log_tail=("last words",))
+    assert (Store(tmp_path).artefacts(record.run) / "log.txt").read_text() == "last words\n"
+
+
+SMALL = """
+[protocol]
+image_size = 32
+[protocol.frozen]
+epochs = 3
+[weights]
+when_offline = "random"
+[ensembles]
+members = []
+search = false
+[profile.quick.split.subset]
+train = 40
+validation = 16
+test = 24
+[profile.quick.protocol.fine_tuning]
+epochs = 1
+unfreeze = 3
+"""
+
+
+def test_the_real_worker_brings_home_the_same_from_a_cluster(cluster: Any, tmp_path: Path) -> None:
+    """By the command: pretrained weights and harmed images go there, trained weights come back."""
+    (tmp_path / "small.toml").write_text(SMALL)
+    kept = {}
+    for where in ([], ["--cluster", cluster.scheduler_address]):
+        results = tmp_path / ("there" if where else "here")
+        command = [
+            sys.executable, "-m", "harness.cli", "run", "lite0", "--data", "smear@100",
+            "--profile", "quick", "--config", str(tmp_path / "small.toml"),
+            "--results", str(results), *where,
+        ]  # fmt: skip
+        answer = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        (record,) = Store(results).records()
+        assert record.run.weights.source == "imagenet"
+        assert set(Store(results).predictions(record.run)) == {"validation", "test", "shifted"}
+        left = {path.name for path in Store(results).artefacts(record.run).iterdir()}
+        assert left >= {"head.weights.h5", "backbone.weights.h5", FEATURES, PREDICTIONS, "log.txt"}
+        kept[results.name] = Store(results).predictions_path(record.run).read_bytes()
+    assert kept["here"] == kept["there"]
+
+
+class Full(StandIn):
+    """A worker's disk has no room for one of the runs."""
+
+    def __init__(self) -> None:
+        reason = "OSError: [Errno 28] No space left on device"
+        super().__init__({"resnet50": Ended("no room", failed=Failed(reason=reason))})
+
+
+def test_a_full_disk_on_a_worker_is_one_runs_failure(
+    cluster: Any, images: Path, tmp_path: Path
+) -> None:
+    from harness.sweep.cluster import Cluster, connect
+
+    there = Cluster(connect(cluster.scheduler_address), images, Full)
+    planned = [made_planned(name) for name in ("vgg16", "resnet50", "lite0")]
+    summary = sweep(planned, setting(tmp_path, there.slots), there, Nobody())
+    there.close()
+    assert summary.finished == 2
+    (failed,) = summary.failed
+    assert "No space left" in failed.result.reason  # type: ignore[union-attr]
+
+
+def test_what_goes_wrong_in_a_task_is_one_runs_failure(
+    cluster: Any, images: Path, tmp_path: Path
+) -> None:
+    from harness.sweep.cluster import Cluster, connect
+
+    there = Cluster(connect(cluster.scheduler_address), images, no_launcher)
+    sweep([made_planned()], setting(tmp_path, there.slots), there, Nobody())
+    there.close()
+    (record,) = Store(tmp_path).records()
+    assert record.result == Failed(reason="on its worker: RuntimeError: no such launcher here")
+
+
+def no_launcher() -> Any:
+    raise RuntimeError("no such launcher here")
+
+
+def test_a_scheduler_that_goes_ends_the_sweep_in_one_line(images: Path, tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    from harness.sweep.cluster import Cluster, connect
+
+    local = LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None)
+    there = Cluster(connect(local.scheduler_address), images, partial(Slow, tmp_path, 0.3))
+    closing = threading.Timer(1.0, local.close)
+    closing.start()
+    with pytest.raises(UserError, match="the scheduler is gone; the same command goes on"):
+        sweep(many(6, 3), setting(tmp_path, there.slots), there, Nobody())
+    closing.join()
+    there.close()
+    kept = Store(tmp_path).records()
+    assert 0 < len(kept) < 18
+    assert all(record.finished for record in kept)
+
+
+def test_two_sweeps_may_bring_the_same_images(cluster: Any, images: Path, tmp_path: Path) -> None:
+    """The first to leave does not take them from the other's workers."""
+    from harness.sweep.cluster import Cluster, connect
+
+    one, other = (Cluster(connect(cluster.scheduler_address), images, StandIn) for _ in range(2))
+    one.close()
+    cluster.scale(3)
+    other.client.wait_for_workers(3)
+    assert len(other.client.run(held, images.name)) == 3
+    other.close()
+    cluster.scale(2)
+
+
+def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.sweep.scheduler import cluster as module
+
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 1)
+    with pytest.raises(UserError, match=r"--cluster tcp://127\.0\.0\.1:9: no scheduler answers"):
+        module.connect("tcp://127.0.0.1:9")

@@ -1,0 +1,181 @@
+"""The numpy head against Keras, step by step."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.schema.protocol import Head, Loss, Optimizer, Phase
+from harness.training.head import HeadLearner, Standard, softmax
+from harness.training.loop import batches, learn
+from harness.training.losses import aims, class_weights
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+WIDTH, CLASSES, COUNT = 12, 4, 64
+
+
+def some_data(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, COUNT)
+    centres = np.random.default_rng(99).normal(0, 2, (CLASSES, WIDTH))
+    features = (centres[labels] + rng.normal(0, 1, (COUNT, WIDTH))).astype(np.float32)
+    return features, np.eye(CLASSES, dtype=np.float32)[labels]
+
+
+def learner(
+    head: Head, loss: Loss | None = None, optimizer: Optimizer | None = None
+) -> HeadLearner:
+    train, validation = some_data(), some_data(1)[0]
+    settings = (head, loss or Loss(), optimizer or Optimizer())
+    return HeadLearner(settings, train, validation, seed=5)
+
+
+HEADS = {
+    "linear": Head(units=(), dropout=0),
+    "one layer": Head(units=(16,), dropout=0, l2=1e-2),
+    "two layers, both penalties": Head(units=(16, 8), dropout=0, l1=1e-2, l2=1e-2),
+    "batch norm": Head(units=(16, 8), dropout=0, batch_norm=True),
+    "not standardised": Head(units=(16,), dropout=0, standardise=False),
+}
+LOSSES = {
+    "plain": Loss(),
+    "smoothed": Loss(label_smoothing=0.2),
+    "weighted": Loss(class_weight=(1.0, 2.0, 0.5, 3.0)),
+}
+
+
+def keras_twin(ours: HeadLearner, loss: Loss, optimizer: Optimizer) -> Any:
+    import keras
+
+    from harness.training.model import build_head, build_optimizer
+
+    model = build_head(ours.head, WIDTH, CLASSES, ours.standard)
+    model.set_weights(ours.keras_weights())
+    crossentropy = keras.losses.CategoricalCrossentropy(label_smoothing=loss.label_smoothing)
+    model.compile(build_optimizer(optimizer), crossentropy, jit_compile=False)
+    return model
+
+
+def compare_steps(head: Head, loss: Loss, optimizer: Optimizer, steps: int = 6) -> None:
+    ours = learner(head, loss, optimizer)
+    twin = keras_twin(ours, loss, optimizer)
+    features, targets = some_data()
+    weights = targets @ class_weights(loss, targets)  # Of hard labels, Keras's are ours.
+    for epoch in range(steps):
+        rate = optimizer.learning_rate / (1 + epoch)
+        order = next(batches("frozen", 0, epoch, 16, COUNT))
+        ours.step(order, rate)
+        twin.optimizer.learning_rate = rate
+        twin.train_on_batch(features[order], targets[order], weights[order])
+        for mine, keras_own in zip(ours.keras_weights(), twin.get_weights(), strict=True):
+            np.testing.assert_allclose(mine, keras_own, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(ours.predict(features), np.asarray(twin(features)), atol=1e-4)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_layer_and_loss_is_keras_own(head: str, loss: str) -> None:
+    optimizer = Optimizer(name="sgd", learning_rate=0.05, momentum=0.5)
+    compare_steps(HEADS[head], LOSSES[loss], optimizer)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "nadam", "lion", "sgd"])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_every_optimizer_is_keras_own(name: Any, decay: float) -> None:
+    optimizer = Optimizer(name=name, learning_rate=0.01, weight_decay=decay)
+    compare_steps(Head(units=(16,), dropout=0), Loss(), optimizer)
+
+
+def test_dropout_drops_its_share_while_training_only() -> None:
+    head = Head(units=(4096,), dropout=0.3)
+    ours = learner(head)
+    from harness.training.head import _Cache
+
+    cache = _Cache()
+    ours._forward(ours._now.features, cache)
+    gate = cache.gates[0]
+    kept = (gate > 0).sum() / (ours._now.features @ ours._views(ours.vector)[0] > 0).sum()
+    assert kept == pytest.approx(0.7, abs=0.01)
+    assert gate.max() == pytest.approx(1 / 0.7)
+    np.testing.assert_array_equal(ours.validate(), ours.validate())
+
+
+def test_learning_learns_and_brings_the_best_back() -> None:
+    ours = learner(Head(units=(16,)))
+    labels = some_data()[1], some_data(1)[1]
+    fast = Optimizer(learning_rate=0.05)
+    phase = Phase(epochs=200, batch_size=16, patience=10, optimizer=fast)
+    curve = learn(ours, "frozen", phase, labels, seed=0)
+    losses = [line.validation_loss for line in curve]
+    assert len(curve) < 200
+    assert min(losses) < 0.5 * losses[0]
+    from harness.evaluation.metrics import cross_entropy
+
+    assert cross_entropy(labels[1], ours.validate()) == min(losses)
+
+
+def test_learning_is_the_same_twice_and_not_for_another_seed() -> None:
+    labels = some_data()[1], some_data(1)[1]
+    phase = Phase(epochs=5, batch_size=16)
+    found = []
+    for seed in (0, 0, 1):
+        ours = HeadLearner((Head(), Loss(), Optimizer()), some_data(), some_data(1)[0], seed)
+        learn(ours, "frozen", phase, labels, seed)
+        found.append(ours.vector)
+    np.testing.assert_array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+
+
+def test_a_constant_feature_is_silenced() -> None:
+    features = np.random.default_rng(0).normal(5, 1e-4, (50, 3)).astype(np.float32)
+    features[:, 1] = 0.7
+    standard = Standard.of(features)(features)
+    assert np.abs(standard[:, 1]).max() == 0
+    np.testing.assert_allclose(standard[:, [0, 2]].std(axis=0), 1, rtol=0.05)
+
+
+def test_damping_keeps_what_hardly_varies_small_whatever_the_scale() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(5, [0.01, 1, 1, 1], (2000, 4)).astype(np.float32)
+    features[:, 3] = 0.7
+    for scale in (1e-6, 1, 1e6):
+        damped = Standard.of(scale * features, damping=1.0)(scale * features)
+        expected = np.array([0.01, 1, 1]) / np.sqrt(np.array([1e-4, 1, 1]) + 2.0001 / 3)
+        np.testing.assert_allclose(damped[:, :3].std(axis=0), expected, rtol=0.05)
+        assert np.abs(damped[:, 3]).max() == 0
+
+
+def test_each_network_is_damped_by_its_own_features() -> None:
+    """Features of two networks, side by side, a million times apart: neither drowns."""
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(500, 3)), 1e-6 * rng.normal(size=(500, 2))
+    together = Standard.of(np.hstack([one, other]), 1.0, [3, 2])
+    for part, alone in ((slice(3), one), (slice(3, 5), other)):
+        np.testing.assert_allclose(together.scale[part], Standard.of(alone, 1.0).scale, rtol=1e-5)
+
+
+def test_softmax_does_not_overflow() -> None:
+    np.testing.assert_allclose(softmax(np.array([[1e4, 0.0]])), [[1.0, 0.0]])
+
+
+def test_batches_depend_on_phase_seed_and_epoch_alone() -> None:
+    first = [batch.tolist() for batch in batches("frozen", 1, 0, 4, 10)]
+    assert [len(batch) for batch in first] == [4, 4]
+    assert first == [batch.tolist() for batch in batches("frozen", 1, 0, 4, 10)]
+    assert first != [batch.tolist() for batch in batches("frozen", 1, 1, 4, 10)]
+    assert first != [batch.tolist() for batch in batches("frozen", 2, 0, 4, 10)]
+    assert first != [batch.tolist() for batch in batches("fine-tuning", 1, 0, 4, 10)]
+    assert [len(batch) for batch in batches("frozen", 1, 0, 32, 10)] == [10]
+
+
+def test_class_weights_balance_and_mix_with_soft_labels() -> None:
+    targets = np.eye(2)[[0, 0, 0, 1]]
+    np.testing.assert_allclose(class_weights(Loss(class_weight="balanced"), targets), [4 / 6, 2.0])
+    np.testing.assert_allclose(class_weights(Loss(), targets), 1)
+    soft = np.array([[1.0, 0.0], [0.25, 0.75]])
+    given = class_weights(Loss(class_weight=(1.0, 3.0)), soft)
+    np.testing.assert_allclose(aims(soft, given), [[1, 0], [0.25, 2.25]])

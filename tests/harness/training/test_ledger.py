@@ -1,0 +1,187 @@
+"""The fairness ledger: what is counted, once and only once."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.execution.device_lock import Quiet
+from harness.execution.devices import Device, slots
+from harness.reporting.csv import csv_text
+from harness.reporting.markdown import full_table, main_table, notes
+from harness.schema.ledger import Ledger
+from harness.schema.protocol import Loss, Phase
+from harness.schema.records import Finished, RunRecord
+from harness.training.worker import _learnt
+from tests.harness.conftest import made_outcome, made_record
+from tests.harness.reporting.test_markdown import boards
+from tests.harness.training.test_resume import execute, job_of
+from tests.harness.training.test_trainer import IMAGENET, protocol, smear, train
+
+__all__ = ["smear"]
+
+LEDGER = Ledger(
+    epochs_on_features=30,
+    feature_rows_learnt=9600,
+    images_embedded=320,
+    epochs_on_images=20,
+    images_learnt=6400,
+    device_seconds=81.25,
+    energy_joules=4321.0,
+    energy_exclusive=True,
+)
+SCRATCH = protocol(from_scratch=Phase(epochs=2, batch_size=24, patience=2))
+
+
+def with_ledger(record: RunRecord, **changes: Any) -> RunRecord:
+    assert isinstance(record.result, Finished)
+    result = record.result.model_copy(update=changes)
+    return record.model_copy(update={"result": result})
+
+
+# --- counting ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [1, 3])
+def test_micro_batches_do_not_count_twice(smear: Path, tmp_path: Path, parts: int) -> None:
+    """64 training images in batches of 24: two whole ones an epoch, however they are cut."""
+    from harness.schema.run import Weights
+
+    trained = train(smear, "lite0", Weights(source="random"), SCRATCH, tmp_path, parts=parts)
+    assert _learnt(trained) == {
+        "epochs_on_features": 0,
+        "feature_rows_learnt": 0,
+        "images_embedded": 0,
+        "epochs_on_images": 2,
+        "images_learnt": 2 * 48,
+    }
+
+
+@pytest.mark.slow
+def test_augmented_passes_of_the_frozen_backbone_count_one_by_one(
+    smear: Path, tmp_path: Path
+) -> None:
+    from harness.schema.augmentation import Augmentation
+
+    varied = Augmentation(policy="traditional", frozen_epochs=2)
+    chosen = protocol(augmentation=varied)
+    told = _learnt(train(smear, "lite0", IMAGENET, chosen, tmp_path))
+    assert told["images_embedded"] == 64 + 2 * 64
+    assert told["feature_rows_learnt"] == told["epochs_on_features"] * 64
+    assert (told["epochs_on_images"], told["images_learnt"]) == (0, 0)
+
+
+@pytest.mark.slow
+def test_oversampled_rows_count_as_often_as_they_are_learnt(smear: Path, tmp_path: Path) -> None:
+    chosen = protocol(loss=Loss(oversampling=True))
+    told = _learnt(train(smear, "lite0", IMAGENET, chosen, tmp_path))
+    assert told["images_embedded"] == 64
+    assert told["feature_rows_learnt"] > told["epochs_on_features"] * 64
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_accounts_for_what_was_before(smear: Path, tmp_path: Path) -> None:
+    """Two real workers, one of them killed and resumed: the same counts; energy is not claimed."""
+    chosen = protocol(fine_tuning=Phase(epochs=3, batch_size=16, unfreeze=2, patience=3))
+    told: dict[str, Ledger] = {}
+    for name, kill_at in (("whole", 0), ("cut", 2)):
+        job = job_of(smear, tmp_path / name, "lite0", IMAGENET, chosen)
+        if kill_at:
+            assert execute(job, kill_at).how == "failed"
+        outcome = execute(job).outcome
+        assert outcome is not None
+        assert outcome.ledger is not None
+        assert (outcome.resumed > 0) == bool(kill_at)
+        told[name] = outcome.ledger
+        on_images = [line for line in outcome.history if line.phase != "frozen"]
+        before = sum(line.seconds for line in on_images[: outcome.resumed])
+        assert 0 < outcome.ledger.device_seconds < outcome.timings.total + before
+    counts = [ledger.model_dump(exclude={"device_seconds", "energy_joules"})
+              for ledger in told.values()]  # fmt: skip
+    assert counts[0] == counts[1]
+    assert counts[0]["images_learnt"] == 3 * 64
+    assert told["cut"].energy_joules is None
+    assert told["whole"].energy_exclusive
+
+
+def test_the_turns_are_timed_and_the_waiting_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([10.0, 12.5, 100.0, 101.0])
+    monkeypatch.setattr("harness.execution.device_lock.time.perf_counter", lambda: next(clock))
+    quiet = Quiet("cpu", tmp_path)
+    with quiet.working():
+        pass
+    with quiet.alone():
+        pass
+    assert quiet.seconds == pytest.approx(2.5 + 1.0)
+
+
+def test_a_device_is_shared_where_it_has_several_slots() -> None:
+    cpu, gpus = (Device("cpu", "CPU"),), (Device("gpu:0", "GPU"), Device("gpu:1", "GPU"))
+    assert [device.shared for device in slots(cpu, 2, 1)] == [True, True]
+    assert [device.shared for device in slots(cpu, 1, 4)] == [False]
+    assert [device.shared for device in slots(gpus, 2, 1)] == [False, False]
+    assert all(device.shared for device in slots(gpus, 1, 2))
+
+
+# --- telling -------------------------------------------------------------------------------------
+
+
+def test_a_record_without_a_ledger_keeps_its_bytes() -> None:
+    assert "ledger" not in made_outcome().model_dump(mode="json")
+    told = made_outcome().model_copy(update={"ledger": LEDGER})
+    again = type(told).model_validate_json(told.model_dump_json())
+    assert again.ledger == LEDGER
+
+
+def told_of(*records: RunRecord) -> list[str]:
+    (board,) = boards(list(records))
+    return list(map(str, full_table(board).rows[0][-4:]))
+
+
+def test_the_table_shows_means_over_the_seeds_and_a_dash_for_what_is_unknown() -> None:
+    one = with_ledger(made_record("vgg16"), ledger=LEDGER)
+    assert told_of(one) == ["30 + 20", "320 + 6,400", "81.2", "4.32"]
+    assert told_of(made_record("vgg16")) == ["–"] * 4
+    silent = LEDGER.model_copy(update={"energy_joules": None, "epochs_on_features": 31})
+    other = with_ledger(made_record("vgg16", seed=1), ledger=silent)
+    assert told_of(one, other) == ["30.5 + 20", "320 + 6,400", "81.2", "4.32"]
+    assert told_of(other)[-1] == "–"
+
+
+def test_energy_of_a_shared_device_is_marked() -> None:
+    shared = LEDGER.model_copy(update={"energy_exclusive": False})
+    assert told_of(with_ledger(made_record(), ledger=shared))[-1] == "4.32 ‡"
+
+
+def test_the_csv_has_every_field_of_it() -> None:
+    records = [with_ledger(made_record("vgg16"), ledger=LEDGER, parts=2), made_record("lite0")]
+    lines = {
+        line["recipe"]: line for line in csv.DictReader(io.StringIO(csv_text(boards(records))))
+    }
+    for name, value in LEDGER.model_dump().items():
+        assert lines["vgg16"][name] == str(value)
+        assert lines["lite0"][name] == ""
+    assert (lines["vgg16"]["parts"], lines["lite0"]["parts"]) == ("2", "1")
+
+
+def test_a_row_that_was_cut_into_parts_is_marked_and_explained() -> None:
+    whole, cut = made_record("lite0"), with_ledger(made_record("vgg16", seed=1), parts=4)
+    (board,) = boards([whole, made_record("vgg16"), cut])
+    cells = {
+        row.name: line[1] for row, line in zip(board.rows, main_table(board).rows, strict=True)
+    }
+    assert str(cells["vgg16"]) == "VGG16 ¶"
+    assert str(cells["lite0"]) == "EfficientNet-Lite0"
+    (note,) = (line for line in notes(board) if line.startswith("¶"))
+    assert "(VGG16 4)" in note
+    assert "dropout drew other masks" in note
+    assert "BatchNorm" in note
+    (board,) = boards([whole])
+    assert not any(line.startswith("¶") for line in notes(board))

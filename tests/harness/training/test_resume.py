@@ -1,0 +1,151 @@
+"""A run that is killed in the middle goes on exactly; one in small parts learns the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.data.image_cache import open_dataset
+from harness.execution.devices import Device
+from harness.execution.processes import Ended, Event, WorkerProcess
+from harness.schema.protocol import Head, Optimizer, Phase, Protocol, Schedule
+from harness.schema.run import Job, Weights
+from harness.storage.predictions import read_predictions
+from harness.storage.records import PREDICTIONS
+from harness.training.model import whole_parts
+from tests.harness.training.test_trainer import IMAGENET, made_run, protocol, smear, train
+from zoo.registry import find
+from zoo.weights import imagenet_file
+
+__all__ = ["smear"]
+
+PLATEAU = Schedule(name="plateau", factor=0.3, patience=1)
+TUNED = protocol(
+    fine_tuning=Phase(
+        epochs=9, batch_size=16, unfreeze=0.5, patience=3, schedule=PLATEAU,
+        optimizer=Optimizer(learning_rate=3e-3),
+    )
+)  # fmt: skip
+SCRATCH = protocol(
+    from_scratch=Phase(
+        epochs=5, batch_size=16, patience=3, schedule=PLATEAU,
+        optimizer=Optimizer(name="nadam", learning_rate=3e-3),
+    )
+)  # fmt: skip
+
+
+def job_of(folder: Path, output: Path, recipe: str, weights: Weights, chosen: Protocol) -> Job:
+    file = imagenet_file(find(recipe)) if weights.source == "imagenet" else None
+    return Job(
+        run=made_run(open_dataset(folder), recipe, weights, chosen),
+        data=str(folder),
+        weights=(str(file) if file else None,),
+        output=str(output),
+        device="cpu",
+        device_name="Test CPU",
+        checkpoint_seconds=0,
+    )
+
+
+def execute(job: Job, kill_at: int = 0) -> Ended:
+    """The real worker; killed when it tells of this epoch on images."""
+    launcher = WorkerProcess()
+
+    def hear(event: Event) -> None:
+        line = event.get("line")
+        if line and line["phase"] != "frozen" and line["epoch"] == kill_at:
+            (child,) = launcher.children._alive
+            os.kill(child.pid, signal.SIGKILL)
+
+    return launcher(job, Device("cpu", "Test CPU").environment, hear)
+
+
+def left_by(ended: Ended, output: Path) -> dict[str, Any]:
+    """Everything of a run that must be the same, whatever happened on the way."""
+    assert ended.outcome is not None, ended.failed
+    parts = read_predictions(output / PREDICTIONS)
+    return {
+        "weights": weights_hash(output),
+        "history": tuple(
+            line.model_copy(update={"seconds": 0.0}) for line in ended.outcome.history
+        ),
+        "predictions": {name: part.probabilities.tobytes() for name, part in parts.items()},
+        "trainable": ended.outcome.cost.trainable_parameters,
+    }
+
+
+def weights_hash(output: Path) -> str:
+    """Of the numbers, not of the file: HDF5 writes the time into it."""
+    import h5py
+
+    sha = hashlib.sha256()
+
+    def add(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            sha.update(name.encode() + np.asarray(item).tobytes())
+
+    for name in ("backbone.weights.h5", "head.weights.h5"):
+        with h5py.File(output / name) as file:
+            file.visititems(add)
+    return sha.hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "weights", "chosen"),
+    [
+        pytest.param("lite0", IMAGENET, TUNED, id="fine-tuning"),
+        pytest.param("mobilenet", Weights(source="random"), SCRATCH, id="from scratch"),
+    ],
+)
+def test_a_killed_run_goes_on_exactly(
+    smear: Path, tmp_path: Path, recipe: str, weights: Weights, chosen: Protocol
+) -> None:
+    """Killed twice while it writes a checkpoint or just after, with plateau and early stopping."""
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    expected = left_by(execute(job_of(smear, calm, recipe, weights, chosen)), calm)
+    job = job_of(smear, killed, recipe, weights, chosen)
+    for epoch in (2, 4):
+        ended = execute(job, kill_at=epoch)
+        assert ended.failed is not None
+        assert ended.failed.reason == "killed (signal 9)"
+        assert list(killed.glob("checkpoint*"))
+    ended = execute(job)
+    assert left_by(ended, killed) == expected
+    assert ended.outcome is not None
+    assert ended.outcome.resumed >= 2
+    curve = [line for line in ended.outcome.history if line.phase != "frozen"]
+    assert len(curve) > 4
+    if chosen is TUNED:
+        assert len({line.learning_rate for line in curve}) > 1, "the plateau must have been met"
+
+
+@pytest.mark.slow
+def test_small_parts_learn_what_the_whole_batch_learns(smear: Path, tmp_path: Path) -> None:
+    """Without dropout and BatchNorm, which a micro-batch changes: to the rounding of a sum."""
+    short = Phase(epochs=2, batch_size=16, optimizer=Optimizer(learning_rate=1e-4))
+    chosen = protocol(from_scratch=short, head=Head(units=(16,), dropout=0))
+    random = Weights(source="random")
+    whole, parts = (train(smear, "vgg16", random, chosen, tmp_path, parts=n) for n in (1, 4))
+    for one, other in zip(whole.history, parts.history, strict=True):
+        assert other.train_loss == pytest.approx(one.train_loss, rel=1e-3)
+        assert other.validation_loss == pytest.approx(one.validation_loss, rel=1e-3)
+    for name, part in whole.predictions.items():
+        np.testing.assert_allclose(
+            part.probabilities, parts.predictions[name].probabilities, atol=2e-3
+        )
+    assert whole.cost.throughput.batch_size == 16
+    assert parts.cost.throughput.batch_size == 4
+
+
+@pytest.mark.parametrize(
+    ("batch", "parts", "found"), [(32, 1, 1), (32, 2, 2), (30, 4, 5), (7, 2, 7), (4, 8, 4)]
+)
+def test_parts_are_equal(batch: int, parts: int, found: int) -> None:
+    assert whole_parts(batch, parts) == found

@@ -1,0 +1,151 @@
+"""The compiled steps are Keras's own, on every backend; images come from where they lie."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[3]
+PROGRAM = """
+import keras
+import numpy as np
+
+from harness.training.model import build_head, build_optimizer, seed_everything
+from harness.schema.protocol import Head
+from harness.schema.protocol import Optimizer
+from harness.training.device_images import Resident, room
+from harness.training.train_step import Compiling, Forward, TrainingStep, numbers
+
+rng = np.random.default_rng(0)
+images = rng.integers(0, 256, (24, 12, 12, 3), dtype=np.uint8)
+targets = np.eye(4, dtype=np.float32)[rng.integers(0, 4, 24)]
+weights = rng.random(24, dtype=np.float32)
+aims = weights[:, None] * (0.9 * targets + 0.1 / 4)
+
+
+def model():
+    seed_everything(5)
+    pixels = keras.Input((12, 12, 3))
+    x = keras.layers.Conv2D(6, 3, name="frozen")(keras.layers.Rescaling(1 / 255)(pixels))
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
+    whole = keras.Model(pixels, build_head(Head(units=(5,), dropout=0), 6, 4, None)(x))
+    whole.get_layer("frozen").trainable = False
+    return whole
+
+
+def optimizer():
+    return build_optimizer(Optimizer(name="adamw", learning_rate=9.0, weight_decay=1e-3))
+
+
+loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
+theirs, ours = model(), model()
+plain = keras.metrics.CategoricalCrossentropy(name="plain")
+theirs.compile(optimizer(), loss, metrics=[plain])
+compiling = Compiling()
+step = TrainingStep(ours, optimizer(), compiling)
+forward = Forward(ours, compiling)
+resident, held = (Resident(images, room) for room in (images.nbytes, images.nbytes - 1))
+assert resident.on_device and not held.on_device and isinstance(held.take(np.arange(2)), np.ndarray)
+assert room() == 0, "a CPU keeps images with the host"
+
+for i in range(9):
+    rate = 0.01 if i < 5 else 0.002
+    ids = np.random.default_rng(i).permutation(24)[:8]
+    theirs.optimizer.learning_rate = rate
+    told = theirs.train_on_batch(images[ids], targets[ids], weights[ids], return_dict=True)
+    step.pace(rate)
+    source = resident if i % 2 else held
+    batch = source.take(ids)
+    np.testing.assert_array_equal(numbers(batch), images[ids])
+    found = step(batch, targets[ids], aims[ids])
+    np.testing.assert_allclose(float(numbers(found)), told["plain"], rtol=1e-5)
+step.settle()
+for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+    np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-6)
+first = model().get_layer("frozen").get_weights()
+np.testing.assert_array_equal(ours.get_layer("frozen").get_weights()[0], first[0])
+assert int(numbers(step.optimizer.iterations)) == 9
+
+expected = theirs.predict_on_batch(images)
+np.testing.assert_allclose(numbers(forward(images)), expected, rtol=1e-4, atol=1e-6)
+ours.trainable = False
+ours.set_weights([0 * value for value in ours.get_weights()])
+np.testing.assert_allclose(numbers(forward(resident.take(np.arange(24)))), 0.25)
+assert compiling.seconds >= 0
+print("alike")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_steps_are_those_of_keras(backend: str) -> None:
+    """Against train_on_batch and predict_on_batch: losses, weights, frozen layers, features."""
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    environment = {
+        **os.environ, "KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": "-1",
+        "JAX_PLATFORMS": "cpu",
+    }  # fmt: skip
+    answer = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+    assert answer.stdout.endswith("alike\n"), answer.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("backend", "devices", "compiles"),
+    [
+        ("jax", "0", True),
+        ("jax", "-1", True),
+        ("tensorflow", "0", True),
+        ("tensorflow", None, True),
+        ("tensorflow", "-1", False),
+        ("torch", "0", False),
+    ],
+)
+def test_xla_compiles_on_jax_and_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, backend: str, devices: str | None, compiles: bool
+) -> None:
+    import keras
+
+    from harness.training.model import jit
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if devices is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
+    assert jit() is compiles
+
+
+def test_compiling_is_the_first_call_beyond_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every step and shape; later calls are not looked at."""
+    from harness.training.train_step import Compiling
+
+    now, spans = 0.0, iter([5.0, 1.0, 100.0, 3.0, 0.5, 2.0])
+
+    def step(batch: Any) -> np.ndarray:
+        nonlocal now
+        now += next(spans)
+        return np.zeros(1)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    compiling, small, large = Compiling(), np.zeros((2, 3)), np.zeros((4, 3))
+    for _ in range(3):
+        compiling.watch(step, small)
+    assert compiling.seconds == 4
+    compiling.watch(step, large)
+    assert compiling.seconds == 4 + 3
+    compiling.watch(step, large)
+    assert compiling.seconds == 4 + 2.5
+    other = step.__call__
+    compiling.watch(other, large)
+    assert compiling.seconds == 4 + 2.5 + 2

@@ -1,0 +1,65 @@
+"""The structure of the code: imports run downward only, and starting is cheap."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.structure import (
+    FRAMEWORKS,
+    PRODUCT,
+    ROOT,
+    circles_of_modules,
+    circles_of_units,
+    depth,
+    imports,
+    level,
+    loads_framework,
+    unit,
+    upward,
+)
+
+
+def test_imports_run_downward() -> None:
+    """Those of the modules that load a framework too."""
+    assert upward() == []
+    assert depth() <= 9
+
+
+def test_nothing_imports_itself_by_a_detour() -> None:
+    assert circles_of_units() == []
+    assert circles_of_modules() == []
+
+
+@pytest.mark.parametrize("module", PRODUCT)
+def test_every_module_has_its_level(module: str) -> None:
+    assert level(unit(module))
+
+
+@pytest.mark.parametrize("module", [m for m in PRODUCT if not loads_framework(m)])
+def test_only_child_processes_load_a_framework(module: str) -> None:
+    """What loads one is imported by what loads one: the parent starts it as a process."""
+    assert not [name for name in imports(module) if name in PRODUCT and loads_framework(name)]
+
+
+def loaded(*modules: str) -> set[str]:
+    """Top-level names of everything that importing these modules loads."""
+    program = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return {name.split(".")[0] for name in answer.stdout.split()}
+
+
+def test_the_command_line_loads_nothing_heavy() -> None:
+    """Neither a framework nor what only some subcommands need."""
+    names = loaded("harness.cli")
+    assert "click" in names
+    heavy = {*FRAMEWORKS, "numpy", "pydantic", "rich", "sklearn", "matplotlib", "pandas"}
+    assert not names & heavy
+
+
+def test_the_subcommands_that_read_records_load_no_framework() -> None:
+    assert not loaded("harness.commands.run", "harness.reporting.publish") & set(FRAMEWORKS)

@@ -1,0 +1,179 @@
+"""EfficientNet-Lite0: EfficientNetB0 without squeeze-and-excitation, with ReLU6.
+
+Keras has no such constructor. Source: Tan, Le: EfficientNet, 2019, arXiv:1905.11946, and the
+Lite variant in TensorFlow's TPU models (fixed stem and head, SAME padding, (pixel - 127) / 128).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import layers
+
+from zoo.checkpoints import read_state_dict
+from zoo.errors import WeightsError
+
+
+class Stage(NamedTuple):
+    """Blocks of one width: the first changes stride and width, the others are residual."""
+
+    kernel: int
+    stride: int
+    expansion: int
+    filters: int
+    blocks: int
+
+
+STAGES = (
+    Stage(3, 1, 1, 16, 1),
+    Stage(3, 2, 6, 24, 2),
+    Stage(5, 2, 6, 40, 2),
+    Stage(3, 2, 6, 80, 3),
+    Stage(5, 1, 6, 112, 3),
+    Stage(5, 2, 6, 192, 4),
+    Stage(3, 1, 6, 320, 1),
+)
+STEM_FILTERS, HEAD_FILTERS, CLASSES = 32, 1280, 1000
+DROP_RATE = 0.2
+"""Of whole residual branches while training; grows linearly from the first block to the last."""
+
+
+def EfficientNetLite0(
+    include_top: bool = False,
+    weights: Path | None = None,
+    input_tensor: keras.KerasTensor | None = None,
+    input_shape: tuple[int, int, int] = (224, 224, 3),
+    pooling: str | None = None,
+) -> keras.Model:
+    """EfficientNet-Lite0 on raw RGB pixels 0-255, as one flat functional graph.
+
+    Out: with the top, ImageNet probabilities (B, 1000); with ``pooling="avg"`` features
+    (B, 1280); else the last feature map. ``weights`` is a torch state dict. Raises WeightsError
+    when it does not fit.
+    """
+    inputs = layers.Input(input_shape) if input_tensor is None else input_tensor
+    x = layers.Rescaling(1 / 128, offset=-127 / 128, name="rescaling")(inputs)
+    x = _convolve(x, STEM_FILTERS, "conv_stem", kernel=3, stride=2)
+    x = _activate(x, "bn0")
+    stages = [(stage, repeat) for stage in STAGES for repeat in range(stage.blocks)]
+    for index, (stage, repeat) in enumerate(stages):
+        drop = DROP_RATE * index / len(stages)
+        x = _block(x, stage, repeat, drop, f"blocks_{index}")
+    x = _convolve(x, HEAD_FILTERS, "conv_head")
+    x = _activate(x, "bn1")
+    if include_top or pooling == "avg":
+        x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    if include_top:
+        x = layers.Dropout(DROP_RATE, name="top_dropout")(x)
+        x = layers.Dense(CLASSES, activation="softmax", name="fc")(x)
+    model = keras.Model(keras.utils.get_source_inputs(inputs)[0], x, name="efficientnetlite0")
+    if weights is not None:
+        load_torch_weights(model, weights)
+    return model
+
+
+def load_torch_weights(model: keras.Model, path: Path) -> None:
+    """Fills the network from a torch state dict, by the layers' names.
+
+    Raises WeightsError unless every weight finds its array, of the right shape, and no array is
+    left over (but the classifier's, where the network has no top).
+    """
+    state = read_state_dict(path)
+    wanted: dict[str, keras.Variable] = {}
+    for layer in model.layers:
+        names = _torch_names(layer)
+        wanted |= {name: getattr(layer, names[name]) for name in names}
+    ignored = {name for name in state if name.startswith("_fc.") or name.endswith("_tracked")}
+    missing, extra = wanted.keys() - state.keys(), state.keys() - wanted.keys() - ignored
+    if missing or extra:
+        name = min(missing or extra)
+        raise WeightsError(f"{path}: {'lacks' if missing else 'has an unknown'} array {name!r}")
+    arrays = {name: _keras_order(state[name], variable) for name, variable in wanted.items()}
+    for name, variable in wanted.items():
+        if arrays[name].shape != tuple(variable.shape):
+            raise WeightsError(f"{path}: array {name!r} is of shape {state[name].shape}")
+        if not np.isfinite(arrays[name]).all():
+            raise WeightsError(f"{path}: array {name!r} holds numbers that are not finite")
+        variable.assign(arrays[name])
+
+
+def _block(
+    x: keras.KerasTensor, stage: Stage, repeat: int, drop: float, name: str
+) -> keras.KerasTensor:
+    """Inverted residual: expand, convolve each channel, project back."""
+    inputs, stride = x, stage.stride if repeat == 0 else 1
+    if stage.expansion > 1:
+        x = _convolve(x, x.shape[-1] * stage.expansion, f"{name}_expand_conv")
+        x = _activate(x, f"{name}_bn0")
+    x = layers.DepthwiseConv2D(
+        stage.kernel,
+        stride,
+        "same",
+        use_bias=False,
+        depthwise_initializer=_initial(),
+        name=f"{name}_depthwise_conv",
+    )(x)
+    x = _activate(x, f"{name}_bn1")
+    x = _convolve(x, stage.filters, f"{name}_project_conv")
+    x = _normalise(x, f"{name}_bn2")
+    if repeat == 0:
+        return x
+    # One draw an image: the branch of an image is kept or dropped as a whole.
+    x = layers.Dropout(drop, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(x)
+    return layers.Add(name=f"{name}_add")([x, inputs])
+
+
+def _convolve(
+    x: keras.KerasTensor, filters: int, name: str, kernel: int = 1, stride: int = 1
+) -> keras.KerasTensor:
+    return layers.Conv2D(
+        filters,
+        kernel,
+        stride,
+        "same",
+        use_bias=False,
+        kernel_initializer=_initial(),
+        name=name,
+    )(x)
+
+
+def _initial() -> keras.initializers.Initializer:
+    return keras.initializers.VarianceScaling(2.0, "fan_out", "truncated_normal")
+
+
+def _normalise(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    return layers.BatchNormalization(epsilon=1e-3, name=name)(x)
+
+
+def _activate(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    return layers.ReLU(6.0, name=f"{name}_relu6")(_normalise(x, name))
+
+
+def _torch_names(layer: keras.layers.Layer) -> dict[str, str]:
+    """The state dict's name of each of the layer's weights, and Keras's attribute for it."""
+    # blocks_3_bn1 here is _blocks.3._bn1 there; bn1 alone is _bn1.
+    name = re.sub(r"^(blocks)_(\d+)_", r"_\1.\2._", layer.name)
+    name = name if name.startswith("_") else f"_{name}"
+    if isinstance(layer, layers.BatchNormalization):
+        return {
+            f"{name}.weight": "gamma",
+            f"{name}.bias": "beta",
+            f"{name}.running_mean": "moving_mean",
+            f"{name}.running_var": "moving_variance",
+        }
+    if isinstance(layer, layers.Dense):
+        return {f"{name}.weight": "kernel", f"{name}.bias": "bias"}
+    return {f"{name}.weight": "kernel"} if layer.weights else {}
+
+
+def _keras_order(array: np.ndarray, variable: keras.Variable) -> np.ndarray:
+    """Torch's (out, in, height, width) to Keras's (height, width, in, out), if it has four axes."""
+    if array.ndim == 4:
+        # Depthwise: torch (channels, 1, h, w), Keras (h, w, channels, 1).
+        depthwise = array.shape[1] == 1 and variable.shape[-1] == 1
+        return array.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))
+    return array.T
