@@ -26,7 +26,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 from harness.augmentation import epoch_cache
-from harness.augmentation.epoch_cache import BATCH, Shelf, Stream
+from harness.augmentation.epoch_cache import BATCH, EpochCache, Stream
 from harness.augmentation.worker import processes
 from harness.data.image_cache import open_dataset
 from harness.data.sources import prepare
@@ -63,7 +63,7 @@ def by_keras_cv(stream: Stream) -> Callable[[], object] | None:
 
     @tf.function
     def graph(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels, labels = keras_cv.carry_out(layers, x, y)
+        pixels, labels = keras_cv.apply_layers(layers, x, y)
         return tf.cast(pixels, tf.uint8), labels
 
     x, y = tf.constant(images), tf.constant(targets)
@@ -93,7 +93,7 @@ class Rates:
 def rates(stream: Stream, data: Path, folder: Path) -> tuple[Rates | None, Rates, float]:
     """keras-cv's, ours in memory, and by the clock ours kept on disk."""
     theirs = by_keras_cv(stream)
-    shelf = Shelf(folder, 10**12)
+    shelf = EpochCache(folder, 10**12)
     with processes(stream, data) as crew:
         made = partial(epoch_cache.make, stream, to=Nowhere(), crew=crew)
         if theirs is not None:

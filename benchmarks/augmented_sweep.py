@@ -18,17 +18,17 @@ from typing import Literal
 
 from harness.data.image_cache import open_dataset
 from harness.data.sources import prepare
-from harness.data.splitting import carry_out
+from harness.data.splitting import split_indices
 from harness.execution.devices import Device, cpu_name
 from harness.execution.processes import WorkerProcess
-from harness.schema.augmentation import Augmentation, EpochStore, parse
+from harness.schema.augmentation import Augmentation, EpochCacheSettings, parse
 from harness.schema.dataset import DataSummary, Split, Subset
 from harness.schema.protocol import Phase, Protocol
 from harness.schema.records import Finished, RunRecord
 from harness.schema.run import Run, Weights
 from harness.storage.records import Store
-from harness.sweep.planner import Planned, summarise
-from harness.sweep.scheduler import Setting, sweep
+from harness.sweep.planner import PlannedRun, summarise
+from harness.sweep.scheduler import SweepContext, sweep
 from zoo.registry import find
 
 RECIPES = ("mobilenet", "mobilenetv2", "mobilenetv3large", "lite0", "b0")
@@ -36,19 +36,19 @@ Provider = Literal["wbc-bench", "keras-cv"]
 
 
 class Silent:
-    def event(self, planned: Planned, event: object) -> None: ...
-    def ended(self, planned: Planned, record: RunRecord | None, message: str) -> None: ...
+    def event(self, planned: PlannedRun, event: object) -> None: ...
+    def ended(self, planned: PlannedRun, record: RunRecord | None, message: str) -> None: ...
 
 
 def run_all(
-    groups: Sequence[Sequence[Planned]], folder: Path, data: tuple[Path, DataSummary]
+    groups: Sequence[Sequence[PlannedRun]], folder: Path, data: tuple[Path, DataSummary]
 ) -> tuple[float, Store]:
     """Wall seconds of one sweep a group, each group with epochs of its own."""
     store = Store(folder / "results")
     cpu, begin = Device("cpu", cpu_name()), time.perf_counter()
     for i, group in enumerate(groups):
-        kept = EpochStore(folder=str(folder / f"epochs-{i}"), limit_bytes=10**11)
-        setting = Setting(store, data[0], data[1], "quick", lambda: [cpu], epochs=kept)
+        kept = EpochCacheSettings(folder=str(folder / f"epochs-{i}"), limit_bytes=10**11)
+        setting = SweepContext(store, data[0], data[1], "quick", lambda: [cpu], epochs=kept)
         summary = sweep(group, setting, WorkerProcess(), Silent())
         assert summary.finished == len(group), summary
     return time.perf_counter() - begin, store
@@ -65,7 +65,7 @@ def main() -> None:
     where = prepare("smear@1600", 96, cache)
     data = open_dataset(where)
     split = Split(subset=Subset(train=asked.train, validation=80, test=160))
-    summary = summarise(data, carry_out(split, data))
+    summary = summarise(data, split_indices(split, data))
     print(f"{asked.policy}, {asked.epochs} epochs of {asked.train} images, {asked.recipes}")
     providers: tuple[Provider, ...] = ("wbc-bench", "keras-cv")
     for provider in providers:
@@ -74,7 +74,7 @@ def main() -> None:
         )
         protocol = Protocol(frozen=Phase(epochs=20), augmentation=augmentation)
         planned = [
-            Planned(
+            PlannedRun(
                 Run(recipe=find(name).name, weights=Weights(source="random"), protocol=protocol,
                     data=data.fingerprint, split=split),
                 find(name), (None,), "",

@@ -24,7 +24,7 @@ from harness.evaluation.metrics import macro_f1
 from harness.schema.dataset import Dataset
 from harness.schema.protocol import Protocol
 from harness.sweep import planner
-from harness.sweep.planner import Planned
+from harness.sweep.planner import PlannedRun
 from harness.training.head import HeadLearner
 from harness.training.loop import learn
 
@@ -32,18 +32,18 @@ STRENGTHS = (0.0, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0)
 TEST = 800
 
 
-def features(one: Planned, data: Dataset, ids: np.ndarray) -> np.ndarray:
+def features(one: PlannedRun, data: Dataset, ids: np.ndarray) -> np.ndarray:
     """Pooled, float32 (n, width)."""
     import keras
 
-    from harness.training.train_step import Forward, numbers
+    from harness.training.train_step import Forward, to_numpy
     from zoo.factory import build
 
     keras.utils.set_random_seed(one.run.seed)
     network = build(one.recipe, one.run.protocol.image_size, one.weights_files)
     forward, batch = Forward(network), one.run.protocol.inference_batch
     found = [
-        numbers(forward(data.images[np.resize(ids[at : at + batch], batch)]))
+        to_numpy(forward(data.images[np.resize(ids[at : at + batch], batch)]))
         for at in range(0, len(ids), batch)
     ]
     return np.concatenate(found)[: len(ids)]
@@ -85,7 +85,9 @@ def main() -> None:
     sizes = asked.train, asked.train // 4
     ids = np.random.default_rng(0).permutation(len(data))[: max(2000, sum(sizes) + TEST)]
     wanted = planner.recipes(benchmark, asked.recipes)
-    planned = planner.runs(benchmark, wanted, data, planner.supplies(benchmark.weights, wanted))
+    planned = planner.runs(
+        benchmark, wanted, data, planner.resolve_weights(benchmark.weights, wanted)
+    )
     print(f"{data.name}, {asked.train} training images, {asked.splits} splits, macro F1 in %")
     print(f"{'damping':18s} " + " ".join(f"{strength:12g}" for strength in STRENGTHS))
     for one in planned:

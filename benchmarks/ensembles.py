@@ -94,7 +94,7 @@ def record(recipe: str, seed: int, parts: dict[str, Predictions]) -> RunRecord:
                 platform="none", cores=2,
             ),
             history=tuple(epoch.model_copy(update={"epoch": i}) for i in range(1, 31)),
-            **dict(metrics.judge(kept, CLASSES)),
+            **dict(metrics.evaluate(kept, CLASSES)),
         ),
     )  # fmt: skip
 

@@ -121,7 +121,7 @@ def print_kernels(forward: Step, pixels: np.ndarray) -> None:
 
 def main() -> None:
     from harness.training.throughput import multiply_adds
-    from harness.training.train_step import Forward, numbers
+    from harness.training.train_step import Forward, to_numpy
     from zoo.factory import build
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -141,7 +141,7 @@ def main() -> None:
         begin = time.perf_counter()
         network = build(recipe, size)
         built, forward = time.perf_counter(), Forward(network)
-        numbers(forward(pixels))
+        to_numpy(forward(pixels))
         first = time.perf_counter()
         images, share = shares(forward, pixels, multiply_adds(network))
         seconds = f"{built - begin:8.1f} {first - built:8.1f}"

@@ -42,7 +42,7 @@ import numpy as np
 
 from harness.commands.data import open_source
 from harness.config import load
-from harness.data.splitting import carry_out
+from harness.data.splitting import split_indices
 from harness.evaluation.metrics import macro_f1
 from harness.evaluation.significance import holm, paired
 from harness.schema.augmentation import Augmentation
@@ -50,7 +50,7 @@ from harness.schema.dataset import Dataset
 from harness.schema.records import Finished
 from harness.storage.records import Store
 from harness.sweep import planner
-from harness.sweep.planner import Planned
+from harness.sweep.planner import PlannedRun
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Side:
 
 
 def ours(
-    planned: Sequence[Planned], config: Path, folder: Path, source: str
+    planned: Sequence[PlannedRun], config: Path, folder: Path, source: str
 ) -> tuple[float, list[Side]]:
     """Wall seconds of the whole command, and what its records tell."""
     names = [one.recipe.name for one in planned]
@@ -81,7 +81,7 @@ def ours(
     return taken, sides
 
 
-def plain(one: Planned, data: Dataset) -> Side:
+def plain(one: PlannedRun, data: Dataset) -> Side:
     """Build, fit and predict, as it is written by hand."""
     import keras
 
@@ -90,7 +90,7 @@ def plain(one: Planned, data: Dataset) -> Side:
 
     begin = time.perf_counter()
     protocol, phase = one.run.protocol, one.run.protocol.frozen
-    size, parts, classes = protocol.image_size, carry_out(one.run.split, data), data.class_names
+    size, parts, classes = protocol.image_size, split_indices(one.run.split, data), data.class_names
     keras.backend.clear_session()
     keras.utils.set_random_seed(one.run.seed)
     backbone = build(one.recipe, size, one.weights_files)
@@ -139,9 +139,9 @@ def stream(
 
 def varying(augmentation: Augmentation) -> Callable[[Any, Any], tuple[Any, Any]]:
     """keras-cv's layers for the policy's steps, on a batch."""
-    from harness.augmentation.keras_cv import carry_out, layers
+    from harness.augmentation.keras_cv import apply_layers, layers
 
-    return partial(carry_out, [layer for step in augmentation.policy for layer in layers(step)])
+    return partial(apply_layers, [layer for step in augmentation.policy for layer in layers(step)])
 
 
 def settings(asked: argparse.Namespace, folder: Path) -> Path:
@@ -182,9 +182,11 @@ def main() -> None:
         benchmark = load(config, "quick")
         data, _ = open_source(asked.data, config, "quick")
         wanted = planner.recipes(benchmark, asked.recipes)
-        planned = planner.runs(benchmark, wanted, data, planner.supplies(benchmark.weights, wanted))
+        planned = planner.runs(
+            benchmark, wanted, data, planner.resolve_weights(benchmark.weights, wanted)
+        )
         whole, first = ours(planned, config, Path(folder) / "results", asked.data)
-    labels = data.labels[carry_out(benchmark.split, data).test]
+    labels = data.labels[split_indices(benchmark.split, data).test]
     truth = labels, len(data.class_names)
     print(
         f"{data.name}, {asked.train} training, {asked.validation} validation, {asked.test} test "

@@ -63,7 +63,7 @@ def estimate(record: RunRecord, known: Sequence[RunRecord], shifted: Shift) -> f
     """Seconds that plan would have told, on the machine that the record is from."""
     result = record.result
     assert isinstance(result, Finished)
-    one = planner.Planned(record.run, find(record.run.recipe), (None,), record.note)
+    one = planner.PlannedRun(record.run, find(record.run.recipe), (None,), record.note)
     device, cores = result.cost.throughput.device, result.environment.cores
     guess = cores * planner.CORE_MULTIPLY_ADDS
     return planner.estimate(one, record.data, known, device, guess, shifted)

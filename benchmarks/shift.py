@@ -46,7 +46,7 @@ def main() -> None:
         copies = (("mixed", ids), ("full", ids[:FULL]))
         for mode, chosen in copies:
             begin = time.perf_counter()
-            path = shifted_test.made_once(folder, data, chosen, Split(), mode)
+            path = shifted_test.get_or_corrupt(folder, data, chosen, Split(), mode)
             took, rows = time.perf_counter() - begin, len(np.load(path, mmap_mode="r"))
             print(f"{mode:<6} copy of {len(chosen):,} test images: {rows:,} rows, {took:.1f} s")
 

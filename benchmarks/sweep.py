@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.execution.devices import Device
-from harness.execution.processes import Ended, Event
+from harness.execution.processes import Event, ProcessResult
 from harness.schema.dataset import DataSummary, Split
 from harness.schema.predictions import Predictions
 from harness.schema.protocol import Protocol
@@ -29,10 +29,10 @@ from harness.schema.records import Cost, Environment, Outcome, Throughput, Timin
 from harness.schema.run import Job, Run, Weights
 from harness.storage.predictions import write_predictions
 from harness.storage.records import PREDICTIONS, Store
-from harness.sweep.planner import Planned
-from harness.sweep.scheduler import Launcher, Setting, sweep
-from harness.training.checkpoint import Keeper, Progress
-from harness.training.schedule import Pace
+from harness.sweep.planner import PlannedRun
+from harness.sweep.scheduler import Launcher, SweepContext, sweep
+from harness.training.checkpoint import Checkpoint, CheckpointManager
+from harness.training.schedule import ScheduleState
 from zoo.registry import find
 
 SECONDS = 0.05
@@ -65,11 +65,11 @@ class Sleeper:
 
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
-    ) -> Ended:
+    ) -> ProcessResult:
         report({"event": "phase", "name": "frozen", "steps": 1})
         time.sleep(SECONDS)
         write_predictions(Path(job.output) / PREDICTIONS, made_up(job.run.seed))
-        return Ended("finished", outcome=OUTCOME)
+        return ProcessResult("finished", outcome=OUTCOME)
 
 
 class Nobody:
@@ -87,18 +87,18 @@ def made_up(seed: int) -> dict[str, Predictions]:
     return parts
 
 
-def planned(count: int) -> list[Planned]:
+def planned(count: int) -> list[PlannedRun]:
     run = Run(
         recipe="lite0", weights=Weights(source="random"), protocol=Protocol(), data="0" * 16,
         split=Split(),
     )  # fmt: skip
     runs = [run.model_copy(update={"seed": seed}) for seed in range(count)]
-    return [Planned(each, find("lite0"), (None,), "") for each in runs]
+    return [PlannedRun(each, find("lite0"), (None,), "") for each in runs]
 
 
 def measure(what: str, count: int, slots: int, launcher: Launcher) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        setting = Setting(
+        setting = SweepContext(
             Store(Path(folder)),
             Path(folder),
             SUMMARY,
@@ -119,13 +119,13 @@ def measure(what: str, count: int, slots: int, launcher: Launcher) -> None:
 
 def checkpoints() -> None:
     """Weights, two moments of Adam and the best weights, of three sizes of network."""
-    pace = Pace(learning_rate=1e-3, epoch=3, best_epoch=2)
+    pace = ScheduleState(learning_rate=1e-3, epoch=3, best_epoch=2)
     for name in ("lite0", "efficientnetv2s", "efficientnetv2l"):
         parameters = find(name).parameters
         arrays = {str(i): np.random.default_rng(i).random(parameters, np.float32) for i in range(4)}
         with tempfile.TemporaryDirectory() as folder:
-            keeper = Keeper(Path(folder), {}, every=0)
-            keeper.keep("fine-tuning", Progress(pace, (), arrays))
+            keeper = CheckpointManager(Path(folder), {}, every=0)
+            keeper.keep("fine-tuning", Checkpoint(pace, (), arrays))
             size = (Path(folder) / "checkpoint").stat().st_size / 1e6
             began = time.perf_counter()
             assert keeper.recall("fine-tuning") is not None

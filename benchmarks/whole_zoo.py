@@ -184,7 +184,7 @@ def peak(precision: str) -> dict[str, Any]:
     import numpy as np
     from keras import ops
 
-    from harness.training.train_step import compiled, numbers
+    from harness.training.train_step import compiled, to_numpy
 
     name = keras.backend.backend()
     where = on(name)
@@ -197,7 +197,7 @@ def peak(precision: str) -> dict[str, Any]:
         begin, x = time.perf_counter(), matrix
         for _ in range(times):
             x = product(x, matrix)
-        numbers(x[0, 0])
+        to_numpy(x[0, 0])
         return time.perf_counter() - begin
 
     seconds(2)

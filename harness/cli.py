@@ -19,7 +19,7 @@ SHELLS = ("bash", "zsh", "fish")
 EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
-class Verbs(click.Group):
+class Subcommands(click.Group):
     """Click's group, with the nearest verb named when one is mistyped."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
@@ -117,7 +117,7 @@ experiment_options = _options(
 )  # fmt: skip
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Subcommands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="wbc-bench")
 def cli() -> None:
     """Which backbone should classify my cell images, and what does it cost?"""
@@ -231,8 +231,8 @@ def _combine(members: tuple[str, ...], options: dict[str, Any]) -> int:
     if not (members or search):
         raise UserError("name two or more networks, or say --search for the best of all")
     wanted = builder.chosen_rules(options["rules"], search=search)
-    for together in builder.assemble(Store(results), members):
-        convened = builder.convene(together, wanted)
+    for together in builder.group_members(Store(results), members):
+        convened = builder.fit_ensembles(together, wanted)
         for record in convened.records:
             f1 = f"test macro F1 {100 * record.test.macro_f1:.2f} %"
             click.echo(f"{record.ensemble.rule}: {' + '.join(record.kept)}: {f1}")
@@ -288,10 +288,10 @@ def compare(first: str, second: str, results: Path) -> int:
 @results_option
 def import_(file: Path, name: str, labels: Path | None, force: bool, results: Path) -> int:
     """Put predictions from elsewhere beside the networks: npz, npy, csv."""
-    from harness.reporting.external import bring_in
+    from harness.reporting.external import import_predictions
     from harness.reporting.publish import write_tables
 
-    for record in bring_in(file, name, results, labels, replace=force):
+    for record in import_predictions(file, name, results, labels, replace=force):
         f1 = f"test macro F1 {100 * record.test.macro_f1:.2f} %"
         click.echo(f"{name}: {record.data.name}, {record.profile} profile: {f1}")
     click.echo(write_tables(results)[0])
@@ -308,9 +308,9 @@ def import_(file: Path, name: str, labels: Path | None, force: bool, results: Pa
 @results_option
 def export(name: str, kind: Any, out: Path, results: Path) -> int:
     """Write a row's predictions for other programs; `import` reads them."""
-    from harness.reporting.external import write_out
+    from harness.reporting.external import export_predictions
 
-    for path in write_out(name, results, out, kind):
+    for path in export_predictions(name, results, out, kind):
         click.echo(path)
     return 0
 
@@ -335,7 +335,7 @@ def zoo() -> int:
     return 0
 
 
-@cli.group(cls=Verbs)
+@cli.group(cls=Subcommands)
 def data() -> None:
     """Look at a data set, or fetch one."""
 

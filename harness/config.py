@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from harness.errors import ConfigError, UnknownName, did_you_mean
 from harness.schema import augmentation as policies
 from harness.schema.augmentation import Augmentation
-from harness.schema.base import Noun
+from harness.schema.base import FrozenModel
 from harness.schema.dataset import Split
 from harness.schema.protocol import Protocol
 from harness.schema.records import Rule
@@ -31,7 +31,7 @@ ALL = "all"
 """What names every variant at once."""
 
 
-class DataSettings(Noun):
+class DataSettings(FrozenModel):
     source: str = "smear"
     clean: bool = False
     """Leave out what an audit finds to be no cell, to show nothing or to be unreadable."""
@@ -47,7 +47,7 @@ class DataSettings(Noun):
         return self
 
 
-class WeightSettings(Noun):
+class WeightSettings(FrozenModel):
     source: Literal["imagenet", "random"] = "imagenet"
     when_offline: Literal["fail", "random"] = "fail"
     """Of ImageNet weights that cannot be had: an error, or random weights, said loudly."""
@@ -55,7 +55,7 @@ class WeightSettings(Noun):
     """Recipe -> a weights file of the user's own; relative to benchmark.toml."""
 
 
-class SweepSettings(Noun):
+class SweepSettings(FrozenModel):
     recipes: tuple[str, ...] = ()
     """What ``run --all`` runs; empty means the whole zoo."""
     seeds: int = Field(1, ge=1, le=100)
@@ -75,7 +75,7 @@ class SweepSettings(Noun):
     """Of disk for augmented epochs, which every recipe reads; what is over is made in memory."""
 
 
-class EnsembleSettings(Noun):
+class EnsembleSettings(FrozenModel):
     members: tuple[tuple[str, ...], ...] = (("v2s", "v2m", "v2l"),)
     """Sets of recipes that are combined when ``run --all`` has finished them."""
     rules: tuple[Rule, ...] = ()
@@ -84,7 +84,7 @@ class EnsembleSettings(Noun):
     """Also greedy and best subset of all networks."""
 
 
-class Benchmark(Noun):
+class Benchmark(FrozenModel):
     """What to run, under which protocol: one profile, resolved."""
 
     backend: Backend = "tensorflow"

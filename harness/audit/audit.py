@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from harness.audit.duplicates import families, members
 from harness.audit.manifest import Manifest, Removal
-from harness.audit.outliers import Loneliness, Stranger, alike, strangers
+from harness.audit.outliers import Isolation, Outlier, alike, find_outliers
 from harness.data.image_cache import Provenance
 from harness.data.splitting import NAMES
 from harness.schema.dataset import Dataset
@@ -70,8 +70,8 @@ class Audit:
     findings: tuple[Finding, ...]
     family: NDArray[np.int64]
     """(N,): the first image that shows the same picture."""
-    strangers: tuple[Stranger, ...]
-    loneliness: Loneliness
+    outliers: tuple[Outlier, ...]
+    loneliness: Isolation
     pixels: Pixels
 
     def of(self, kind: Kind) -> tuple[Finding, ...]:
@@ -119,7 +119,7 @@ def audit(
     like = alike(features, named, something)
     for one in like:
         something = np.setdiff1d(something, one.ids)
-    discovered, lonely = strangers(features, family, dataset.groups, something)
+    discovered, lonely = find_outliers(features, family, dataset.groups, something)
     odd = (*like, *discovered)
     found = [_no_cell(one, dataset) for one in odd] + found
     usual = np.ones(len(dataset), bool)
@@ -174,7 +174,7 @@ def _constant(i: int, dataset: Dataset) -> Finding:
     return Finding("constant", one, one, f"shows nothing: all of it is about ({colour})")
 
 
-def _lonely(lonely: Loneliness, usual: np.ndarray) -> Iterator[Finding]:
+def _lonely(lonely: Isolation, usual: np.ndarray) -> Iterator[Finding]:
     """The single pictures that are least like any other: worth a look, no more."""
     single = (lonely.sizes == 1) & usual[lonely.firsts]
     for f in np.argsort(np.where(single, lonely.similarity, np.inf), kind="stable")[:LONELY]:
@@ -189,7 +189,7 @@ def _lonely(lonely: Loneliness, usual: np.ndarray) -> Iterator[Finding]:
 # --- families ------------------------------------------------------------------------------------
 
 
-def _no_cell(one: Stranger, dataset: Dataset) -> Finding:
+def _no_cell(one: Outlier, dataset: Dataset) -> Finding:
     labels = np.unique(dataset.labels[one.ids])
     under = f"{len(labels)} labels" if len(labels) > 1 else dataset.class_names[labels[0]]
     image = f"image {one.prototype}"
@@ -240,6 +240,6 @@ def _leaks(ids: NDArray[np.int64], part: np.ndarray, how: str) -> Iterator[Findi
         yield Finding("leak", ids, ids[part < parts[-1]], f"{how} in {names}")
 
 
-def families_of(dataset: Dataset) -> NDArray[np.int64]:
+def near_duplicate_groups(dataset: Dataset) -> NDArray[np.int64]:
     """(N,): the first image that shows the same picture as each; its own index if it is unique."""
     return families(dataset.images, dataset.groups)

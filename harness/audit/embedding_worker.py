@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.execution.child import seldom, serve
+from harness.execution.child import serve, throttled
 
 
 def main() -> int:
@@ -23,16 +23,16 @@ def main() -> int:
 
 def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     from harness.audit.embeddings import FeatureJob
-    from harness.execution.device_lock import Quiet
+    from harness.execution.device_lock import DeviceLock
 
     job = FeatureJob.model_validate_json(job_text)
-    quiet = Quiet(job.device)
+    device_lock = DeviceLock(job.device)
     emit("phase", name="start", steps=1)
-    with quiet.working():
+    with device_lock.shared():
         import keras
 
         from harness.training.model import make_deterministic
-        from harness.training.train_step import Forward, numbers
+        from harness.training.train_step import Forward, to_numpy
         from zoo.factory import build
         from zoo.registry import find
 
@@ -46,13 +46,13 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     dataset = open_dataset(Path(job.data))
     ids = np.unique(dataset.groups)
     features = np.empty((len(ids), network.output.shape[-1]), np.float32)
-    step = seldom(lambda done, of: emit("step", done=done, of=of))
+    step = throttled(lambda done, of: emit("step", done=done, of=of))
     begin = time.perf_counter()
     for at in range(0, len(ids), job.batch):
         # Short batches are filled up: nothing recompiles.
         batch = _resized(dataset.images[np.resize(ids[at : at + job.batch], job.batch)], job)
-        with quiet.working():
-            found = numbers(forward(batch))
+        with device_lock.shared():
+            found = to_numpy(forward(batch))
         features[at : at + job.batch] = found[: len(ids) - at]
         step(min(at + job.batch, len(ids)), len(ids))
     buffer = io.BytesIO()

@@ -14,7 +14,7 @@ from harness.data.image_cache import open_dataset, resizer_version
 from harness.errors import DataError
 from harness.execution import processes
 from harness.execution.devices import Device
-from harness.schema.base import Noun
+from harness.schema.base import FrozenModel
 from harness.schema.run import Backend
 from zoo import weights as shelf
 from zoo.registry import find
@@ -33,7 +33,7 @@ VERSION = 1
 COMMAND_MODULE = "harness.audit.embedding_worker"
 
 
-class FeatureJob(Noun):
+class FeatureJob(FrozenModel):
     """What the child is told: a network, the folder of images, where the features go."""
 
     recipe: str
@@ -76,7 +76,7 @@ def features(
             device=device.id,
         )
         environment = {**device.environment, "KERAS_BACKEND": backend}
-        _, reason = processes.errand(COMMAND_MODULE, job, environment, report)
+        _, reason = processes.run_task(COMMAND_MODULE, job, environment, report)
         if reason:
             raise DataError(f"the features of {job.data} could not be computed: {reason}")
         known = _read(path, len(ids))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from harness.audit.audit import Audit, Kind
-from harness.audit.outliers import NEAR, Stranger, similarity_to
+from harness.audit.outliers import NEAR, Outlier, similarity_to
 from harness.data.image_cache import square
 from harness.data.preview import FAINT, GAP, INK, MARGIN, PAPER
 from harness.schema.dataset import Dataset
@@ -80,7 +80,7 @@ def _fitting(text: str, font: object) -> str:
     return text
 
 
-def similarity(features: np.ndarray, stranger: Stranger) -> bytes:
+def similarity(features: np.ndarray, stranger: Outlier) -> bytes:
     """A PNG: how similar every image is to one prototype, its copies apart from all others."""
     values = similarity_to(features, stranger.prototype)
     copy = np.zeros(len(values), bool)

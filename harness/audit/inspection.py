@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from harness.audit import embeddings
-from harness.audit.audit import Audit, audit, families_of
+from harness.audit.audit import Audit, audit, near_duplicate_groups
 from harness.audit.manifest import Manifest, cleaned, parse, read_manifest
 from harness.config import DataSettings
 from harness.data.image_cache import (
     Provenance,
     Source,
-    made_once,
+    get_or_decode,
     open_dataset,
     provenance,
     resizer_version,
@@ -43,7 +43,7 @@ Tell = Callable[[str], object]
 
 
 @dataclass(frozen=True)
-class Inspected:
+class Inspection:
     """A source that was audited, with everything its page shows."""
 
     dataset: Dataset
@@ -53,7 +53,7 @@ class Inspected:
 
 
 @dataclass(frozen=True)
-class Workplace:
+class Workspace:
     """Where an audit keeps and computes things, and whom it tells how far it is."""
 
     cache: Path
@@ -62,14 +62,14 @@ class Workplace:
     backend: Backend = "tensorflow"
 
 
-def inspect(source: Source, at: Workplace, named: Sequence[int] = ()) -> Inspected:
+def inspect(source: Source, at: Workspace, named: Sequence[int] = ()) -> Inspection:
     """Audit one source. The network looks on in a child process while copies are sought here.
 
     ``named``: indices of images that are known to be no cells. Raises DataError for one that the
     source does not have.
     """
     at.tell(f"reading {source.name}")
-    folder = made_once(source, IMAGE_SIZE, at.cache, tolerant=True)
+    folder = get_or_decode(source, IMAGE_SIZE, at.cache, tolerant=True)
     dataset, origin = open_dataset(folder), provenance(folder)
     for index in named:
         if not 0 <= index < len(dataset):
@@ -78,16 +78,16 @@ def inspect(source: Source, at: Workplace, named: Sequence[int] = ()) -> Inspect
             )
     at.tell("looking for copies; starting the network")
     with ThreadPoolExecutor(1) as pool:
-        family = pool.submit(families_of, dataset)
+        family = pool.submit(near_duplicate_groups, dataset)
         features = embeddings.features(
             folder, at.cache, at.device, lambda event: _pass_on(event, at), at.backend
         )
         at.tell("looking for copies")
         found = audit(dataset, origin, features, family.result(), named)
-    return Inspected(dataset, origin, features, found)
+    return Inspection(dataset, origin, features, found)
 
 
-def prepare_data(settings: DataSettings, image_size: int, at: Workplace) -> Path:
+def prepare_data(settings: DataSettings, image_size: int, at: Workspace) -> Path:
     """The folder of the benchmark's data, decoded at ``image_size``, cleaned and masked if told.
 
     Without a manifest of the user's own, the source is audited first, once. Raises DataError for
@@ -101,10 +101,10 @@ def prepare_data(settings: DataSettings, image_size: int, at: Workplace) -> Path
     if settings.mask:
         source = masked(source)
     at.tell("reading the images")
-    return made_once(source, image_size, at.cache)
+    return get_or_decode(source, image_size, at.cache)
 
 
-def default_manifest(source: Source, at: Workplace) -> Manifest:
+def default_manifest(source: Source, at: Workspace) -> Manifest:
     """What an audit would remove by default; audited at the first call, then read."""
     path = at.cache / "audits" / f"{_key(source, at.backend)}.csv"
     try:
@@ -122,7 +122,7 @@ def _key(source: Source, backend: Backend) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
 
-def _pass_on(event: dict[str, object], at: Workplace) -> None:
+def _pass_on(event: dict[str, object], at: Workspace) -> None:
     if event.get("event") == "step":
         at.tell(
             f"looking for copies; {event['done']:,} of {event['of']:,} images seen by a network"

@@ -33,7 +33,7 @@ _ROWS = 1024
 
 
 @dataclass(frozen=True)
-class Stranger:
+class Outlier:
     """A family of copies with nothing near it, so not one of these cells."""
 
     prototype: int
@@ -48,7 +48,7 @@ class Stranger:
 
 
 @dataclass(frozen=True)
-class Loneliness:
+class Isolation:
     """``similarity`` float32 (F,): of each family to the nearest that is not more repeated."""
 
     firsts: NDArray[np.int64]
@@ -56,9 +56,9 @@ class Loneliness:
     similarity: NDArray[np.float32]
 
 
-def strangers(
+def find_outliers(
     features: np.ndarray, family: np.ndarray, groups: np.ndarray, ids: NDArray[np.int64]
-) -> tuple[tuple[Stranger, ...], Loneliness]:
+) -> tuple[tuple[Outlier, ...], Isolation]:
     """The families among ``ids`` that are no cells, the largest first; and how lonely the rest is.
 
     ``features`` float32 (N, width), of any backbone; ``family`` and ``groups`` (N,) as made by
@@ -69,7 +69,7 @@ def strangers(
     and of a share that, times the number of repeated families (Bonferroni), is at most CHANCE.
     Then the rest is looked through again, because strangers may resemble each other.
     """
-    found: list[Stranger] = []
+    found: list[Outlier] = []
     while True:
         more, loneliness = _strangers(features, family, groups, ids)
         if not more:
@@ -81,7 +81,7 @@ def strangers(
 
 def _strangers(
     features: np.ndarray, family: np.ndarray, groups: np.ndarray, ids: NDArray[np.int64]
-) -> tuple[list[Stranger], Loneliness]:
+) -> tuple[list[Outlier], Isolation]:
     firsts, of_family, sizes = np.unique(family[ids], return_inverse=True, return_counts=True)
     # Images with equal pixels have equal features: one of each group is enough.
     _, one_each = np.unique(groups[ids], return_index=True)
@@ -97,21 +97,21 @@ def _strangers(
         far = angle[f] > angle[less].mean() + DEVIATIONS * angle[less].std()
         if lonely[f] < NEAR and far and rarity * len(repeated) <= CHANCE:
             its = ids[of_family == f]
-            found.append(Stranger(_most_frequent(its, groups), its, float(lonely[f]), rarity))
-    return found, Loneliness(firsts, sizes, lonely)
+            found.append(Outlier(_most_frequent(its, groups), its, float(lonely[f]), rarity))
+    return found, Isolation(firsts, sizes, lonely)
 
 
 def alike(
     features: np.ndarray, named: Sequence[int], ids: NDArray[np.int64]
-) -> tuple[Stranger, ...]:
+) -> tuple[Outlier, ...]:
     """What has a similarity of NEAR or more to each named picture, itself included."""
-    found: list[Stranger] = []
+    found: list[Outlier] = []
     for prototype in named:
         similarity = similarity_to(features, prototype)[ids]
         similarity[ids == prototype] = 1
         near = similarity >= NEAR
         rest = float(similarity[~near].max(initial=-1))
-        found.append(Stranger(prototype, ids[near], rest, float("nan"), named=True))
+        found.append(Outlier(prototype, ids[near], rest, float("nan"), named=True))
         ids = ids[~near]
     return tuple(one for one in found if len(one.ids))
 

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from harness.audit import duplicates, figures
 from harness.audit.audit import CHANNELS, KINDS, REMOVABLE, Finding, Kind
-from harness.audit.inspection import Inspected
+from harness.audit.inspection import Inspection
 from harness.audit.outliers import CHANCE, DEVIATIONS, NEAR
 from harness.errors import DataError
 from harness.storage.files import write_atomically
@@ -48,7 +48,7 @@ REMARKS: dict[Kind, str] = {
 }
 
 
-def write_page(inspected: Inspected, folder: Path, kinds: Collection[str]) -> Path:
+def write_page(inspected: Inspection, folder: Path, kinds: Collection[str]) -> Path:
     """Write page, sheets, maps and manifest into ``folder``; the page's path.
 
     ``kinds`` of findings are removed. Raises DataError where it cannot be written.
@@ -66,7 +66,7 @@ def write_page(inspected: Inspected, folder: Path, kinds: Collection[str]) -> Pa
     return folder / PAGE
 
 
-def summary(inspected: Inspected, kinds: Collection[str]) -> list[str]:
+def summary(inspected: Inspection, kinds: Collection[str]) -> list[str]:
     """What the audit found, for a terminal."""
     table = tabulate(_found(inspected, kinds), _HEADS, disable_numparse=True, colalign=_ALIGN)
     return [*table.splitlines(), _verdict(inspected, kinds)]
@@ -76,7 +76,7 @@ _HEADS = ("finding", "pictures", "images", "to remove")
 _ALIGN = ("left", "right", "right", "right")
 
 
-def _found(inspected: Inspected, kinds: Collection[str]) -> list[list[str]]:
+def _found(inspected: Inspection, kinds: Collection[str]) -> list[list[str]]:
     audit = inspected.audit
     why = [finding.kind for finding in audit.removed(kinds).values()]
     rows = []
@@ -88,7 +88,7 @@ def _found(inspected: Inspected, kinds: Collection[str]) -> list[list[str]]:
     return rows
 
 
-def _verdict(inspected: Inspected, kinds: Collection[str]) -> str:
+def _verdict(inspected: Inspection, kinds: Collection[str]) -> str:
     total, goes = len(inspected.dataset), len(inspected.audit.removed(kinds))
     return f"{total:,} images: {goes:,} to remove, {total - goes:,} kept"
 
@@ -97,7 +97,7 @@ def _verdict(inspected: Inspected, kinds: Collection[str]) -> str:
 
 
 def _sections(
-    inspected: Inspected, folder: Path, kinds: Collection[str], pictures: Collection[str]
+    inspected: Inspection, folder: Path, kinds: Collection[str], pictures: Collection[str]
 ) -> Iterator[str]:
     dataset, origin = inspected.dataset, inspected.origin
     yield f"# What is in {dataset.name}"
@@ -120,7 +120,7 @@ def _sections(
     yield _method()
 
 
-def _how_to_apply(inspected: Inspected, folder: Path, kinds: Collection[str]) -> str:
+def _how_to_apply(inspected: Inspection, folder: Path, kinds: Collection[str]) -> str:
     goes = inspected.audit.removed(kinds)
     if not goes:
         return "Nothing has to go."
@@ -133,7 +133,7 @@ def _how_to_apply(inspected: Inspected, folder: Path, kinds: Collection[str]) ->
 
 
 def _section(
-    kind: Kind, inspected: Inspected, kinds: Collection[str], pictures: Collection[str]
+    kind: Kind, inspected: Inspection, kinds: Collection[str], pictures: Collection[str]
 ) -> Iterator[str]:
     found = inspected.audit.of(kind)
     yield f"## {TITLES[kind]}"
@@ -157,7 +157,7 @@ def _sentence(reason: str) -> str:
     return f"{reason[0].upper()}{reason[1:]}."
 
 
-def _classes(inspected: Inspected, kinds: Collection[str]) -> str:
+def _classes(inspected: Inspection, kinds: Collection[str]) -> str:
     dataset = inspected.dataset
     kept = np.ones(len(dataset), bool)
     kept[list(inspected.audit.removed(kinds))] = False
@@ -171,7 +171,7 @@ def _classes(inspected: Inspected, kinds: Collection[str]) -> str:
     return _markdown(rows, heads, ("left", "right", "right", "right", "right"))
 
 
-def _pixels(inspected: Inspected) -> str:
+def _pixels(inspected: Inspection) -> str:
     pixels = inspected.audit.pixels
     sizes = [f"{width} × {height} px ({n:,})" for (height, width), n in pixels.sizes.items()]
     shown = ", ".join(sizes[:5]) + (f" and {len(sizes) - 5} more" if len(sizes) > 5 else "")
@@ -214,9 +214,9 @@ def _stranger_names(number: int) -> tuple[str, str]:
     return f"not-a-cell-{number}.png", f"not-a-cell-{number}-similarity.png"
 
 
-def _pictures(inspected: Inspected) -> Iterator[tuple[str, bytes]]:
+def _pictures(inspected: Inspection) -> Iterator[tuple[str, bytes]]:
     dataset, audit, features = inspected.dataset, inspected.audit, inspected.features
-    for number, stranger in enumerate(audit.strangers, start=1):
+    for number, stranger in enumerate(audit.outliers, start=1):
         sheet, histogram = _stranger_names(number)
         some = _varied(stranger.ids, dataset.labels, dataset.groups)
         card = tuple((int(i), dataset.class_names[dataset.labels[i]]) for i in some)
@@ -231,7 +231,7 @@ def _pictures(inspected: Inspected) -> Iterator[tuple[str, bytes]]:
     yield "map-tsne.png", figures.draw_map(tsne, dataset, audit)
 
 
-def _card(finding: Finding, inspected: Inspected) -> figures.Card:
+def _card(finding: Finding, inspected: Inspection) -> figures.Card:
     names, labels = inspected.dataset.class_names, inspected.dataset.labels
     return tuple((int(i), names[labels[i]]) for i in finding.ids[:IN_A_CARD])
 

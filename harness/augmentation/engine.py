@@ -38,13 +38,13 @@ def augment(steps: Sequence[Step], images: np.ndarray, targets: np.ndarray, seed
             size = images.shape[1]
             waiting.append(_CHAINS[step.name](step, len(images), size, rng))
             continue
-        images = _carry_out(waiting, images)
+        images = _apply_transforms(waiting, images)
         waiting = []
         images, targets = _whole_batch(step, images, targets, rng)
-    return _carry_out(waiting, images), np.asarray(targets, np.float32)
+    return _apply_transforms(waiting, images), np.asarray(targets, np.float32)
 
 
-def _carry_out(waiting: Sequence[Chains], images: np.ndarray) -> np.ndarray:
+def _apply_transforms(waiting: Sequence[Chains], images: np.ndarray) -> np.ndarray:
     """Each image through its chains, so that moves of several steps are one resampling."""
     if not waiting:
         return images
@@ -52,7 +52,7 @@ def _carry_out(waiting: Sequence[Chains], images: np.ndarray) -> np.ndarray:
     parameters = np.concatenate([one.parameters for one in waiting], axis=1).tolist()
     out = np.empty_like(images)
     for i, (code, drawn) in enumerate(zip(codes, parameters, strict=True)):
-        out[i] = transforms.carry_out(images[i], code, drawn)
+        out[i] = transforms.apply_transforms(images[i], code, drawn)
     return out
 
 
@@ -130,7 +130,7 @@ def augmix(step: AugMix, images: np.ndarray, rng: np.random.Generator) -> np.nda
     out = np.empty_like(images)
     for i, image in enumerate(images):
         rows = range(i * step.chains, (i + 1) * step.chains)
-        made = [transforms.carry_out(image, codes[row], parameters[row]) for row in rows]
+        made = [transforms.apply_transforms(image, codes[row], parameters[row]) for row in rows]
         operations.mix([image, *made], shares[i], out[i])
     return out
 

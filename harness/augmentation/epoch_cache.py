@@ -219,7 +219,7 @@ def in_memory(stream: Stream, epoch: int, **how: Any) -> Epoch:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class EpochCache:
     """A folder for epochs of many streams, with a limit in bytes."""
 
     root: Path
@@ -387,7 +387,7 @@ class Reader:
     """A training's view of its stream: epoch after epoch, from the shelf or from memory."""
 
     stream: Stream
-    shelf: Shelf | None
+    shelf: EpochCache | None
     how: dict[str, Any] = field(default_factory=dict)
     """``augment``, ``turn`` and ``crew`` of ``make``."""
     ahead: Callable[[int, int], None] = lambda first, end: None

@@ -89,13 +89,13 @@ def _graph(
 
     @tf.function(reduce_retracing=True)
     def graph(images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels, labels = carry_out(built, images, targets)
+        pixels, labels = apply_layers(built, images, targets)
         return tf.cast(tf.round(pixels), tf.uint8), labels
 
     return graph
 
 
-def carry_out(
+def apply_layers(
     built: Sequence[Any], images: tf.Tensor, targets: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Layers, one after the other, on a batch; pixels come as float32 in 0-255, not rounded."""

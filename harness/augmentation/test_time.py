@@ -11,7 +11,7 @@ import numpy as np
 COUNT = 8
 
 
-def seen(images: np.ndarray, view: int) -> np.ndarray:
+def apply_view(images: np.ndarray, view: int) -> np.ndarray:
     """Images (n, S, S, 3) in one view, 0-7, as a contiguous copy; those of view 0 as they are.
 
     The order: identity, left for right, upside down, both (a half turn), then the same four of the

@@ -56,7 +56,7 @@ CODES = {name: i for i, (name, _) in enumerate(OPERATIONS)}
 _FUNCTIONS = tuple(function for _, function in OPERATIONS)
 
 
-def carry_out(
+def apply_transforms(
     image: np.ndarray, codes: Sequence[int], parameters: Sequence[Sequence[float]]
 ) -> np.ndarray:
     """One chain on one image; the image itself is left alone."""

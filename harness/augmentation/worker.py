@@ -26,16 +26,16 @@ import numpy as np
 from harness.augmentation.epoch_cache import (
     Augmenter,
     Crew,
+    EpochCache,
     Part,
     Place,
-    Shelf,
     Stream,
     make_part,
     parts,
 )
 from harness.data.image_cache import open_dataset
-from harness.data.sampling import drawn
-from harness.data.splitting import carry_out
+from harness.data.sampling import sample_indices
+from harness.data.splitting import split_indices
 from harness.execution import devices
 from harness.schema.augmentation import Augmentation
 from harness.schema.dataset import Dataset
@@ -63,15 +63,15 @@ def augmenter(augmentation: Augmentation) -> Augmenter:
 
 def stream_of(run: Run, data: Dataset) -> Stream:
     """Of a run's training images, rare ones again if so told; the same for every recipe."""
-    ids = carry_out(run.split, data).train
+    ids = split_indices(run.split, data).train
     targets = np.eye(len(data.class_names), dtype=np.float32)[data.labels[ids]]
-    rows = drawn(run.protocol.loss, targets, run.seed)
+    rows = sample_indices(run.protocol.loss, targets, run.seed)
     augmentation = run.protocol.augmentation
     return Stream(data.images, ids[rows], targets[rows], augmentation, run.seed, data.fingerprint)
 
 
 @dataclass
-class Ahead:
+class EpochPrefetcher:
     """The worker's end: starts the process when first asked, and ends it."""
 
     job: Job
@@ -117,16 +117,16 @@ def main() -> int:
     wanted = _Wanted()
     threading.Thread(target=_listen, args=(wanted,), daemon=True).start()
 
-    from harness.execution.device_lock import Quiet
+    from harness.execution.device_lock import DeviceLock
 
     if job.run.protocol.augmentation.provider == "keras-cv":
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
     stream = stream_of(job.run, open_dataset(Path(job.data)))
-    shelf = Shelf(Path(job.epochs.folder), job.epochs.limit_bytes)
+    shelf = EpochCache(Path(job.epochs.folder), job.epochs.limit_bytes)
     augment = augmenter(job.run.protocol.augmentation)
-    how = {"augment": augment, "turn": Quiet(job.device).working}
+    how = {"augment": augment, "turn": DeviceLock(job.device).shared}
     ours = job.run.protocol.augmentation.provider == "wbc-bench"
     if ours and parts(stream) >= WORTH_A_CREW:
         with processes(stream, Path(job.data)) as crew:
@@ -189,7 +189,7 @@ def _listen(wanted: _Wanted) -> None:
     os._exit(0)
 
 
-def _follow(wanted: _Wanted, stream: Stream, shelf: Shelf, how: dict[str, Any]) -> None:
+def _follow(wanted: _Wanted, stream: Stream, shelf: EpochCache, how: dict[str, Any]) -> None:
     while True:
         wanted.news.wait()
         wanted.news.clear()

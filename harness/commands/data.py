@@ -12,7 +12,7 @@ from harness.audit.inspection import inspect, prepare_data
 from harness.commands.resolve import Devices, benchmark_of, overridden, workplace
 from harness.config import Benchmark, Profile
 from harness.data.image_cache import open_dataset, provenance
-from harness.data.splitting import carry_out, table
+from harness.data.splitting import split_indices, table
 from harness.errors import UserError
 from harness.execution import devices
 from harness.schema.dataset import Dataset
@@ -54,7 +54,7 @@ def write_split(
     benchmark = benchmark_of(config, profile, at_hand)
     folder = _prepared(benchmark, at_hand, source, clean, mask)
     dataset = open_dataset(folder)
-    parts = carry_out(benchmark.split, dataset)
+    parts = split_indices(benchmark.split, dataset)
     try:
         write_atomically(out, table(parts, provenance(folder).digests).encode())
     except OSError as error:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from harness.commands.resolve import Experiment, Request, resolve
 from harness.sweep import planner
-from harness.sweep.planner import Planned
+from harness.sweep.planner import PlannedRun
 
 
 def show_plan(request: Request, budget: float | None = None) -> int:
@@ -25,10 +25,10 @@ def show_plan(request: Request, budget: float | None = None) -> int:
         return 0
     fits = wanted.pending
     if budget is not None:
-        fits = planner.within(budget, wanted.pending, seconds, machines)
+        fits = planner.within_budget(budget, wanted.pending, seconds, machines)
     console.print(_plan_table(wanted, seconds, fits), soft_wrap=True, markup=False)
     if fits:
-        total = max(planner.ends([seconds[one.run.id] for one in fits], machines))
+        total = max(planner.end_times([seconds[one.run.id] for one in fits], machines))
         console.print(f"about {clock(total)} for {len(fits)} runs, if no phase stops early")
     if len(fits) < len(wanted.pending):
         left_out = len(wanted.pending) - len(fits)
@@ -39,7 +39,7 @@ def show_plan(request: Request, budget: float | None = None) -> int:
     return 0
 
 
-def _plan_table(wanted: Experiment, seconds: dict[str, float], fits: Sequence[Planned]) -> str:
+def _plan_table(wanted: Experiment, seconds: dict[str, float], fits: Sequence[PlannedRun]) -> str:
     from tabulate import tabulate
 
     from harness.sweep.progress import clock

@@ -12,18 +12,18 @@ from typing import get_args
 
 from rich.console import Console
 
-from harness.audit.inspection import Workplace, prepare_data
+from harness.audit.inspection import Workspace, prepare_data
 from harness.config import FILENAME, Benchmark, DataSettings, Profile, load
 from harness.data.image_cache import open_dataset
-from harness.data.splitting import carry_out
+from harness.data.splitting import split_indices
 from harness.errors import ConfigError, UnknownName, UserError
 from harness.execution import devices
-from harness.schema.augmentation import EpochStore
+from harness.schema.augmentation import EpochCacheSettings
 from harness.schema.dataset import DataSummary
 from harness.schema.run import Shift
 from harness.storage.records import Store
 from harness.sweep import planner
-from harness.sweep.planner import Planned
+from harness.sweep.planner import PlannedRun
 from zoo.registry import find
 
 Devices = Sequence[devices.Device]
@@ -63,14 +63,14 @@ class Experiment:
     devices: tuple[devices.Device, ...]
     data_folder: Path
     data: DataSummary
-    planned: tuple[Planned, ...]
-    pending: tuple[Planned, ...]
+    planned: tuple[PlannedRun, ...]
+    pending: tuple[PlannedRun, ...]
     store: Store
-    epochs: EpochStore | None
+    epochs: EpochCacheSettings | None
 
 
-def workplace(at_hand: Devices, benchmark: Benchmark) -> Workplace:
-    return Workplace(cache_folder(), at_hand[0], backend=benchmark.backend)
+def workplace(at_hand: Devices, benchmark: Benchmark) -> Workspace:
+    return Workspace(cache_folder(), at_hand[0], backend=benchmark.backend)
 
 
 def cache_folder() -> Path:
@@ -96,9 +96,9 @@ def resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
         at = replace(workplace(at_hand, benchmark), tell=status.update)
         folder = prepare_data(benchmark.data, benchmark.protocol.image_size, at)
     dataset = open_dataset(folder)
-    summary = planner.summarise(dataset, carry_out(benchmark.split, dataset))
+    summary = planner.summarise(dataset, split_indices(benchmark.split, dataset))
     with console.status("looking for weights") as status:
-        supply = planner.supplies(benchmark.weights, wanted, fetch=fetch, tell=status.update)
+        supply = planner.resolve_weights(benchmark.weights, wanted, fetch=fetch, tell=status.update)
     planned = planner.runs(benchmark, wanted, dataset, supply)
     store = Store(request.results)
     if fetch:

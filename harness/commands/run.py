@@ -13,31 +13,31 @@ from rich.console import Console
 from harness.commands.plan import estimates
 from harness.commands.resolve import Experiment, Request, resolve
 from harness.data.image_cache import open_dataset
-from harness.data.shifted_test import made_once, open_shifted
-from harness.data.splitting import carry_out
+from harness.data.shifted_test import get_or_corrupt, open_shifted
+from harness.data.splitting import split_indices
 from harness.ensembling import builder
 from harness.errors import UserError
 from harness.execution import devices
 from harness.schema.records import Rule
 from harness.storage.records import Store
 from harness.sweep import tensorboard
-from harness.sweep.planner import Planned
-from harness.sweep.scheduler import Launcher, Setting, sweep
+from harness.sweep.planner import PlannedRun
+from harness.sweep.scheduler import Launcher, SweepContext, sweep
 from harness.training import pixel_baseline
 
 
 def run(request: Request) -> int:
     """Run what is pending, write the tables; 1 if a run failed, 2 if some input was wrong."""
     from harness.reporting.publish import write_tables
-    from harness.sweep.progress import watcher
+    from harness.sweep.progress import progress_callback
 
-    console, with_curves = Console(), tensorboard.beside(request.tensorboard)
+    console, with_curves = Console(), tensorboard.with_tensorboard(request.tensorboard)
     wanted = resolve(request, console, fetch=True)
     _announce(wanted, console)
     settings = wanted.benchmark.sweep
     shifted = _shifted(wanted, console) if wanted.pending else None
     launcher, slots = _engine(request, wanted, shifted)
-    setting = Setting(
+    setting = SweepContext(
         store=wanted.store,
         data_folder=wanted.data_folder,
         data=wanted.data,
@@ -49,7 +49,9 @@ def run(request: Request) -> int:
         epochs=wanted.epochs,
     )
     try:
-        with watcher(console, wanted.pending, estimates(wanted), len(wanted.devices)) as watch:
+        with progress_callback(
+            console, wanted.pending, estimates(wanted), len(wanted.devices)
+        ) as watch:
             summary = sweep(wanted.pending, setting, launcher, with_curves(watch))
         _lay_floor(wanted, console)
         if request.everything:
@@ -100,8 +102,8 @@ def _shifted(wanted: Experiment, console: Console) -> Path | None:
         return None
     with console.status("harming a copy of the test images"):
         dataset = open_dataset(wanted.data_folder)
-        test = carry_out(split, dataset).test
-        return made_once(wanted.data_folder, dataset, test, split, mode)
+        test = split_indices(split, dataset).test
+        return get_or_corrupt(wanted.data_folder, dataset, test, split, mode)
 
 
 def _announce(wanted: Experiment, console: Console) -> None:
@@ -121,7 +123,7 @@ def _announce(wanted: Experiment, console: Console) -> None:
     console.print(f"{len(wanted.pending)} runs pending, {done} done", highlight=False)
 
 
-def _is_finished(store: Store, one: Planned) -> bool:
+def _is_finished(store: Store, one: PlannedRun) -> bool:
     record = store.find(one.run)
     return record is not None and record.finished
 
@@ -135,7 +137,7 @@ def _lay_floor(wanted: Experiment, console: Console) -> None:
     if bare:
         data = open_dataset(wanted.data_folder)
         split, like = wanted.benchmark.split, (wanted.profile, wanted.data)
-        parts = carry_out(split, data)
+        parts = split_indices(split, data)
         shifted = _shifted(wanted, console)
         harmed = open_shifted(shifted, data, parts.test, split) if shifted else None
         for run in bare:
@@ -154,8 +156,8 @@ def _convene(wanted: Experiment, console: Console) -> None:
         try:
             with console.status(f"ensembles of {' + '.join(members) or 'all networks'}"):
                 made = [
-                    builder.convene(together, by, pending=True)
-                    for together in builder.assemble(store, members, like)
+                    builder.fit_ensembles(together, by, pending=True)
+                    for together in builder.group_members(store, members, like)
                 ]
         except UserError as error:
             console.print(f"ensemble {what}: left out: {error}", soft_wrap=True, markup=False)

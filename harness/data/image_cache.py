@@ -78,7 +78,7 @@ class Provenance:
     source: str
 
 
-def made_once(source: Source, image_size: int, cache: Path, *, tolerant: bool = False) -> Path:
+def get_or_decode(source: Source, image_size: int, cache: Path, *, tolerant: bool = False) -> Path:
     """The folder of ``source`` decoded at ``image_size`` pixels, made now unless it lies there.
 
     A damaged folder is made again. When two processes make the same one, the first to finish

@@ -7,7 +7,7 @@ import numpy as np
 from harness.schema.protocol import Loss
 
 
-def drawn(loss: Loss, targets: np.ndarray, seed: int) -> np.ndarray:
+def sample_indices(loss: Loss, targets: np.ndarray, seed: int) -> np.ndarray:
     """Positions of the training images (m,) that an epoch goes through: each, or some again."""
     match loss.oversampling:
         case False:

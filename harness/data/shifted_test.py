@@ -28,7 +28,9 @@ from harness.schema.dataset import Dataset, Split
 
 Mode = Literal["mixed", "full"]
 
-WAYS = tuple((kind, severity) for kind in corruptions.KINDS for severity in corruptions.SEVERITIES)
+CORRUPTIONS = tuple(
+    (kind, severity) for kind in corruptions.KINDS for severity in corruptions.SEVERITIES
+)
 """What can be done to an image: 11 kinds x 5 severities, in the order of ``full``."""
 
 CHUNK = 256
@@ -48,7 +50,7 @@ class Shifted:
     mixed: np.ndarray
 
 
-def deal(labels: np.ndarray, data: str, split: Split) -> np.ndarray:
+def assign_corruptions(labels: np.ndarray, data: str, split: Split) -> np.ndarray:
     """The way (n,) in which each test image of the mixed copy is harmed: an index of WAYS.
 
     ``labels`` (n,) are those of the test images in the order of their ids, ``data`` is the
@@ -69,7 +71,7 @@ def deal(labels: np.ndarray, data: str, split: Split) -> np.ndarray:
     return ways
 
 
-def made_once(
+def get_or_corrupt(
     folder: Path, dataset: Dataset, ids: np.ndarray, split: Split, mode: Mode = "mixed"
 ) -> Path:
     """The file of the shifted copy of the test images ``ids``, made now unless it lies there.
@@ -119,15 +121,15 @@ def harmed(dataset: Dataset, ids: np.ndarray, ways: np.ndarray, split: Split) ->
         rows = np.flatnonzero(ways == way)
         streams = [(*seed, int(i)) for i in ids[rows]]
         images = np.asarray(dataset.images[ids[rows]])
-        kind, severity = WAYS[way]
+        kind, severity = CORRUPTIONS[way]
         out[rows] = corruptions.corrupt(images, kind, severity, streams)
     return out
 
 
 def _ways(dataset: Dataset, ids: np.ndarray, split: Split, mode: Mode) -> np.ndarray:
     if mode == "full":
-        return np.repeat(np.arange(len(WAYS)), len(ids))
-    return deal(dataset.labels[ids], dataset.fingerprint, split)
+        return np.repeat(np.arange(len(CORRUPTIONS)), len(ids))
+    return assign_corruptions(dataset.labels[ids], dataset.fingerprint, split)
 
 
 def _seed(data: str, split: Split) -> tuple[int, ...]:

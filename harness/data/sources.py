@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from harness.data.image_cache import Content, Source, made_once
+from harness.data.image_cache import Content, Source, get_or_decode
 from harness.data.readers import folder as image_folder
 from harness.data.readers import medmnist, npz
 from harness.errors import DataError, did_you_mean
@@ -32,7 +32,7 @@ def prepare(source: str, image_size: int, cache: Path) -> Path:
     Made once; afterwards only the source's bytes are hashed. Raises DataError for a source that
     does not exist, cannot be read or must not be trained on, Offline where it must be downloaded.
     """
-    return made_once(find(source, image_size), image_size, cache)
+    return get_or_decode(find(source, image_size), image_size, cache)
 
 
 def find(source: str, image_size: int) -> Source:

@@ -17,7 +17,7 @@ TRAIN, VALIDATION, TEST, UNUSED = range(4)
 NAMES = ("train", "validation", "test")
 
 
-def carry_out(split: Split, dataset: Dataset) -> Parts:
+def split_indices(split: Split, dataset: Dataset) -> Parts:
     """The sorted ids of each part; the same for the same labels, groups and rule.
 
     A drawn split is stratified by label: each class has its share of every part, to the image as

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from harness.data.sampling import drawn
+from harness.data.sampling import sample_indices
 from harness.ensembling import rules as ensembles
 from harness.errors import StoreError, UnknownName, UserError, did_you_mean
 from harness.evaluation import calibration, metrics
@@ -22,8 +22,8 @@ from harness.schema.records import (
     Ensemble,
     EnsembleCost,
     EnsembleRecord,
+    ExternalRecord,
     Finished,
-    OutsideRecord,
     Rule,
     RunRecord,
     Throughput,
@@ -45,11 +45,11 @@ LARGEST_SEARCH = 16
 
 Fitted = tuple[np.ndarray, Callable[[str], np.ndarray]]
 """The shares of the members, and what predicts a part."""
-Member = RunRecord | OutsideRecord
+Member = RunRecord | ExternalRecord
 
 
 @dataclass(frozen=True)
-class Committee:
+class EnsembleMembers:
     """Members that can vote together: the same images, split, protocol and seed."""
 
     store: Store
@@ -61,7 +61,7 @@ class Committee:
 
     @cached_property
     def parts(self) -> tuple[dict[str, Predictions], ...]:
-        return tuple(self.store.trusted(record) for record in self.records)
+        return tuple(self.store.load_verified(record) for record in self.records)
 
     def labels(self, part: str) -> np.ndarray:
         return self.parts[0][part].labels
@@ -93,7 +93,7 @@ class Committee:
         return tuple(self._artefact(record, FEATURES, read_arrays) for record in self.records)
 
     def _artefact(self, record: Member, name: str, read: Callable[[Path], T]) -> T:
-        if isinstance(record, OutsideRecord):
+        if isinstance(record, ExternalRecord):
             raise UserError(f"{record.outside.name} was imported: it has no features")
         path = self.store.artefacts(record.run) / name
         again = f"delete {self.store.record_path(record.run)}, then 'wbc-bench run"
@@ -119,14 +119,16 @@ def chosen_rules(names: Sequence[str], *, search: bool) -> tuple[Rule, ...]:
 # --- who votes together --------------------------------------------------------------------------
 
 
-def assemble(store: Store, names: Sequence[str], like: Run | None = None) -> tuple[Committee, ...]:
+def group_members(
+    store: Store, names: Sequence[str], like: Run | None = None
+) -> tuple[EnsembleMembers, ...]:
     """A committee for every board and seed where all these recipes and imports are finished.
 
     Without names: every single network that has finished there. ``like``: only on the board of
     this run. Raises UserError for a missing or lonely member.
     """
     finished = [r for r in store.records() if r.finished and (not like or _beside(r.run, like))]
-    imported = [record for record in store.outsides() if not record.baseline]
+    imported = [record for record in store.external_records() if not record.baseline]
     known = {record.outside.name for record in imported}
     wanted = tuple(dict.fromkeys(_resolve(name, known) for name in names))
     if names and len(wanted) < 2:
@@ -142,7 +144,7 @@ def assemble(store: Store, names: Sequence[str], like: Run | None = None) -> tup
         key = (record.profile, run.data, run.split.canonical(), run.protocol.canonical())
         groups[(*key, str(run.seed))].append(record)
     chosen = [_members(groups[key], wanted) for key in sorted(groups)]
-    committees = tuple(Committee(store, members) for members in chosen if len(members) >= 2)
+    committees = tuple(EnsembleMembers(store, members) for members in chosen if len(members) >= 2)
     if not committees:
         what = " + ".join(wanted) or "two finished runs"
         raise UserError(f"{store.root}: no common images, protocol and seed for {what}")
@@ -168,7 +170,7 @@ def _resolve(name: str, imported: set[str]) -> str:
 
 
 def _name(record: Member) -> str:
-    if isinstance(record, OutsideRecord):
+    if isinstance(record, ExternalRecord):
         return f"@{record.outside.name}"
     return record.run.recipe
 
@@ -187,14 +189,16 @@ def _members(records: Sequence[Member], wanted: Sequence[str]) -> tuple[Member, 
 
 
 @dataclass(frozen=True)
-class Convened:
+class FittedEnsembles:
     """The ensembles that were made, and each rule that could not be followed, with the reason."""
 
     records: tuple[EnsembleRecord, ...]
     left_out: tuple[tuple[Rule, str], ...]
 
 
-def convene(committee: Committee, rules: Sequence[Rule], *, pending: bool = False) -> Convened:
+def fit_ensembles(
+    committee: EnsembleMembers, rules: Sequence[Rule], *, pending: bool = False
+) -> FittedEnsembles:
     """Apply every rule, and keep predictions and record of each; if ``pending``, only new ones.
 
     A rule that lacks what it is fitted on is left out, with the reason; raises UserError if that
@@ -214,10 +218,10 @@ def convene(committee: Committee, rules: Sequence[Rule], *, pending: bool = Fals
     if left_out and not made and not pending:
         rule, reason = left_out[0]
         raise UserError(f"{rule}: {reason}")
-    return Convened(tuple(made), tuple(left_out))
+    return FittedEnsembles(tuple(made), tuple(left_out))
 
 
-def _convene(committee: Committee, ensemble: Ensemble) -> EnsembleRecord:
+def _convene(committee: EnsembleMembers, ensemble: Ensemble) -> EnsembleRecord:
     began, rule = time.perf_counter(), ensemble.rule
     shares, predict = _fit(committee, rule)
     parts = {}
@@ -236,14 +240,14 @@ def _convene(committee: Committee, ensemble: Ensemble) -> EnsembleRecord:
         cost=_cost(committee, ensemble, shares),
         seconds=time.perf_counter() - began,
         calibrated_members=_calibrated_members(committee, rule, shares),
-        **dict(metrics.judge(parts, first.data.class_names)),
+        **dict(metrics.evaluate(parts, first.data.class_names)),
     )
     committee.store.save_predictions(ensemble, parts)
     committee.store.save(record)
     return record
 
 
-def _fit(committee: Committee, rule: Rule) -> Fitted:
+def _fit(committee: EnsembleMembers, rule: Rule) -> Fitted:
     """Learnt from train and validation alone; the test part is only ever predicted."""
     if rule == "concatenation":
         return _fit_concatenation(committee)
@@ -267,11 +271,11 @@ def _fit_shares(rule: Rule, votes: np.ndarray, labels: np.ndarray) -> np.ndarray
     return ensembles.best_subset(votes, labels).astype(float)
 
 
-def _fit_concatenation(committee: Committee) -> Fitted:
+def _fit_concatenation(committee: EnsembleMembers) -> Fitted:
     run = committee.records[0].run
     one_hot = np.eye(len(committee.records[0].data.class_names), dtype=np.float32)
     features, targets = committee.features("train"), one_hot[committee.train_labels()]
-    rows = drawn(run.protocol.loss, targets, run.seed)
+    rows = sample_indices(run.protocol.loss, targets, run.seed)
     side = ensembles.TrainingSide(
         train=(features[rows], targets[rows]),
         validation=(committee.features("validation"), one_hot[committee.labels("validation")]),
@@ -281,7 +285,7 @@ def _fit_concatenation(committee: Committee) -> Fitted:
 
 
 def _calibrated_members(
-    committee: Committee, rule: Rule, shares: np.ndarray
+    committee: EnsembleMembers, rule: Rule, shares: np.ndarray
 ) -> CalibratedMembers | None:
     """The same vote with each member softened first, by a temperature from validation."""
     if rule in {"stacking", "concatenation"} or not all("validation" in p for p in committee.parts):
@@ -304,7 +308,9 @@ def _calibrated_members(
     )
 
 
-def _cost(committee: Committee, ensemble: Ensemble, shares: np.ndarray) -> EnsembleCost | None:
+def _cost(
+    committee: EnsembleMembers, ensemble: Ensemble, shares: np.ndarray
+) -> EnsembleCost | None:
     """Summed over the members that are kept; run one after the other, they add up their times.
 
     What was measured before of the same members is kept.
@@ -325,7 +331,7 @@ def _cost(committee: Committee, ensemble: Ensemble, shares: np.ndarray) -> Ensem
 
 
 def _measured_before(
-    committee: Committee, ensemble: Ensemble, shares: np.ndarray
+    committee: EnsembleMembers, ensemble: Ensemble, shares: np.ndarray
 ) -> Throughput | None:
     kept = tuple(name for name, share in zip(committee.names, shares, strict=True) if share > 0)
     before = committee.store.find_ensemble(ensemble)
@@ -335,7 +341,7 @@ def _measured_before(
 # --- the truth of a vote -------------------------------------------------------------------------
 
 
-def recounted(committee: Committee, record: EnsembleRecord) -> str:
+def vote_mismatch(committee: EnsembleMembers, record: EnsembleRecord) -> str:
     """What is wrong with a vote's stored predictions, recounted from its members; "" if nothing.
 
     Stacking and concatenation are no votes: nothing is recounted of them.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from harness.errors import UserError
 from harness.execution.devices import Device
-from harness.execution.processes import errand
-from harness.schema.base import Noun
+from harness.execution.processes import run_task
+from harness.schema.base import FrozenModel
 from harness.schema.protocol import Protocol
 from harness.schema.records import EnsembleRecord, Throughput
 from harness.storage.records import Store
@@ -13,7 +13,7 @@ from harness.storage.records import Store
 COMMAND_MODULE = "harness.ensembling.throughput_worker"
 
 
-class RelayJob(Noun):
+class RelayJob(FrozenModel):
     """What the child is told: the members, and the protocol's image size, batch and precision."""
 
     recipes: tuple[str, ...]
@@ -25,7 +25,7 @@ class RelayJob(Noun):
 def measure(recipes: tuple[str, ...], protocol: Protocol, device: Device) -> Throughput:
     """Images a second through all these networks, one after the other, warm. UserError."""
     job = RelayJob(recipes=recipes, protocol=protocol, device=device.id, device_name=device.name)
-    outcome, reason = errand(COMMAND_MODULE, job, device.environment, lambda _: None)
+    outcome, reason = run_task(COMMAND_MODULE, job, device.environment, lambda _: None)
     if reason:
         raise UserError(f"the throughput of {' + '.join(recipes)} was not measured: {reason}")
     return Throughput.model_validate(outcome)

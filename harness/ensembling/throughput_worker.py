@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.execution.child import seldom, serve
+from harness.execution.child import serve, throttled
 
 
 def main() -> int:
@@ -21,16 +21,16 @@ def main() -> int:
 
 def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     from harness.ensembling.throughput import RelayJob
-    from harness.execution.device_lock import Quiet
+    from harness.execution.device_lock import DeviceLock
 
     job = RelayJob.model_validate_json(job_text)
-    protocol, quiet = job.protocol, Quiet(job.device)
-    with quiet.working():
+    protocol, device_lock = job.protocol, DeviceLock(job.device)
+    with device_lock.shared():
         import keras
 
-        from harness.augmentation.test_time import seen
+        from harness.augmentation.test_time import apply_view
         from harness.training.throughput import Meter
-        from harness.training.train_step import Forward, numbers
+        from harness.training.train_step import Forward, to_numpy
         from zoo.factory import build
         from zoo.registry import find
 
@@ -39,15 +39,15 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     size = protocol.image_size
     shape = (protocol.inference_batch, size, size, 3)
     batch = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    views = [seen(batch, view) for view in range(protocol.test_views)]
+    views = [apply_view(batch, view) for view in range(protocol.test_views)]
 
     def relay() -> None:
         for forward in networks:
             for view in views:
-                numbers(forward(view))
+                to_numpy(forward(view))
 
-    meter, step = Meter(), seldom(lambda done, of: emit("step", done=done, of=of))
-    with quiet.alone() as exclusive:
+    meter, step = Meter(), throttled(lambda done, of: emit("step", done=done, of=of))
+    with device_lock.exclusive() as exclusive:
         relay()  # Warm: the first batch also traces.
         while not meter.enough():
             begin = time.perf_counter()

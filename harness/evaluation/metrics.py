@@ -12,17 +12,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from harness.evaluation import calibration, significance
-from harness.schema.metrics import Calibrated, ClassMetrics, Judged, Metrics
+from harness.schema.metrics import Calibrated, ClassMetrics, Evaluation, Metrics
 from harness.schema.predictions import SHIFTED, Predictions, digest
 
 RESAMPLES = 2000
 """Of the intervals: their ends are then good to about a twentieth of their width."""
 
 
-def judge(parts: Mapping[str, Predictions], class_names: Sequence[str]) -> Judged:
+def evaluate(parts: Mapping[str, Predictions], class_names: Sequence[str]) -> Evaluation:
     """Everything that a record says of its predictions; all but ``test`` may be absent."""
     validation, test, shifted = parts.get("validation"), parts["test"], parts.get(SHIFTED)
-    return Judged(
+    return Evaluation(
         validation=score(validation, class_names) if validation else None,
         test=score(test, class_names),
         shifted=score(shifted, class_names) if shifted else None,

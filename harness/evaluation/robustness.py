@@ -15,7 +15,7 @@ from statistics import fmean
 import numpy as np
 
 from harness.data.corruptions import KINDS, SEVERITIES
-from harness.data.shifted_test import WAYS, deal
+from harness.data.shifted_test import CORRUPTIONS, assign_corruptions
 from harness.evaluation import significance
 from harness.evaluation.metrics import confusion_matrix, macro_f1, ranks
 from harness.evaluation.significance import Paired
@@ -92,8 +92,8 @@ def robustness(
 def ways_of(part: str, labels: np.ndarray, run: Run) -> np.ndarray:
     """The way (m,) in which each row of a shifted part was harmed: an index of WAYS."""
     if part.removeprefix(PLAIN) == EVERY_SHIFT:
-        return np.repeat(np.arange(len(WAYS)), len(labels) // len(WAYS))
-    return deal(labels, run.data, run.split)
+        return np.repeat(np.arange(len(CORRUPTIONS)), len(labels) // len(CORRUPTIONS))
+    return assign_corruptions(labels, run.data, run.split)
 
 
 def mean(rows: Sequence[Robustness]) -> Robustness:

@@ -83,7 +83,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
-def seldom(report: Any) -> Any:
+def throttled(report: Any) -> Any:
     last = 0.0
 
     def step(done: int, of: int) -> None:

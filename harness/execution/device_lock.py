@@ -20,7 +20,7 @@ except ImportError:  # Windows has no flock; throughputs there are marked as not
     fcntl = None  # type: ignore[assignment]
 
 
-class Quiet:
+class DeviceLock:
     """The lock of one device on this machine, shared by every sweep of this user.
 
     Work that was handed to the device must be finished before its turn ends, unless the device is
@@ -36,7 +36,7 @@ class Quiet:
         """Inside the turns taken so far; the waiting for them is not in it."""
 
     @contextmanager
-    def working(self) -> Iterator[None]:
+    def shared(self) -> Iterator[None]:
         """A stretch of work beside others. Keep it short: a measurement may be waiting."""
         if fcntl is None:
             with self._counted():
@@ -51,7 +51,7 @@ class Quiet:
             fcntl.flock(self._device, fcntl.LOCK_UN)
 
     @contextmanager
-    def alone(self) -> Iterator[bool]:
+    def exclusive(self) -> Iterator[bool]:
         """A stretch with nobody beside; yields whether that could be arranged."""
         if fcntl is None:
             with self._counted():

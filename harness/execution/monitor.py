@@ -17,7 +17,7 @@ EVERY_SECONDS = 1.0
 
 
 @dataclass
-class Pulse:
+class ResourceMonitor:
     """``tell`` gets the resident memory of this process and its children, and the device's, MiB.
 
     Either is None where it is not known; ``device_memory`` may be set when a framework is there.
@@ -28,7 +28,7 @@ class Pulse:
     device_memory: Callable[[], float | None] = lambda: None
     _done: threading.Event = field(default_factory=threading.Event)
 
-    def __enter__(self) -> Pulse:
+    def __enter__(self) -> ResourceMonitor:
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
         return self

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.schema.base import Noun
+from harness.schema.base import FrozenModel
 from harness.schema.records import Failed, Outcome
 from harness.schema.run import Job
 
@@ -36,7 +36,7 @@ How = Literal["finished", "failed", "wrong input", "no room", "out of memory", "
 
 
 @dataclass(frozen=True)
-class Ended:
+class ProcessResult:
     """How a child ended: well, failed, or because we stopped it.
 
     Three ends are no verdict on the run: the user's wrong input, a full disk, and too little
@@ -149,7 +149,7 @@ class _Warden:
 
 
 def resident_gb(pid: int) -> float:
-    """Resident memory of a process and of what it started, GB; 0 where it cannot be read.
+    """DeviceImages memory of a process and of what it started, GB; 0 where it cannot be read.
 
     Without the pages of files, which all share and the kernel takes back when it needs them.
     """
@@ -174,7 +174,7 @@ def _memory_kills() -> int:
 
 
 @dataclass(frozen=True)
-class Heard:
+class ChildExit:
     """The last event of a child, its exit code, and why it was ended, if it was."""
 
     last: Event
@@ -200,23 +200,27 @@ class WorkerProcess:
 
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
-    ) -> Ended:
+    ) -> ProcessResult:
         """Run one job to its end, passing its events on. Never raises for what a child does."""
         log = Path(job.output) / LOG
         heard = self.hear(job, log, environment, report)
         if self.children.stopped and heard.last.get("event") != "done":
-            return Ended("stopped")
+            return ProcessResult("stopped")
         ended = _judge(heard, log)
-        return Ended("out of memory", failed=ended.failed) if heard.memory else ended
+        return ProcessResult("out of memory", failed=ended.failed) if heard.memory else ended
 
     def hear(
-        self, job: Noun, log: Path, environment: Mapping[str, str], report: Callable[[Event], None]
-    ) -> Heard:
+        self,
+        job: FrozenModel,
+        log: Path,
+        environment: Mapping[str, str],
+        report: Callable[[Event], None],
+    ) -> ChildExit:
         """Tell a child its job and hear it out, within the limits of time and memory."""
         log.parent.mkdir(parents=True, exist_ok=True)
         process = self.children.start(list(self.command), log, environment)
         if process is None:
-            return Heard({}, 0)
+            return ChildExit({}, 0)
         try:
             with _Warden(process, self.timeout, self.memory_gb) as warden:
                 last = _converse(process, job, report)
@@ -224,12 +228,12 @@ class WorkerProcess:
         finally:
             self.children.forget(process)
         if warden.killed_for_memory(code):
-            return Heard(last, code, "out of memory: ended by the kernel", memory=True)
-        return Heard(last, code, warden.reason, memory=warden.memory)
+            return ChildExit(last, code, "out of memory: ended by the kernel", memory=True)
+        return ChildExit(last, code, warden.reason, memory=warden.memory)
 
 
-def errand(
-    module: str, job: Noun, environment: Mapping[str, str], report: Callable[[Event], None]
+def run_task(
+    module: str, job: FrozenModel, environment: Mapping[str, str], report: Callable[[Event], None]
 ) -> tuple[Any, str]:
     """What a child of another kind than a run brings home: its outcome, or else why it did not."""
     launcher = WorkerProcess(command=(sys.executable, "-m", module))
@@ -242,10 +246,10 @@ def errand(
     if heard.last.get("event") == "done":
         return heard.last.get("outcome"), ""
     told = heard.last["reason"] if heard.last.get("event") == "failed" else ""
-    return None, told or died(heard.code)
+    return None, told or describe_exit(heard.code)
 
 
-def _converse(process: _Child, job: Noun, report: Callable[[Event], None]) -> Event:
+def _converse(process: _Child, job: FrozenModel, report: Callable[[Event], None]) -> Event:
     """Tell the job, hear the events, and return the last one."""
     assert process.stdin is not None
     assert process.stdout is not None
@@ -262,17 +266,19 @@ def _converse(process: _Child, job: Noun, report: Callable[[Event], None]) -> Ev
     return last
 
 
-def _judge(heard: Heard, log: Path) -> Ended:
+def _judge(heard: ChildExit, log: Path) -> ProcessResult:
     last, code, reason = heard.last, heard.code, heard.reason
     if last.get("event") == "done" and not reason:
-        return Ended("finished", outcome=Outcome.model_validate(last["outcome"]))
+        return ProcessResult("finished", outcome=Outcome.model_validate(last["outcome"]))
     if last.get("event") == "failed" and not reason:
         how: How = last["how"]
-        return Ended(how, failed=Failed(reason=last["reason"], log_tail=_tail(log)))
-    return Ended("failed", failed=Failed(reason=reason or died(code), log_tail=_tail(log)))
+        return ProcessResult(how, failed=Failed(reason=last["reason"], log_tail=_tail(log)))
+    return ProcessResult(
+        "failed", failed=Failed(reason=reason or describe_exit(code), log_tail=_tail(log))
+    )
 
 
-def died(code: int) -> str:
+def describe_exit(code: int) -> str:
     """What an exit code says of a child that said nothing itself."""
     return f"killed (signal {-code})" if code < 0 else f"ended with exit code {code}"
 

@@ -29,11 +29,11 @@ try:
 except ImportError:  # Windows has no flock.
     fcntl = None  # type: ignore[assignment]
 
-CLAIM, WORKING = "claim", "working"
+LOCK_FILE, WORKING = "claim", "working"
 _TAKEN = {errno.EAGAIN, errno.EACCES}
 
 
-class Claim:
+class RunLock:
     """A run that is ours until we let go or die."""
 
     def __init__(self, file: IO[str]) -> None:
@@ -43,13 +43,13 @@ class Claim:
         self._file.close()
 
 
-def take(folder: Path, **about: Any) -> Claim | None:
+def acquire(folder: Path, **about: Any) -> RunLock | None:
     """Claim the run whose artefacts lie in ``folder``; None where another living process has it.
 
     ``about`` is for whoever asks what is going on; host, process and time are added.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / CLAIM).open("a+", encoding="utf-8")
+    file = (folder / LOCK_FILE).open("a+", encoding="utf-8")
     if not _lock(file, wait=False):
         file.close()
         return None
@@ -57,12 +57,12 @@ def take(folder: Path, **about: Any) -> Claim | None:
     told = {**about, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
     file.write(json.dumps(told) + "\n")
     file.flush()
-    return Claim(file)
+    return RunLock(file)
 
 
-def holder(folder: Path) -> dict[str, Any] | None:
+def owner(folder: Path) -> dict[str, Any] | None:
     """What the holder of a run told of itself; None where nobody is at work on it."""
-    path = folder / CLAIM
+    path = folder / LOCK_FILE
     try:  # NFS locks only what is open for writing; another user's claim cannot be.
         with path.open("r+" if os.access(path, os.W_OK) else "r", encoding="utf-8") as file:
             if fcntl is None or _lock(file, wait=False):
@@ -75,7 +75,7 @@ def holder(folder: Path) -> dict[str, Any] | None:
         return {}
 
 
-def occupy(device: Device) -> Claim | None:
+def acquire_gpu(device: Device) -> RunLock | None:
     """Hold a GPU of this machine; None where other runs are on it that would not share it.
 
     Runs that share it hold it together; one that has it to itself holds it alone.
@@ -84,11 +84,11 @@ def occupy(device: Device) -> Claim | None:
     if not _lock(file, wait=False, shared=device.shared):
         file.close()
         return None
-    return Claim(file)
+    return RunLock(file)
 
 
 @contextmanager
-def working(folder: Path) -> Iterator[None]:
+def artefacts_lock(folder: Path) -> Iterator[None]:
     """Held by the process that trains, which may outlive its parent by a moment.
 
     Waits until the last one is gone: no two processes ever write to the same artefacts.

@@ -328,7 +328,7 @@ def views_table(board: Board) -> Table | None:
 
 
 def _view_cells(row: Row, test: str, change: Paired | None) -> list[str | Cell]:
-    first = row.judged[0]
+    first = row.evaluation[0]
     scores = first.shifted if test == SHIFTED else first.test
     if change is None or scores is None:
         return ["–"] * 5

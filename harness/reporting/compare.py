@@ -79,7 +79,7 @@ def _sentence(
     a, b = row.guesses[i], against.guesses[j]
     paired = significance.paired(board.labels, a, b, len(board.data.class_names))
     mcnemar = significance.mcnemar(board.labels, a, b)
-    scores = [100 * r.judged[k].test.macro_f1 for r, k in (one, other)]
+    scores = [100 * r.evaluation[k].test.macro_f1 for r, k in (one, other)]
     verdict = (
         f"{names[0] if paired.difference > 0 else names[1]} is better (p = {paired.p:.2g})"
         if paired.p < 0.05

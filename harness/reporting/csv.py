@@ -11,7 +11,7 @@ from harness.reporting import findings
 from harness.reporting.leaderboard import Board, Row
 from harness.reporting.provenance import options_in_words
 from harness.schema.ledger import Ledger
-from harness.schema.metrics import Judged
+from harness.schema.metrics import Evaluation
 from harness.schema.records import (
     Cost,
     EnsembleCost,
@@ -70,14 +70,14 @@ def _csv_line(row: Row | None, record: Record) -> dict[str, Any]:
         "weights": row.weights if row else run.weights.source,
         "seed": run.seed,
         "run": record.of.id,
-        "status": "finished" if record.judged else "failed",
+        "status": "finished" if record.evaluation else "failed",
         "note": row.note if row else "",
     }
     if isinstance(record, RunRecord) and isinstance(record.result, Failed):
         return line | {"reason": record.result.reason}
-    if record.judged:
-        line |= _csv_scores(record.judged)
-        hard = findings.hardiness(row) if row else None
+    if record.evaluation:
+        line |= _csv_scores(record.evaluation)
+        hard = findings.robustness_of(row) if row else None
         line["shifted_worst_kind"] = hard.worst.name if hard else ""
     if isinstance(record, EnsembleRecord) and record.cost:
         line |= _csv_ensemble_cost(record.cost)
@@ -86,7 +86,7 @@ def _csv_line(row: Row | None, record: Record) -> dict[str, Any]:
     return line
 
 
-def _csv_scores(result: Judged) -> dict[str, Any]:
+def _csv_scores(result: Evaluation) -> dict[str, Any]:
     test = result.test
     low, high = zip(test.macro_f1_interval, test.accuracy_interval, strict=True)
     return {

@@ -30,7 +30,7 @@ from harness.reporting.compare import rows_named
 from harness.reporting.leaderboard import Board, Parts
 from harness.reporting.publish import read_boards
 from harness.schema.predictions import Predictions
-from harness.schema.records import Outside, OutsideRecord
+from harness.schema.records import External, ExternalRecord
 from harness.storage.files import write_atomically
 from harness.storage.records import Store
 from zoo.registry import find
@@ -60,9 +60,9 @@ class Claim:
 # --- import --------------------------------------------------------------------------------------
 
 
-def bring_in(
+def import_predictions(
     path: Path, name: str, results: Path, labels: Path | None = None, *, replace: bool = False
-) -> tuple[OutsideRecord, ...]:
+) -> tuple[ExternalRecord, ...]:
     """Keep a file's predictions as a row of every board whose test images they are of.
 
     Raises UserError: for a file that is not what it should be, or that fits no board.
@@ -90,7 +90,7 @@ def bring_in(
 
 
 def _check_name(name: str) -> None:
-    pattern = Outside.model_fields["name"].metadata[0].pattern
+    pattern = External.model_fields["name"].metadata[0].pattern
     if not re.match(pattern, name):
         raise UserError(f"{name!r} is no name: lower case letters, digits, '-', '_' and '.'")
     try:
@@ -100,7 +100,7 @@ def _check_name(name: str) -> None:
     raise UserError(f"{name!r} is the recipe {recipe} of the zoo; choose another name")
 
 
-def _record(claim: Claim, name: str, board: Board) -> tuple[OutsideRecord, dict[str, Predictions]]:
+def _record(claim: Claim, name: str, board: Board) -> tuple[ExternalRecord, dict[str, Predictions]]:
     """The claim on this board's images. Raises UserError saying what does not fit."""
     like = board.rows[0].parts[0]
     parts = {}
@@ -110,10 +110,10 @@ def _record(claim: Claim, name: str, board: Board) -> tuple[OutsideRecord, dict[
         _fits(claim, part, board, labels, probabilities)
         given = like[part]
         parts[part] = Predictions(given.ids, given.labels, probabilities.astype(np.float32))
-    judged = metrics.judge(parts, board.data.class_names)
+    evaluation = metrics.evaluate(parts, board.data.class_names)
     for told, found, what in (
-        (claim.auc, judged.test.auc, "AUC"),
-        (claim.accuracy, judged.test.accuracy, "accuracy"),
+        (claim.auc, evaluation.test.auc, "AUC"),
+        (claim.accuracy, evaluation.test.accuracy, "accuracy"),
     ):
         if told is not None and (found is None or abs(told - found) > 0.002):
             said = "undefined" if found is None else f"{found:.3f}"
@@ -121,12 +121,12 @@ def _record(claim: Claim, name: str, board: Board) -> tuple[OutsideRecord, dict[
                 f"{claim.path}: its name says {what} {told:.3f}, on the test images of "
                 f"{board.data.name} its scores have {said}: other images, or another order"
             )
-    record = OutsideRecord(
-        outside=Outside(name=name, beside=board.rows[0].records[0].run),
+    record = ExternalRecord(
+        outside=External(name=name, beside=board.rows[0].records[0].run),
         note=f"imported from {claim.path.name}",
         profile=board.profile,
         data=board.data,
-        **dict(judged),
+        **dict(evaluation),
     )
     return record, parts
 
@@ -323,7 +323,7 @@ def _numbers(
 # --- export --------------------------------------------------------------------------------------
 
 
-def write_out(name: str, results: Path, folder: Path, kind: Format) -> tuple[Path, ...]:
+def export_predictions(name: str, results: Path, folder: Path, kind: Format) -> tuple[Path, ...]:
     """Write a row's predictions, a file a board and seed; returns their paths. UserError."""
     written = []
     for board, row in rows_named(read_boards(results), name, results):

@@ -17,7 +17,7 @@ HEAD = 2048
 """Bytes of a file in which its digest stands."""
 
 
-class Gallery:
+class FigureCache:
     """What the figures of some boards should be, and what lies in the folder."""
 
     def __init__(self, results: Path, boards: Sequence[Board]) -> None:
@@ -40,7 +40,7 @@ class Gallery:
                 path.parent.rmdir()
         return tuple(path for board, plot in stale for path in self._draw(board, plot))
 
-    def lies(self) -> Iterator[str]:
+    def mismatches(self) -> Iterator[str]:
         """Each figure that is missing, not of its plot, or of no plot."""
         for board, plot, digest in self._wanted():
             for path in (self.path(board, plot, ext) for ext in FORMATS):

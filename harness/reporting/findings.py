@@ -163,7 +163,7 @@ def _field_name(class_name: str) -> str:
 
 
 def _share(row: Row, true: int, guess: int) -> float:
-    counts = np.array([result.test.confusion[true] for result in row.judged], dtype=float)
+    counts = np.array([result.test.confusion[true] for result in row.evaluation], dtype=float)
     return float((counts[:, guess] / np.maximum(counts.sum(axis=1), 1)).mean())
 
 
@@ -171,7 +171,7 @@ def _share(row: Row, true: int, guess: int) -> float:
 
 
 @cache
-def hardiness(row: Row, *, intervals: bool = False) -> Robustness | None:
+def robustness_of(row: Row, *, intervals: bool = False) -> Robustness | None:
     """What harm costs a row, mean over its seeds; None where not all of them were asked."""
     if not all(SHIFTED in parts for parts in row.parts):
         return None

@@ -176,7 +176,7 @@ def _details(board: Board) -> list[dict[str, Any]]:
 
 def _classes(row: Row) -> list[list[str]]:
     """A class: its name, test images, precision, recall and F1 in percent, means over the seeds."""
-    results = [result.test.per_class for result in row.judged]
+    results = [result.test.per_class for result in row.evaluation]
     return [
         [
             first.name,

@@ -16,15 +16,15 @@ import numpy as np
 
 from harness.evaluation import significance
 from harness.schema.dataset import DataSummary, Split
-from harness.schema.metrics import Judged, Metrics
+from harness.schema.metrics import Evaluation, Metrics
 from harness.schema.predictions import Predictions
 from harness.schema.protocol import Protocol
 from harness.schema.records import (
     Cost,
     EnsembleCost,
     EnsembleRecord,
+    ExternalRecord,
     Finished,
-    OutsideRecord,
     Record,
     RunRecord,
 )
@@ -51,22 +51,22 @@ class Row:
     weights: str
     note: str
     records: tuple[Record, ...]
-    judged: tuple[Judged, ...]
+    evaluation: tuple[Evaluation, ...]
     parts: tuple[Parts, ...]
 
     @property
     def runs(self) -> tuple[Finished, ...]:
         """The results of a network's runs; none for another row."""
-        return tuple(result for result in self.judged if isinstance(result, Finished))
+        return tuple(result for result in self.evaluation if isinstance(result, Finished))
 
     @property
     def ensembles(self) -> tuple[EnsembleRecord, ...]:
-        return tuple(result for result in self.judged if isinstance(result, EnsembleRecord))
+        return tuple(result for result in self.evaluation if isinstance(result, EnsembleRecord))
 
     @property
     def cost(self) -> Cost | EnsembleCost | None:
         """Of the first seed; None where it is not known."""
-        first = self.judged[0]
+        first = self.evaluation[0]
         return first.cost if isinstance(first, Finished | EnsembleRecord) else None
 
     @property
@@ -90,17 +90,17 @@ class Row:
 
     def test(self, measure: Callable[[Metrics], float]) -> float:
         """The mean over the seeds of a test metric."""
-        return fmean(measure(result.test) for result in self.judged)
+        return fmean(measure(result.test) for result in self.evaluation)
 
     def validation(self, measure: Callable[[Metrics], float]) -> float | None:
         """The same of the validation images; None where there are none."""
-        known = [measure(result.validation) for result in self.judged if result.validation]
+        known = [measure(result.validation) for result in self.evaluation if result.validation]
         return fmean(known) if known else None
 
     def shifted(self, measure: Callable[[Metrics], float]) -> float | None:
         """The same of the shifted test; None where not every seed was asked."""
-        known = [measure(result.shifted) for result in self.judged if result.shifted]
-        return fmean(known) if len(known) == len(self.judged) else None
+        known = [measure(result.shifted) for result in self.evaluation if result.shifted]
+        return fmean(known) if len(known) == len(self.evaluation) else None
 
     @property
     def macro_f1(self) -> float:
@@ -110,20 +110,20 @@ class Row:
     def noise(self) -> tuple[float | None, float]:
         """Standard deviations of macro F1: over the seeds, None for one; over test sets."""
         return significance.split_spread(
-            [result.test.macro_f1 for result in self.judged],
-            [result.test.macro_f1_sd for result in self.judged],
+            [result.test.macro_f1 for result in self.evaluation],
+            [result.test.macro_f1_sd for result in self.evaluation],
         )
 
     @property
     def interval(self) -> tuple[float, float]:
         """95 % of the test macro F1, over test sets like this one; the mean of the seeds' ends."""
-        low, high = np.mean([result.test.macro_f1_interval for result in self.judged], axis=0)
+        low, high = np.mean([result.test.macro_f1_interval for result in self.evaluation], axis=0)
         return float(low), float(high)
 
     @property
     def auc(self) -> float | None:
         """Mean over the seeds; None if it was undefined in any."""
-        known = [result.test.auc for result in self.judged]
+        known = [result.test.auc for result in self.evaluation]
         return None if None in known else fmean(value for value in known if value is not None)
 
 
@@ -170,7 +170,7 @@ class Board:
 
     @property
     def seeds(self) -> int:
-        return max((len(row.judged) for row in self.rows), default=0)
+        return max((len(row.evaluation) for row in self.rows), default=0)
 
 
 def boards(records: Sequence[Record], predictions: Mapping[str, Parts]) -> tuple[Board, ...]:
@@ -191,7 +191,7 @@ def _board(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Board
     first = records[0]
     groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     for record in records:
-        if record.judged:
+        if record.evaluation:
             groups[_identity(record)].append(record)
     rows = [_row(group, predictions) for group in groups.values()]
     rows.sort(key=lambda row: (-row.macro_f1, row.name, row.weights))
@@ -227,7 +227,7 @@ def _identity(record: Record) -> tuple[str, ...]:
     match record:
         case EnsembleRecord():
             return ("ensemble", record.ensemble.rule, *record.recipes)
-        case OutsideRecord():
+        case ExternalRecord():
             return ("outside", record.outside.name)
     return ("network", record.run.recipe, record.run.weights.canonical())
 
@@ -239,7 +239,7 @@ def _row(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Row:
         case EnsembleRecord():
             kind, name = "ensemble", f"{first.ensemble.rule} of {'+'.join(first.recipes)}"
             title, weights, note = _ensemble_title(first), "ensemble", ""
-        case OutsideRecord():
+        case ExternalRecord():
             kind = "baseline" if first.baseline else "imported"
             name, weights, note = first.outside.name, "–", first.note
             title = name.replace("-", " ").capitalize() if first.baseline else name
@@ -253,7 +253,7 @@ def _row(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Row:
         weights=weights,
         note=note,
         records=tuple(records),
-        judged=tuple(record.judged for record in records if record.judged),
+        evaluation=tuple(record.evaluation for record in records if record.evaluation),
         parts=tuple(predictions[record.of.id] for record in records),
     )
 

@@ -96,7 +96,7 @@ def main_table(board: Board) -> Table:
 def _main_row(
     rank: int | None, row: Row, suspect: str, front: tuple[bool, bool]
 ) -> list[str | Cell]:
-    classes = row.judged[0].test.per_class
+    classes = row.evaluation[0].test.per_class
     worst = min(range(len(classes)), key=lambda k: _recall(row, k))
     cost, stress = row.cost, STRESS[row.kind]
     marks = [word for word, on in zip(("speed", "size"), front, strict=True) if on]
@@ -124,7 +124,7 @@ def _shifted_cells(row: Row) -> list[str]:
     shifted = row.shifted(lambda m: m.macro_f1)
     if shifted is None:
         return ["–", "–"]
-    hard = findings.hardiness(row)
+    hard = findings.robustness_of(row)
     worst = f" {hard.worst.name}" if hard else ""
     return [_percent(shifted), f"{100 * (row.macro_f1 - shifted):.1f}{worst}"]
 
@@ -161,7 +161,7 @@ def notes(board: Board) -> list[str]:
     lines += cost_columns.notes_on_parts(board)
     if any("§" in _images_per_second(row) for row in board.ensembles):
         lines.append("§ By formula, not measured: the members one after the other.")
-    if any(result.shifted for row in board.rows for result in row.judged):
+    if any(result.shifted for row in board.rows for result in row.evaluation):
         lines.append(
             "Shifted: each test image harmed once, by one of eleven kinds at one of five "
             "severities, the same for every row. Gap: points of macro F1 that this costs, and the "
@@ -176,7 +176,7 @@ def notes(board: Board) -> list[str]:
 
 def class_table(board: Board) -> Table:
     """Recall of every class."""
-    classes = board.rows[0].judged[0].test.per_class
+    classes = board.rows[0].evaluation[0].test.per_class
     heads = ["Network", *(f"{c.name} ({c.support})" for c in classes)]
     rows = [
         [row.title, *(_percent(_recall(row, k)) for k in range(len(classes)))] for row in board.rows
@@ -186,7 +186,7 @@ def class_table(board: Board) -> Table:
 
 def shift_table(board: Board) -> Table | None:
     """Macro F1 of every kind of harm and every severity; None where no row was asked."""
-    found = [(row, findings.hardiness(row)) for row in board.rows]
+    found = [(row, findings.robustness_of(row)) for row in board.rows]
     known = [(row, hard) for row, hard in found if hard]
     if not known:
         return None
@@ -201,7 +201,7 @@ def shift_table(board: Board) -> Table | None:
         ]
         for row, hard in known
     ]
-    best = findings.hardiness(known[0][0], intervals=True)
+    best = findings.robustness_of(known[0][0], intervals=True)
     assert best is not None, "it was there a moment ago"
     width = max(group.high - group.low for group in best.kinds) * 50
     legend = (
@@ -313,7 +313,7 @@ def calibration_table(board: Board) -> Table:
 
 
 def _calibration_row(row: Row) -> list[str]:
-    after = [result.calibrated for result in row.judged if result.calibrated]
+    after = [result.calibrated for result in row.evaluation if result.calibrated]
     then = ["–"] * 5
     if after:
         caught, errors = sum(c.caught for c in after), sum(c.errors for c in after)

@@ -233,7 +233,7 @@ def _against(board: Board, title: str, marks: Sequence[Mark]) -> list[Plot]:
 
 def confusion(row: Row) -> np.ndarray:
     """(K, K) counts of the test images, rows the true classes, summed over the seeds."""
-    return np.sum([result.test.confusion for result in row.judged], axis=0)
+    return np.sum([result.test.confusion for result in row.evaluation], axis=0)
 
 
 def _confusions(board: Board, title: str) -> Plot:
@@ -247,7 +247,7 @@ def _confusions(board: Board, title: str) -> Plot:
 
 
 def _shifted(board: Board, title: str) -> list[Plot]:
-    pairs = [(row, findings.hardiness(row)) for row in board.rows[:HARDENED]]
+    pairs = [(row, findings.robustness_of(row)) for row in board.rows[:HARDENED]]
     told = [(printable(row.title), hard) for row, hard in pairs if hard]
     if not told:
         return []

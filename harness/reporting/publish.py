@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from harness.ensembling.builder import Committee, Member, recounted
+from harness.ensembling.builder import EnsembleMembers, Member, vote_mismatch
 from harness.evaluation import metrics
 from harness.reporting import ablation, csv, html, markdown
-from harness.reporting.figure_cache import Gallery
+from harness.reporting.figure_cache import FigureCache
 from harness.reporting.leaderboard import Board, boards
-from harness.schema.base import Noun
-from harness.schema.metrics import Judged
+from harness.schema.base import FrozenModel
+from harness.schema.metrics import Evaluation
 from harness.schema.predictions import Predictions
 from harness.schema.records import EnsembleRecord, Record
 from harness.storage.files import write_atomically
@@ -25,11 +25,11 @@ def read_boards(results: Path) -> tuple[Board, ...]:
 
 
 def _boards(store: Store, records: Sequence[Record]) -> tuple[Board, ...]:
-    held = {record.of.id: store.trusted(record) for record in records if record.judged}
+    held = {record.of.id: store.load_verified(record) for record in records if record.evaluation}
     return ablation.in_order(boards(records, held))
 
 
-def tables(results: Path, ranked: Sequence[Board], gallery: Gallery) -> dict[Path, str]:
+def tables(results: Path, ranked: Sequence[Board], gallery: FigureCache) -> dict[Path, str]:
     """Both tables and the page, by the path that each belongs at.
 
     The page holds the figures that lie in the folder.
@@ -48,7 +48,7 @@ def write_tables(results: Path) -> tuple[Path, ...]:
     Returns the paths of tables and page. Raises StoreError.
     """
     ranked = read_boards(results)
-    gallery = Gallery(results, ranked)
+    gallery = FigureCache(results, ranked)
     gallery.refresh()
     written = tables(results, ranked, gallery)
     for path, text in written.items():
@@ -66,17 +66,17 @@ def verify(results: Path) -> list[str]:
     store, wrong = Store(results), []
     records = store.everything()
     for record in records:
-        if record.judged:
+        if record.evaluation:
             parts, path = store.predictions(record.of), store.record_path(record.of)
             wrong += [
-                f"{path}: {lie}" for lie in _lies(record.judged, parts, record.data.class_names)
+                f"{path}: {lie}" for lie in _lies(record.evaluation, parts, record.data.class_names)
             ]
     if wrong:  # What the tables rest on is not true: nothing more can be said of them.
         return wrong
     wrong += _miscounted(store, records)
     ranked = _boards(store, records)
-    gallery = Gallery(results, ranked)
-    wrong += gallery.lies()
+    gallery = FigureCache(results, ranked)
+    wrong += gallery.mismatches()
     for path, text in tables(results, ranked, gallery).items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             wrong.append(f"{path}: not what the records give; 'wbc-bench leaderboard' writes it")
@@ -89,22 +89,22 @@ def _miscounted(store: Store, records: Sequence[Record]) -> Iterator[str]:
     held: dict[str, Member] = {
         record.of.id: record
         for record in records
-        if record.judged and not isinstance(record, EnsembleRecord)
+        if record.evaluation and not isinstance(record, EnsembleRecord)
     }
     for record in ensembles:
         path, members = store.record_path(record.of), record.ensemble.members
         missing = [member for member in members if member not in held]
         if missing:
             yield f"{path}: its member {missing[0]} has no record here"
-        elif lie := recounted(Committee(store, tuple(held[m] for m in members)), record):
+        elif lie := vote_mismatch(EnsembleMembers(store, tuple(held[m] for m in members)), record):
             yield f"{path}: {lie}"
 
 
 def _lies(
-    told: Judged, parts: Mapping[str, Predictions], class_names: Sequence[str]
+    told: Evaluation, parts: Mapping[str, Predictions], class_names: Sequence[str]
 ) -> Iterator[str]:
     """Where a record says other than its predictions do."""
-    found = metrics.judge(parts, class_names)
+    found = metrics.evaluate(parts, class_names)
     if found.predictions_sha256 != told.predictions_sha256:
         yield "the stored predictions are not those of this record"
     yield from _differences(dict(told), dict(found))
@@ -116,7 +116,7 @@ def _differences(
     """Each number that differs, by its dotted name."""
     for key, right in found.items():
         said = told[key]
-        if isinstance(said, Noun) and isinstance(right, Noun):
+        if isinstance(said, FrozenModel) and isinstance(right, FrozenModel):
             yield from _differences(dict(said), dict(right), f"{where}{key}.")
         elif not _same(said, right):
             yield f"{where}{key} is {said}, the predictions give {right}"
@@ -126,7 +126,7 @@ def _same(told: object, found: object) -> bool:
     """Equal, but for the last bits of a sum that another processor adds up in another order."""
     if isinstance(told, float) and isinstance(found, float):
         return abs(told - found) <= 1e-9
-    if isinstance(told, Noun) and isinstance(found, Noun):
+    if isinstance(told, FrozenModel) and isinstance(found, FrozenModel):
         return all(_same(dict(told)[key], right) for key, right in dict(found).items())
     if isinstance(told, tuple) and isinstance(found, tuple):
         return len(told) == len(found) and all(map(_same, told, found))

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from harness.schema.base import Noun
+from harness.schema.base import FrozenModel
 from zoo.errors import did_you_mean
 
 STREAM = 2
@@ -23,7 +23,7 @@ STREAM = 2
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Traditional(Noun):
+class Traditional(FrozenModel):
     """Flip, rotation, zoom, shift, brightness and contrast, each image its own amount of each."""
 
     name: Literal["traditional"] = "traditional"
@@ -36,7 +36,7 @@ class Traditional(Noun):
     contrast: Share = 0.1
 
 
-class RandAugment(Noun):
+class RandAugment(FrozenModel):
     """So many operations an image, drawn from ten (Cubuk 2019, arXiv:1909.13719)."""
 
     name: Literal["randaugment"] = "randaugment"
@@ -48,21 +48,21 @@ class RandAugment(Noun):
     geometric: bool = True
 
 
-class MixUp(Noun):
+class MixUp(FrozenModel):
     """Two images and their labels, averaged (Zhang 2017, arXiv:1710.09412)."""
 
     name: Literal["mixup"] = "mixup"
     alpha: float = Field(0.2, gt=0, le=10)
 
 
-class CutMix(Noun):
+class CutMix(FrozenModel):
     """A rectangle of another image, with its share of the label (Yun 2019, arXiv:1905.04899)."""
 
     name: Literal["cutmix"] = "cutmix"
     alpha: float = Field(1.0, gt=0, le=10)
 
 
-class GridMask(Noun):
+class GridMask(FrozenModel):
     """A turned grid of black squares (Chen 2020, arXiv:2001.04086)."""
 
     name: Literal["gridmask"] = "gridmask"
@@ -71,7 +71,7 @@ class GridMask(Noun):
     rotation: float = Field(0.15, ge=0, le=0.5)
 
 
-class CutOut(Noun):
+class CutOut(FrozenModel):
     """One black rectangle (DeVries 2017, arXiv:1708.04552)."""
 
     name: Literal["cutout"] = "cutout"
@@ -79,7 +79,7 @@ class CutOut(Noun):
     """Of its sides to the image's, at most."""
 
 
-class AugMix(Noun):
+class AugMix(FrozenModel):
     """Chains of operations, averaged with the original (Hendrycks 2019, arXiv:1912.02781).
 
     As keras-cv does it: the rotation is up to 30 x severity in radians, and of the shifts only the
@@ -100,14 +100,14 @@ class AugMix(Noun):
         return self
 
 
-class Sharpness(Noun):
+class Sharpness(FrozenModel):
     """A blend with the smoothed image, by up to ``factor``: keras-cv's RandomSharpness blurs."""
 
     name: Literal["sharpness"] = "sharpness"
     factor: Share = 0.5
 
 
-class Noise(Noun):
+class Noise(FrozenModel):
     """Gaussian noise (report 002, which does not say how much)."""
 
     name: Literal["noise"] = "noise"
@@ -115,7 +115,7 @@ class Noise(Noun):
     """Grey levels of 255."""
 
 
-class SplitAndRotate(Noun):
+class SplitAndRotate(FrozenModel):
     """The image in parts x parts tiles, each turned by its own quarter turns.
 
     Report 001 names it without a description; this is our reading.
@@ -132,7 +132,7 @@ Simple = Annotated[
 ]  # fmt: skip
 
 
-class Enlarged(Noun):
+class Enlarged(FrozenModel):
     """One fixed set for all epochs: the images as they are, and one copy through each step.
 
     Report 001 enlarged its training set once, through these four.
@@ -220,7 +220,7 @@ def _with_parameters(item: dict[str, Any]) -> Step:
 Policy = Annotated[tuple[Step, ...], BeforeValidator(parse)]
 
 
-class Augmentation(Noun):
+class Augmentation(FrozenModel):
     """How the training images are varied, alike for every recipe: the same stream of epochs."""
 
     ADDED: ClassVar[tuple[str, ...]] = ("validation_share", "validation_policy", "stream")
@@ -266,7 +266,7 @@ class Augmentation(Noun):
         return frozenset(name for step in steps for name in OPERATIONS[step.name])
 
 
-class EpochStore(Noun):
+class EpochCacheSettings(FrozenModel):
     """Where this machine keeps augmented epochs, and how much of them."""
 
     folder: str

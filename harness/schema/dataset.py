@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from harness.schema.base import Noun
+from harness.schema.base import FrozenModel
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Dataset:
         return len(self.labels)
 
 
-class Subset(Noun):
+class Subset(FrozenModel):
     """At most so many images of each part, stratified. Sizes the work to a small machine."""
 
     train: int = Field(ge=1)
@@ -46,7 +46,7 @@ Count = Annotated[int, Field(ge=1)]
 Ratios = tuple[float, float, float]
 
 
-class Split(Noun):
+class Split(FrozenModel):
     """Which image is train, validation and test: a rule, reproducible from the data alone."""
 
     ADDED: ClassVar[tuple[str, ...]] = ("counts", "balanced_test", "folds", "fold")
@@ -99,7 +99,7 @@ class Parts:
     test: np.ndarray
 
 
-class DataSummary(Noun):
+class DataSummary(FrozenModel):
     name: str
     images: int
     image_size: int

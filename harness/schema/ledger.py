@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.schema.base import Noun
+from harness.schema.base import FrozenModel
 
 
-class Ledger(Noun):
+class Ledger(FrozenModel):
     """What one run was given. Micro-batches of one batch count as that batch, once."""
 
     epochs_on_features: int

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from harness.schema.base import Noun
+from harness.schema.base import FrozenModel
 
 
-class ClassMetrics(Noun):
+class ClassMetrics(FrozenModel):
     name: str
     support: int
     precision: float
@@ -15,7 +15,7 @@ class ClassMetrics(Noun):
     f1: float
 
 
-class Metrics(Noun):
+class Metrics(FrozenModel):
     """Of one part. Fractions 0-1; macro: the plain mean over the classes."""
 
     images: int
@@ -42,7 +42,7 @@ class Metrics(Noun):
     """Rows: the true class; columns: the predicted one."""
 
 
-class Calibrated(Noun):
+class Calibrated(FrozenModel):
     """What a temperature does to the test images, and what their least sure ones hold.
 
     A row's guesses, and with them its F1, stay what they are.
@@ -61,7 +61,7 @@ class Calibrated(Noun):
     """Errors in all."""
 
 
-class Judged(Noun):
+class Evaluation(FrozenModel):
     """Everything that predictions alone say: recomputed from them, it must be the same."""
 
     ADDED: ClassVar[tuple[str, ...]] = ("shifted",)

@@ -7,12 +7,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from harness.schema.augmentation import Augmentation
-from harness.schema.base import Noun
+from harness.schema.base import FrozenModel
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Optimizer(Noun):
+class Optimizer(FrozenModel):
     name: Literal["adam", "adamw", "nadam", "lion", "sgd"] = "adam"
     learning_rate: float = Field(1e-3, gt=0, le=10)
     weight_decay: float = Field(0.0, ge=0)
@@ -20,7 +20,7 @@ class Optimizer(Noun):
     """Of SGD (Nesterov); the others ignore it."""
 
 
-class Schedule(Noun):
+class Schedule(FrozenModel):
     """How the learning rate moves. Steps are epochs; ``period`` doubles after each restart."""
 
     name: Literal["constant", "plateau", "cosine_restarts"] = "constant"
@@ -30,7 +30,7 @@ class Schedule(Noun):
     minimum: Fraction = 1e-6
 
 
-class Phase(Noun):
+class Phase(FrozenModel):
     """One stretch of training: at most ``epochs``, ended early by the validation loss."""
 
     epochs: int = Field(50, ge=1)
@@ -43,7 +43,7 @@ class Phase(Noun):
     """Of fine-tuning: the last part of the backbone, as a fraction or a number of its layers."""
 
 
-class Head(Noun):
+class Head(FrozenModel):
     """The classifier on the pooled features: dense layers, then softmax."""
 
     ADDED: ClassVar[tuple[str, ...]] = ("damping",)
@@ -60,7 +60,7 @@ class Head(Noun):
     one that hardly varies is not blown up to the size of the others when it is standardised."""
 
 
-class Loss(Noun):
+class Loss(FrozenModel):
     ADDED: ClassVar[tuple[str, ...]] = ("oversampling",)
 
     label_smoothing: Fraction = 0.0
@@ -70,7 +70,7 @@ class Loss(Noun):
     or until each has so many (report 003: 1,500). With an augmentation, no repeat is the same."""
 
 
-class Protocol(Noun):
+class Protocol(FrozenModel):
     """The fixed hyperparameters. ``version`` is raised by hand when training changes meaning."""
 
     ADDED: ClassVar[tuple[str, ...]] = ("test_views", "augmentation")

@@ -9,17 +9,17 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.schema.base import Noun
+from harness.schema.base import FrozenModel
 from harness.schema.dataset import DataSummary
 from harness.schema.ledger import Ledger
-from harness.schema.metrics import Judged
+from harness.schema.metrics import Evaluation
 from harness.schema.run import Run
 
 SCHEMA = 1
 """Of the record files. Raised when their meaning changes."""
 
 
-class Throughput(Noun):
+class Throughput(FrozenModel):
     """Images a second from raw pixels to pooled features, warm, one fixed batch after another.
 
     With several test views an image counts once, when it was seen in all of them.
@@ -36,7 +36,7 @@ class Throughput(Noun):
     """Whether nothing else of this sweep ran on the device meanwhile."""
 
 
-class Cost(Noun):
+class Cost(FrozenModel):
     parameters: int
     trainable_parameters: int
     multiply_adds: int
@@ -47,7 +47,7 @@ class Cost(Noun):
     peak_device_memory_mb: float | None = None
 
 
-class Timings(Noun):
+class Timings(FrozenModel):
     """Seconds. ``training`` is what the phases took, the computing of features included."""
 
     ADDED: ClassVar[tuple[str, ...]] = ("compile",)
@@ -60,7 +60,7 @@ class Timings(Noun):
     """Of training and evaluation: what first calls took beyond warm ones. None: not counted."""
 
 
-class Environment(Noun):
+class Environment(FrozenModel):
     wbc_bench: str
     python: str
     keras: str
@@ -70,7 +70,7 @@ class Environment(Noun):
     cores: int
 
 
-class Epoch(Noun):
+class Epoch(FrozenModel):
     """One line of the learning curve. Losses are mean cross-entropies, without penalties."""
 
     ADDED: ClassVar[tuple[str, ...]] = ("samples",)
@@ -86,7 +86,7 @@ class Epoch(Noun):
     """That its steps learnt from: images, in the frozen phase rows of features; 0: not counted."""
 
 
-class Outcome(Noun):
+class Outcome(FrozenModel):
     """What the worker hands back beside the predictions."""
 
     ADDED: ClassVar[tuple[str, ...]] = ("parts", "resumed", "ledger")
@@ -103,19 +103,19 @@ class Outcome(Noun):
     """None of a run that kept none, before there was one."""
 
 
-class Finished(Outcome, Judged):
-    ADDED: ClassVar[tuple[str, ...]] = (*Outcome.ADDED, *Judged.ADDED)
+class Finished(Outcome, Evaluation):
+    ADDED: ClassVar[tuple[str, ...]] = (*Outcome.ADDED, *Evaluation.ADDED)
 
     status: Literal["finished"] = "finished"
 
 
-class Failed(Noun):
+class Failed(FrozenModel):
     status: Literal["failed"] = "failed"
     reason: str
     log_tail: tuple[str, ...] = ()
 
 
-class RunRecord(Noun):
+class RunRecord(FrozenModel):
     """The one durable trace of a run. A run is done when its record exists."""
 
     schema_number: int = SCHEMA
@@ -135,14 +135,14 @@ class RunRecord(Noun):
         return self.run
 
     @property
-    def judged(self) -> Judged | None:
+    def evaluation(self) -> Evaluation | None:
         return self.result if isinstance(self.result, Finished) else None
 
 
 Rule = Literal["soft vote", "weighted vote", "greedy", "best subset", "stacking", "concatenation"]
 
 
-class Ensemble(Noun):
+class Ensemble(FrozenModel):
     """Members and a rule. Which ones it took of them is in the record, with what it learnt."""
 
     rule: Rule
@@ -154,7 +154,7 @@ class Ensemble(Noun):
         return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
 
 
-class EnsembleCost(Noun):
+class EnsembleCost(FrozenModel):
     """In the columns of a run's cost, summed over the members that the rule kept."""
 
     parameters: int
@@ -166,7 +166,7 @@ class EnsembleCost(Noun):
     """Measured, the members one after the other in one process; None where it was not."""
 
 
-class CalibratedMembers(Noun):
+class CalibratedMembers(FrozenModel):
     """The same vote of members that were softened first, each by its own temperature."""
 
     temperatures: tuple[float, ...]
@@ -176,7 +176,7 @@ class CalibratedMembers(Noun):
     calibration_error: float
 
 
-class EnsembleRecord(Judged):
+class EnsembleRecord(Evaluation):
     """What an ensemble of finished runs is worth; its predictions lie with those of the runs."""
 
     schema_number: int = SCHEMA
@@ -202,7 +202,7 @@ class EnsembleRecord(Judged):
         return self.ensemble
 
     @property
-    def judged(self) -> Judged:
+    def evaluation(self) -> Evaluation:
         return self
 
     @property
@@ -210,7 +210,7 @@ class EnsembleRecord(Judged):
         return tuple(n for n, share in zip(self.recipes, self.shares, strict=True) if share > 0)
 
 
-class Outside(Noun):
+class External(FrozenModel):
     """Predictions that no run of this program made: imported, or a baseline without a network."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,59}$")
@@ -224,11 +224,11 @@ class Outside(Noun):
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-class OutsideRecord(Judged):
+class ExternalRecord(Evaluation):
     """What such predictions are worth. Imported ones may have no validation part."""
 
     schema_number: int = SCHEMA
-    outside: Outside
+    outside: External
     baseline: bool = False
     """Whether this program made them, as a floor for the networks."""
     note: str
@@ -241,17 +241,17 @@ class OutsideRecord(Judged):
         return self.outside.beside
 
     @property
-    def of(self) -> Outside:
+    def of(self) -> External:
         return self.outside
 
     @property
-    def judged(self) -> Judged:
+    def evaluation(self) -> Evaluation:
         return self
 
 
-Predicted = Run | Ensemble | Outside
+Predicted = Run | Ensemble | External
 """What predictions are of; each has an id."""
 
 
-Record = RunRecord | EnsembleRecord | OutsideRecord
+Record = RunRecord | EnsembleRecord | ExternalRecord
 """What stands in a table."""

@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from harness.schema.augmentation import EpochStore
-from harness.schema.base import Noun
+from harness.schema.augmentation import EpochCacheSettings
+from harness.schema.base import FrozenModel
 from harness.schema.dataset import Split
 from harness.schema.protocol import Protocol
 
@@ -24,7 +24,7 @@ Shift = Literal["none", "mixed", "full"]
 """What is predicted besides: nothing, each test image harmed once, or each in every way."""
 
 
-class Weights(Noun):
+class Weights(FrozenModel):
     """What the backbone starts from, identified by the hash of its file."""
 
     source: Literal["imagenet", "file", "random"]
@@ -32,7 +32,7 @@ class Weights(Noun):
     """``md5:...`` where Keras pins its file so, else ``sha256:...``; None for random weights."""
 
 
-class Run(Noun):
+class Run(FrozenModel):
     """One network trained once. Everything that can change its predictions is in here."""
 
     recipe: str
@@ -48,7 +48,7 @@ class Run(Noun):
         return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
 
 
-class Job(Noun):
+class Job(FrozenModel):
     """A run with its whereabouts on this machine: what a worker is told."""
 
     run: Run
@@ -68,7 +68,7 @@ class Job(Noun):
     """Micro-batches to cut each batch into; images go through in as many smaller batches."""
     checkpoint_seconds: float = Field(30.0, ge=0)
     """At least so long between two checkpoints."""
-    epochs: EpochStore | None = None
+    epochs: EpochCacheSettings | None = None
     """None where nothing is augmented."""
 
     @property

@@ -24,7 +24,7 @@ from harness.schema.records import (
     SCHEMA,
     Ensemble,
     EnsembleRecord,
-    OutsideRecord,
+    ExternalRecord,
     Predicted,
     Record,
     RunRecord,
@@ -37,7 +37,7 @@ FEATURES = "features.npz"
 PREDICTIONS = "predictions.npy"
 CHECKPOINT = "checkpoint"
 
-RecordT = TypeVar("RecordT", RunRecord, EnsembleRecord, OutsideRecord)
+RecordT = TypeVar("RecordT", RunRecord, EnsembleRecord, ExternalRecord)
 
 
 class Store:
@@ -55,10 +55,10 @@ class Store:
         paths = sorted((self.root / "ensembles").glob("*.json"))
         return tuple(_read(path, EnsembleRecord) for path in paths)
 
-    def outsides(self) -> tuple[OutsideRecord, ...]:
+    def external_records(self) -> tuple[ExternalRecord, ...]:
         """The record of all predictions from outside, ordered by file name. Raises StoreError."""
         paths = sorted((self.root / "outside").glob("*.json"))
-        return tuple(_read(path, OutsideRecord) for path in paths)
+        return tuple(_read(path, ExternalRecord) for path in paths)
 
     def find(self, run: Run) -> RunRecord | None:
         return self._find(run, RunRecord)
@@ -72,7 +72,7 @@ class Store:
 
     def everything(self) -> tuple[Record, ...]:
         """Every record of every kind. Raises StoreError."""
-        return (*self.records(), *self.ensembles(), *self.outsides())
+        return (*self.records(), *self.ensembles(), *self.external_records())
 
     def trace(self, run: Run) -> tuple[int, int] | None:
         """Changes whenever the record of a run is written; None while there is none."""
@@ -125,17 +125,17 @@ class Store:
         """
         return read_predictions(self.predictions_path(of))
 
-    def trusted(self, record: Record) -> dict[str, Predictions]:
+    def load_verified(self, record: Record) -> dict[str, Predictions]:
         """A record's predictions, checked against its hash.
 
         Those of a run are taken from its artefacts where the copy beside the record is damaged.
         Raises StoreError naming the file.
         """
-        path, judged = self.predictions_path(record.of), record.judged
-        assert judged is not None, "a failed run has no predictions"
+        path, evaluation = self.predictions_path(record.of), record.evaluation
+        assert evaluation is not None, "a failed run has no predictions"
         try:
             parts = self.predictions(record.of)
-            if digest(parts) == judged.predictions_sha256:
+            if digest(parts) == evaluation.predictions_sha256:
                 return parts
             problem = StoreError(f"{path}: not the predictions that the record rests on")
         except StoreError as error:
@@ -144,7 +144,7 @@ class Store:
             with suppress(StoreError):
                 every = read_predictions(self.artefacts(record.of) / PREDICTIONS)
                 parts = {name: part for name, part in every.items() if name != "train"}
-                if digest(parts) == judged.predictions_sha256:
+                if digest(parts) == evaluation.predictions_sha256:
                     self.save_predictions(record.of, parts)
                     return parts
         raise problem

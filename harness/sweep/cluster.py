@@ -33,7 +33,7 @@ from harness import __version__
 from harness.errors import UserError
 from harness.execution import devices, run_lock
 from harness.execution.devices import Device
-from harness.execution.processes import LOG, Ended, Event, How
+from harness.execution.processes import LOG, Event, How, ProcessResult
 from harness.schema.records import Failed, Outcome
 from harness.schema.run import Job
 from harness.storage.files import write_atomically
@@ -61,7 +61,7 @@ def connect(address: str) -> Client:
         raise UserError(f"--cluster {address}: no scheduler answers there ({reason})") from None
 
 
-class Images(WorkerPlugin):  # type: ignore[misc]
+class ImagesPlugin(WorkerPlugin):  # type: ignore[misc]
     """Brings a folder of decoded images to every worker, those that join later too."""
 
     idempotent = True
@@ -89,7 +89,7 @@ def images_folder(worker: Any, name: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Order:
+class ClusterTask:
     """What a worker is told of one run."""
 
     job: Job
@@ -118,7 +118,7 @@ class Cluster:
     def __post_init__(self) -> None:
         if not self.slots():
             raise UserError(f"--cluster {self.client.scheduler.address}: it has no workers yet")
-        self._images = Images(self.data_folder, self.shifted)
+        self._images = ImagesPlugin(self.data_folder, self.shifted)
         try:
             self.client.register_plugin(self._images)
         except Exception as error:  # Whatever a worker without wbc-bench makes of it.
@@ -153,13 +153,13 @@ class Cluster:
 
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
-    ) -> Ended:
+    ) -> ProcessResult:
         """Run one job on some worker and bring home what it leaves.
 
         Never raises for its end. Raises UserError when the scheduler is gone.
         """
         topic = f"wbc-bench-{job.run.id}-{uuid4().hex[:8]}"
-        order = Order(
+        order = ClusterTask(
             job=job,
             images=self._images.place,
             weights=tuple(Path(file).read_bytes() if file else None for file in job.weights),
@@ -170,16 +170,16 @@ class Cluster:
         self.client.subscribe_topic(topic, lambda event: report(event[1]))
         with self._lock:
             if self.stopped:
-                return Ended("stopped")
+                return ProcessResult("stopped")
             task = self.client.submit(
-                carry_out, order, key=topic, pure=False, resources=self._resources
+                run_task, order, key=topic, pure=False, resources=self._resources
             )
             self._tasks.add(task)
         try:
             told = task.result()
         except CancelledError:
             if self.stopped:
-                return Ended("stopped")
+                return ProcessResult("stopped")
             address = self.client.scheduler.address
             raise UserError(
                 f"--cluster {address}: the scheduler is gone; the same command goes on from here "
@@ -187,9 +187,11 @@ class Cluster:
             ) from None
         except KilledWorker as error:
             reason = f"its workers were lost one after the other: {error.last_worker.address}"
-            return Ended("failed", failed=Failed(reason=reason))
+            return ProcessResult("failed", failed=Failed(reason=reason))
         except Exception as error:  # Of the task itself: a full disk there, another version.
-            return Ended("failed", failed=Failed(reason=f"on its worker: {_in_a_line(error)}"))
+            return ProcessResult(
+                "failed", failed=Failed(reason=f"on its worker: {_in_a_line(error)}")
+            )
         finally:
             with suppress(OSError, RuntimeError):
                 self.client.unsubscribe_topic(topic)
@@ -202,13 +204,13 @@ def _in_a_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def _home(told: dict[str, Any], output: Path) -> Ended:
+def _home(told: dict[str, Any], output: Path) -> ProcessResult:
     for name, content in told["files"].items():
         write_atomically(output / name, content)
     how: How = told["how"]
     if how == "no room":
         how = "failed"  # Of that worker's disk, not ours.
-    return Ended(
+    return ProcessResult(
         how,
         outcome=Outcome.model_validate(told["outcome"]) if told["outcome"] else None,
         failed=Failed.model_validate(told["failed"]) if told["failed"] else None,
@@ -218,12 +220,12 @@ def _home(told: dict[str, Any], output: Path) -> Ended:
 # --- on the worker -------------------------------------------------------------------------------
 
 
-def carry_out(order: Order) -> dict[str, Any]:
+def run_task(order: ClusterTask) -> dict[str, Any]:
     """The task: one child process from its start to its end, and the files that it leaves."""
     worker = get_worker()
     if order.version != __version__:
         reason = f"worker {worker.address} has wbc-bench {__version__}, the sweep {order.version}"
-        return _told(Ended("failed", failed=Failed(reason=reason)), {})
+        return _told(ProcessResult("failed", failed=Failed(reason=reason)), {})
     with (
         _device(worker) as device,
         TemporaryDirectory(dir=worker.local_directory, prefix="wbc-bench-run-") as folder,
@@ -258,7 +260,7 @@ def _lay(output: Path, branch: int, content: bytes | None) -> str | None:
     return str(path)
 
 
-def _told(ended: Ended, files: dict[str, bytes]) -> dict[str, Any]:
+def _told(ended: ProcessResult, files: dict[str, bytes]) -> dict[str, Any]:
     return {
         "how": ended.how,
         "outcome": ended.outcome.model_dump(mode="json") if ended.outcome else None,
@@ -282,7 +284,7 @@ def _device(worker: Any) -> Iterator[Device]:
     gpus = tuple(replace(gpu, shared=runs > len(gpus)) for gpu in gpus)
     while True:
         for gpu in random.sample(gpus, len(gpus)):
-            if hold := run_lock.occupy(gpu):
+            if hold := run_lock.acquire_gpu(gpu):
                 try:
                     yield gpu
                 finally:

@@ -13,7 +13,7 @@ from harness.augmentation.epoch_cache import enlargement, epoch_bytes
 from harness.config import Benchmark, WeightSettings
 from harness.errors import ConfigError, Offline, StoreError
 from harness.execution.devices import Device, cores
-from harness.schema.augmentation import EpochStore
+from harness.schema.augmentation import EpochCacheSettings
 from harness.schema.dataset import Dataset, DataSummary, Parts
 from harness.schema.protocol import Loss
 from harness.schema.records import Failed, Finished, RunRecord
@@ -34,7 +34,7 @@ SHIFTED_COPIES: dict[Shift, int] = {"none": 0, "mixed": 1, "full": 56}
 
 
 @dataclass(frozen=True)
-class Supply:
+class ResolvedWeights:
     """What a recipe starts from: the identity, the file, and what the reader must know of it."""
 
     weights: Weights
@@ -44,7 +44,7 @@ class Supply:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRun:
     """A run that is wanted, with what it needs on this machine."""
 
     run: Run
@@ -63,13 +63,13 @@ def recipes(benchmark: Benchmark, names: Sequence[str]) -> tuple[Recipe, ...]:
     return tuple(dict.fromkeys(chosen)) or RECIPES
 
 
-def supplies(
+def resolve_weights(
     settings: WeightSettings,
     wanted: Sequence[Recipe],
     *,
     fetch: bool = True,
     tell: Callable[[str], object] = lambda _: None,
-) -> dict[str, Supply]:
+) -> dict[str, ResolvedWeights]:
     """Recipe name -> its weights, downloaded here, once, before any worker starts.
 
     With ``fetch`` false nothing is downloaded: what is not at hand is planned as if it were.
@@ -81,9 +81,9 @@ def supplies(
         if recipe.name in files:
             file = shelf.user_file(recipe, files[recipe.name])
             weights = Weights(source="file", digest=f"sha256:{shelf.sha256(file)}")
-            found[recipe.name] = Supply(weights, (file,))
+            found[recipe.name] = ResolvedWeights(weights, (file,))
         elif settings.source == "random":
-            found[recipe.name] = Supply(Weights(source="random"))
+            found[recipe.name] = ResolvedWeights(Weights(source="random"))
         else:
             tell(f"looking for the ImageNet weights of {recipe.name}")
             found[recipe.name], offline = _imagenet(recipe, settings, fetch, offline)
@@ -94,7 +94,7 @@ def supplies(
     }
 
 
-def _together(branches: Sequence[Supply]) -> Supply:
+def _together(branches: Sequence[ResolvedWeights]) -> ResolvedWeights:
     """What a joint network starts from: pretrained if any of its branches is."""
     sources = dict.fromkeys(supply.weights.source for supply in branches)
     digests = [supply.weights.digest or "random" for supply in branches]
@@ -103,18 +103,18 @@ def _together(branches: Sequence[Supply]) -> Supply:
     notes = dict.fromkeys(supply.note for supply in branches if supply.note)
     files = tuple(file for supply in branches for file in supply.files)
     some = " (some branches)" if known and notes else ""
-    return Supply(weights, files, "; ".join(notes) + some)
+    return ResolvedWeights(weights, files, "; ".join(notes) + some)
 
 
 def _imagenet(
     recipe: Recipe, settings: WeightSettings, fetch: bool, offline: str
-) -> tuple[Supply, str]:
+) -> tuple[ResolvedWeights, str]:
     """The ImageNet weights of one recipe, and why the network is known to be down, if it is."""
     try:
         file = shelf.at_hand(recipe)
         if file is None and not fetch:
             weights = Weights(source="imagenet", digest=shelf.digest(recipe, None))
-            return Supply(weights, note="ImageNet weights to be downloaded"), offline
+            return ResolvedWeights(weights, note="ImageNet weights to be downloaded"), offline
         if file is None:
             if offline:
                 raise Offline(offline)
@@ -123,17 +123,20 @@ def _imagenet(
         if settings.when_offline == "fail":
             raise Offline(f"{recipe.name}: {error}") from None
         note = "random weights: the ImageNet weights could not be downloaded"
-        return Supply(Weights(source="random"), note=note), str(error)
+        return ResolvedWeights(Weights(source="random"), note=note), str(error)
     weights = Weights(source="imagenet", digest=shelf.digest(recipe, file))
-    return Supply(weights, (file,)), offline
+    return ResolvedWeights(weights, (file,)), offline
 
 
 def runs(
-    benchmark: Benchmark, wanted: Sequence[Recipe], data: Dataset, supply: Mapping[str, Supply]
-) -> tuple[Planned, ...]:
+    benchmark: Benchmark,
+    wanted: Sequence[Recipe],
+    data: Dataset,
+    supply: Mapping[str, ResolvedWeights],
+) -> tuple[PlannedRun, ...]:
     """Every run that the benchmark wants: variants x seeds x recipes. Raises ConfigError."""
     _check(benchmark, wanted, data)
-    planned: dict[str, Planned] = {}
+    planned: dict[str, PlannedRun] = {}
     protocols, seeds = benchmark.protocols.items(), range(benchmark.sweep.seeds)
     for (variant, protocol), seed, recipe in product(protocols, seeds, wanted):
         have = supply[recipe.name]
@@ -145,7 +148,7 @@ def runs(
             split=benchmark.split,
             seed=seed,
         )
-        planned.setdefault(run.id, Planned(run, recipe, have.files, have.note, variant))
+        planned.setdefault(run.id, PlannedRun(run, recipe, have.files, have.note, variant))
     return tuple(planned.values())
 
 
@@ -170,12 +173,12 @@ def _check(benchmark: Benchmark, wanted: Sequence[Recipe], data: Dataset) -> Non
 
 
 def pending(
-    planned: Sequence[Planned],
+    planned: Sequence[PlannedRun],
     store: Store,
     *,
     retry_failed: bool = False,
     tell: Callable[[str], object] = lambda _: None,
-) -> tuple[Planned, ...]:
+) -> tuple[PlannedRun, ...]:
     """Those without a record, longest first; failed ones too if they are to be tried again.
 
     A finished run whose predictions are damaged is pending again; ``tell`` gets a line of it.
@@ -197,7 +200,7 @@ def pending(
 def _sound(store: Store, record: RunRecord) -> bool:
     """Whether the predictions that the record was written about are there, or were mended."""
     try:
-        store.trusted(record)
+        store.load_verified(record)
     except StoreError:
         return False
     return True
@@ -208,7 +211,7 @@ def work(recipe: Recipe, image_size: int) -> float:
     return recipe.multiply_adds * (image_size / 224) ** 2
 
 
-def epoch_store(benchmark: Benchmark, data: DataSummary, folder: Path) -> EpochStore | None:
+def epoch_store(benchmark: Benchmark, data: DataSummary, folder: Path) -> EpochCacheSettings | None:
     """Where augmented epochs go; None without augmentation. ConfigError if not one would fit."""
     augmented = [p for p in benchmark.protocols.values() if p.augmentation.policy]
     if not augmented:
@@ -225,7 +228,7 @@ def epoch_store(benchmark: Benchmark, data: DataSummary, folder: Path) -> EpochS
             f"augmented epoch of {data.train:,} training images at {data.image_size} px: "
             f"{need / 1e9:.3g} GB"
         )
-    return EpochStore(folder=str(folder.resolve()), limit_bytes=limit)
+    return EpochCacheSettings(folder=str(folder.resolve()), limit_bytes=limit)
 
 
 def _rows(loss: Loss, data: DataSummary) -> int:
@@ -252,7 +255,7 @@ def first_guess(device: Device) -> float:
 
 
 def estimate(
-    one: Planned,
+    one: PlannedRun,
     data: DataSummary,
     records: Sequence[RunRecord],
     device: str,
@@ -289,7 +292,7 @@ def estimate(
 
 
 def estimates(
-    pending: Sequence[Planned],
+    pending: Sequence[PlannedRun],
     data: DataSummary,
     records: Sequence[RunRecord],
     device: Device,
@@ -300,7 +303,7 @@ def estimates(
     return {one.run.id: estimate(one, data, records, device.name, guess, shift) for one in pending}
 
 
-def ends(seconds: Sequence[float], machines: int) -> tuple[float, ...]:
+def end_times(seconds: Sequence[float], machines: int) -> tuple[float, ...]:
     """When each run ends, in the order given, if each begins on the first machine that is free."""
     free = [0.0] * machines
     found = []
@@ -311,9 +314,9 @@ def ends(seconds: Sequence[float], machines: int) -> tuple[float, ...]:
     return tuple(found)
 
 
-def within(
-    budget: float, pending: Sequence[Planned], seconds: Mapping[str, float], machines: int
-) -> tuple[Planned, ...]:
+def within_budget(
+    budget: float, pending: Sequence[PlannedRun], seconds: Mapping[str, float], machines: int
+) -> tuple[PlannedRun, ...]:
     """As many of the pending runs as can end within so many seconds, in their order.
 
     Short ones are taken first, because that makes the most of them; they run longest first.
@@ -322,13 +325,13 @@ def within(
     for one in sorted(pending, key=lambda one: seconds[one.run.id]):
         candidate = {*chosen, one.run.id}
         taken = [seconds[each.run.id] for each in pending if each.run.id in candidate]
-        if max(ends(taken, machines)) > budget:
+        if max(end_times(taken, machines)) > budget:
             break
         chosen = candidate
     return tuple(one for one in pending if one.run.id in chosen)
 
 
-def disk_mb(one: Planned, data: DataSummary) -> float:
+def disk_mb(one: PlannedRun, data: DataSummary) -> float:
     """What a run leaves on disk, MiB: features of every image and, where they learn, weights.
 
     While it runs, two checkpoints of weights and optimizer come to it.
@@ -340,7 +343,7 @@ def disk_mb(one: Planned, data: DataSummary) -> float:
     return (features + (4 * one.recipe.parameters if learns else 0)) / 1024**2
 
 
-def memory_mb(one: Planned, records: Sequence[RunRecord], device: str) -> float | None:
+def memory_mb(one: PlannedRun, records: Sequence[RunRecord], device: str) -> float | None:
     """The most memory that this recipe took under the same protocol on this device, MiB."""
     for record in records:
         if (record.run.recipe, record.run.protocol) != (one.recipe.name, one.run.protocol):
@@ -350,7 +353,7 @@ def memory_mb(one: Planned, records: Sequence[RunRecord], device: str) -> float 
     return None
 
 
-def _known_speed(one: Planned, records: Sequence[RunRecord], device: str) -> float | None:
+def _known_speed(one: PlannedRun, records: Sequence[RunRecord], device: str) -> float | None:
     """Multiply-adds a second of this device, the median over whatever was measured on it."""
     speeds = []
     for record in records:
@@ -362,7 +365,7 @@ def _known_speed(one: Planned, records: Sequence[RunRecord], device: str) -> flo
     return median(speeds) if speeds else None
 
 
-def _known_rate(one: Planned, records: Sequence[RunRecord], device: str) -> float | None:
+def _known_rate(one: PlannedRun, records: Sequence[RunRecord], device: str) -> float | None:
     for record in records:
         if record.run.recipe != one.recipe.name or record.result.status != "finished":
             continue

@@ -16,38 +16,38 @@ from rich.text import Text
 
 from harness.execution.processes import Event
 from harness.schema.records import Finished, RunRecord
-from harness.sweep.planner import Planned, ends
-from harness.sweep.run_state import Standing
+from harness.sweep.planner import PlannedRun, end_times
+from harness.sweep.run_state import RunState
 
 NARROW, BAR = 96, 24
 """Columns of a terminal below which no bar is drawn, and of the longest bar."""
 
 
 @dataclass
-class _State(Standing):
+class _State(RunState):
     """Where one running run is, and since when it runs."""
 
     began: float = field(default_factory=time.monotonic)
 
 
 @dataclass
-class Watch:
+class ProgressView:
     """Common to both views: who runs, what has ended, and how long the rest will take."""
 
     console: Console
-    pending: Sequence[Planned]
+    pending: Sequence[PlannedRun]
     seconds: dict[str, float]
     """Estimated seconds of each run, by its id."""
     machines: int = 1
     began: float = field(default_factory=time.monotonic)
-    running: dict[str, tuple[Planned, _State]] = field(default_factory=dict)
+    running: dict[str, tuple[PlannedRun, _State]] = field(default_factory=dict)
     ended_ids: set[str] = field(default_factory=set)
     untold: set[str] = field(default_factory=set)
     """Of those that ended, the ones that say nothing of the pace: failed, or run elsewhere."""
     told: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def event(self, planned: Planned, event: Event) -> None:
+    def event(self, planned: PlannedRun, event: Event) -> None:
         if event["event"] == "message":
             self.message(event["text"])
             return
@@ -70,7 +70,7 @@ class Watch:
         if fresh:
             self.console.print(text, style="yellow", soft_wrap=True, markup=False)
 
-    def ended(self, planned: Planned, record: RunRecord | None, message: str) -> None:
+    def ended(self, planned: PlannedRun, record: RunRecord | None, message: str) -> None:
         with self.lock:
             here = self.running.pop(planned.run.id, None) is not None
             self.ended_ids.add(planned.run.id)
@@ -78,10 +78,10 @@ class Watch:
                 self.untold.add(planned.run.id)
         self.console.print(self.headline(planned, record, message), soft_wrap=True)
 
-    def moved(self, planned: Planned, state: _State, event: Event) -> None:
+    def moved(self, planned: PlannedRun, state: _State, event: Event) -> None:
         """A run entered a phase or ended an epoch."""
 
-    def headline(self, planned: Planned, record: RunRecord | None, message: str) -> Text:
+    def headline(self, planned: PlannedRun, record: RunRecord | None, message: str) -> Text:
         place = f"[{len(self.ended_ids)}/{len(self.pending)}]"
         name = _name(planned)
         if record is not None and isinstance(record.result, Finished):
@@ -94,7 +94,7 @@ class Watch:
             return Text.assemble(f"{place} ", (name, "bold green"), f": {text}")
         return Text.assemble(f"{place} ", (name, "bold red"), f": {message}")
 
-    def left(self, planned: Planned, state: _State) -> str:
+    def left(self, planned: PlannedRun, state: _State) -> str:
         """Of one run, by its estimate; nothing once that is used up."""
         left = self.seconds[planned.run.id] - (time.monotonic() - state.began)
         return f"~{clock(left)}" if left > 0 else ""
@@ -109,14 +109,14 @@ class Watch:
         elapsed = time.monotonic() - self.began
         if done and elapsed >= 5:
             return elapsed * (sum(counted.values()) - done) / done
-        left = max(ends(list(counted.values()), self.machines), default=0.0) - elapsed
+        left = max(end_times(list(counted.values()), self.machines), default=0.0) - elapsed
         return left if left > 0 else None
 
 
-class PlainLog(Watch):
+class PlainLog(ProgressView):
     """A line when a run enters a phase and when it ends: for logs and pipes."""
 
-    def moved(self, planned: Planned, state: _State, event: Event) -> None:
+    def moved(self, planned: PlannedRun, state: _State, event: Event) -> None:
         if event["event"] == "phase" and state.phase in ("frozen", "fine-tuning", "from scratch"):
             self.console.print(f"{_name(planned)}: {state.phase}", soft_wrap=True)
         if event["event"] == "epoch" and state.phase != "frozen":
@@ -135,7 +135,7 @@ class PlainLog(Watch):
         return None
 
 
-class LiveView(Watch):
+class LiveView(ProgressView):
     """One row for each run that is under way, and a line for the whole."""
 
     def __enter__(self) -> LiveView:
@@ -184,8 +184,8 @@ class LiveView(Watch):
         return Group(table, Text(whole, style="dim"))
 
 
-def watcher(
-    console: Console, pending: Sequence[Planned], seconds: dict[str, float], machines: int
+def progress_callback(
+    console: Console, pending: Sequence[PlannedRun], seconds: dict[str, float], machines: int
 ) -> Any:
     """The live view in a terminal, plain lines where the output is none."""
     view = LiveView if console.is_terminal else PlainLog
@@ -198,7 +198,7 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _name(planned: Planned) -> str:
+def _name(planned: PlannedRun) -> str:
     seed = f"seed {planned.run.seed}" if planned.run.seed else ""
     told = ", ".join(word for word in (planned.variant, seed) if word)
     return f"{planned.recipe.name} ({told})" if told else planned.recipe.name

@@ -20,7 +20,7 @@ TOLD = ("phase", "of", "done", "line", "rate", "resident_mb", "device_mb")
 
 
 @dataclass
-class Standing:
+class RunState:
     """``hear`` every event of a run; what is not known is None."""
 
     phase: str = "start"
@@ -116,5 +116,5 @@ class Standing:
         return {name: getattr(self, name) for name in TOLD}
 
     @classmethod
-    def from_told(cls, told: Mapping[str, Any]) -> Standing:
+    def from_told(cls, told: Mapping[str, Any]) -> RunState:
         return cls(**{name: told[name] for name in TOLD if name in told})

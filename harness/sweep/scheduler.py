@@ -13,16 +13,16 @@ from typing import Protocol
 from harness.errors import NoRoom, StoreError, is_no_room
 from harness.evaluation import metrics
 from harness.execution.devices import Device
-from harness.execution.processes import Ended, Event
-from harness.execution.run_lock import Claim, occupy, take
-from harness.schema.augmentation import EpochStore
+from harness.execution.processes import Event, ProcessResult
+from harness.execution.run_lock import RunLock, acquire, acquire_gpu
+from harness.schema.augmentation import EpochCacheSettings
 from harness.schema.dataset import DataSummary
 from harness.schema.records import Failed, Finished, RunRecord
 from harness.schema.run import Backend, Job
 from harness.storage.predictions import read_predictions
 from harness.storage.records import PREDICTIONS, Store
-from harness.sweep.planner import Planned
-from harness.sweep.status import Trail
+from harness.sweep.planner import PlannedRun
+from harness.sweep.status import StatusWriter
 
 POLL_SECONDS = 0.5
 """Between two looks at runs that another sweep has claimed."""
@@ -41,18 +41,18 @@ class Launcher(Protocol):
 
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
-    ) -> Ended: ...
+    ) -> ProcessResult: ...
 
 
-class Watcher(Protocol):
+class ProgressCallback(Protocol):
     """Whoever looks on: a live view, a log, or nobody."""
 
-    def event(self, planned: Planned, event: Event) -> None: ...
-    def ended(self, planned: Planned, record: RunRecord | None, message: str) -> None: ...
+    def event(self, planned: PlannedRun, event: Event) -> None: ...
+    def ended(self, planned: PlannedRun, record: RunRecord | None, message: str) -> None: ...
 
 
 @dataclass(frozen=True)
-class Setting:
+class SweepContext:
     """What all runs of a sweep share."""
 
     store: Store
@@ -65,7 +65,7 @@ class Setting:
     """The shifted copy of the test images, one for all runs."""
     backend: Backend = "tensorflow"
     checkpoint_seconds: float = 30.0
-    epochs: EpochStore | None = None
+    epochs: EpochCacheSettings | None = None
 
 
 @dataclass
@@ -78,7 +78,10 @@ class Summary:
 
 
 def sweep(
-    pending: Sequence[Planned], setting: Setting, launch: Launcher, watcher: Watcher
+    pending: Sequence[PlannedRun],
+    setting: SweepContext,
+    launch: Launcher,
+    watcher: ProgressCallback,
 ) -> Summary:
     """Execute every pending run, in order, on the first slot that is free.
 
@@ -94,12 +97,12 @@ def sweep(
 class _Sweep:
     """A sweep under way: what waits, what runs, and the claims on it."""
 
-    setting: Setting
+    setting: SweepContext
     launch: Launcher
-    watcher: Watcher
-    pending: Sequence[Planned]
+    watcher: ProgressCallback
+    pending: Sequence[PlannedRun]
     summary: Summary = field(default_factory=Summary)
-    running: dict[Future[Ended], tuple[Planned, Device, tuple[Claim, ...]]] = field(
+    running: dict[Future[ProcessResult], tuple[PlannedRun, Device, tuple[RunLock, ...]]] = field(
         default_factory=dict
     )
     full: NoRoom | None = None
@@ -147,20 +150,20 @@ class _Sweep:
                 left.remove(device)
         return left
 
-    def _place(self, free: list[Device]) -> tuple[Device, tuple[Claim, ...]] | None:
+    def _place(self, free: list[Device]) -> tuple[Device, tuple[RunLock, ...]] | None:
         """The next free slot, and the hold on its GPU; those that another sweep is on are not."""
         while free:
             device = free.pop(0)
             if device.id == "cpu":  # There runs take turns, whoever's they are.
                 return device, ()
-            if hold := occupy(device):
+            if hold := acquire_gpu(device):
                 return device, (hold,)
         return None
 
-    def _claim(self, planned: Planned) -> Claim | None:
+    def _claim(self, planned: PlannedRun) -> RunLock | None:
         folder = self.setting.store.artefacts(planned.run)
         try:
-            return take(folder, recipe=planned.recipe.name, seed=planned.run.seed)
+            return acquire(folder, recipe=planned.recipe.name, seed=planned.run.seed)
         except OSError as error:
             self._disk_full(error)
             return None
@@ -172,7 +175,7 @@ class _Sweep:
         self.full = error if isinstance(error, NoRoom) else NoRoom.at(self.setting.store.root)
         self.waiting.clear()
 
-    def _done_elsewhere(self, planned: Planned) -> bool:
+    def _done_elsewhere(self, planned: PlannedRun) -> bool:
         trace = self.setting.store.trace(planned.run)
         if trace is None or trace == planned.seen:
             return False
@@ -191,12 +194,12 @@ class _Sweep:
         for future in done:
             self._conclude(future)
 
-    def _supervise(self, planned: Planned, device: Device) -> Ended:
+    def _supervise(self, planned: PlannedRun, device: Device) -> ProcessResult:
         """One run to its end; in smaller and smaller parts, if memory is too small for it."""
         environment = {**device.environment, "KERAS_BACKEND": self.setting.backend}
         job = _job(planned, self.setting, device)
         folder = self.setting.store.artefacts(planned.run)
-        trail = Trail(folder, partial(self.watcher.event, planned))
+        trail = StatusWriter(folder, partial(self.watcher.event, planned))
         while True:
             ended = self.launch(job, environment, trail)
             if ended.how != "out of memory":
@@ -204,10 +207,12 @@ class _Sweep:
             if job.parts >= MOST_PARTS:
                 assert ended.failed is not None
                 reason = f"out of memory: {ended.failed.reason.removeprefix('out of memory: ')}"
-                return Ended("failed", failed=ended.failed.model_copy(update={"reason": reason}))
+                return ProcessResult(
+                    "failed", failed=ended.failed.model_copy(update={"reason": reason})
+                )
             job = job.model_copy(update={"parts": 2 * job.parts})
 
-    def _conclude(self, future: Future[Ended]) -> None:
+    def _conclude(self, future: Future[ProcessResult]) -> None:
         planned, _, held = self.running[future]
         try:
             _conclude(planned, future.result(), self.setting, self.summary, self.watcher)
@@ -230,7 +235,7 @@ class _Sweep:
                 claim.release()
 
 
-def _job(planned: Planned, setting: Setting, device: Device) -> Job:
+def _job(planned: PlannedRun, setting: SweepContext, device: Device) -> Job:
     return Job(
         run=planned.run,
         data=str(setting.data_folder.resolve()),
@@ -246,7 +251,11 @@ def _job(planned: Planned, setting: Setting, device: Device) -> Job:
 
 
 def _conclude(
-    planned: Planned, ended: Ended, setting: Setting, summary: Summary, watcher: Watcher
+    planned: PlannedRun,
+    ended: ProcessResult,
+    setting: SweepContext,
+    summary: Summary,
+    watcher: ProgressCallback,
 ) -> None:
     if ended.how == "stopped":
         watcher.ended(planned, None, "stopped")
@@ -270,7 +279,7 @@ def _conclude(
         watcher.ended(planned, record, "finished")
 
 
-def _record(planned: Planned, ended: Ended, setting: Setting) -> RunRecord:
+def _record(planned: PlannedRun, ended: ProcessResult, setting: SweepContext) -> RunRecord:
     """Predictions -> metrics -> record. The predictions are on disk before the record is."""
     result: Finished | Failed
     if ended.failed is not None:
@@ -292,10 +301,12 @@ def _record(planned: Planned, ended: Ended, setting: Setting) -> RunRecord:
     )
 
 
-def _finished(planned: Planned, ended: Ended, setting: Setting) -> Finished:
+def _finished(planned: PlannedRun, ended: ProcessResult, setting: SweepContext) -> Finished:
     assert ended.outcome is not None
     store, run = setting.store, planned.run
     parts = read_predictions(store.artefacts(run) / PREDICTIONS)
-    judged = {name: part for name, part in parts.items() if name != "train"}
-    store.save_predictions(run, judged)
-    return Finished(**dict(ended.outcome), **dict(metrics.judge(judged, setting.data.class_names)))
+    evaluation = {name: part for name, part in parts.items() if name != "train"}
+    store.save_predictions(run, evaluation)
+    return Finished(
+        **dict(ended.outcome), **dict(metrics.evaluate(evaluation, setting.data.class_names))
+    )

@@ -15,19 +15,19 @@ from pathlib import Path
 from harness.execution import run_lock
 from harness.execution.processes import Event
 from harness.storage.records import Store
-from harness.sweep.run_state import Standing
+from harness.sweep.run_state import RunState
 
 PROGRESS = "progress.json"
 EVERY_SECONDS = 1.0
 
 
 @dataclass
-class Trail:
+class StatusWriter:
     """Listens to the events of one run and leaves the last of them in its artefacts."""
 
     folder: Path
     pass_on: Callable[[Event], None]
-    _standing: Standing = field(default_factory=Standing)
+    _standing: RunState = field(default_factory=RunState)
     _last: float = field(default=0.0)
 
     def __call__(self, event: Event) -> None:
@@ -58,7 +58,7 @@ class Running:
     seed: int
     holder: str
     seconds: float
-    standing: Standing
+    standing: RunState
     log: Path
 
     @property
@@ -69,8 +69,8 @@ class Running:
 def running(store: Store, now: float) -> tuple[Running, ...]:
     """Every run under way in this folder, by whichever sweep; ``now`` in seconds of the epoch."""
     found = []
-    for claim in sorted((store.root / "artefacts").glob(f"*/{run_lock.CLAIM}")):
-        told = run_lock.holder(claim.parent)
+    for claim in sorted((store.root / "artefacts").glob(f"*/{run_lock.LOCK_FILE}")):
+        told = run_lock.owner(claim.parent)
         if told is None:
             continue
         found.append(
@@ -86,11 +86,11 @@ def running(store: Store, now: float) -> tuple[Running, ...]:
     return tuple(found)
 
 
-def _standing(path: Path) -> Standing:
+def _standing(path: Path) -> RunState:
     try:
-        return Standing.from_told(json.loads(path.read_bytes()))
+        return RunState.from_told(json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):
-        return Standing()  # Nothing yet, or by another version.
+        return RunState()  # Nothing yet, or by another version.
 
 
 def report(store: Store, now: float) -> str:

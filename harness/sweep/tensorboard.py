@@ -20,14 +20,14 @@ from harness.errors import UserError
 from harness.execution.processes import Event
 from harness.schema.records import RunRecord
 from harness.schema.run import Run
-from harness.sweep.planner import Planned
-from harness.sweep.scheduler import Watcher
+from harness.sweep.planner import PlannedRun
+from harness.sweep.scheduler import ProgressCallback
 
 LOGS = "events.out.tfevents."
 """How TensorBoard knows its files."""
 
 
-def beside(folder: Path | None) -> Callable[[Watcher], Watcher]:
+def with_tensorboard(folder: Path | None) -> Callable[[ProgressCallback], ProgressCallback]:
     """What makes a watcher write learning curves too, if a folder for them is named.
 
     Raises UserError where the folder cannot be made, or TensorBoard is not installed.
@@ -40,20 +40,20 @@ def beside(folder: Path | None) -> Callable[[Watcher], Watcher]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--tensorboard {folder}: {error.strerror or error}") from None
-    return partial(Curves, folder)
+    return partial(TensorBoardCallback, folder)
 
 
 @dataclass
-class Curves:
+class TensorBoardCallback:
     """A watcher that writes the curves and passes everything on to another."""
 
     folder: Path
-    watcher: Watcher
+    watcher: ProgressCallback
     _logs: dict[str, Any] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _silent: bool = False
 
-    def event(self, planned: Planned, event: Event) -> None:
+    def event(self, planned: PlannedRun, event: Event) -> None:
         self.watcher.event(planned, event)
         if self._silent:
             return
@@ -68,7 +68,7 @@ class Curves:
             text = f"{self.folder}: no more learning curves: {error.strerror or error}"
             self.watcher.event(planned, {"event": "message", "text": text})
 
-    def ended(self, planned: Planned, record: RunRecord | None, message: str) -> None:
+    def ended(self, planned: PlannedRun, record: RunRecord | None, message: str) -> None:
         with self._lock:
             log = self._logs.pop(planned.run.id, None)
         if log is not None:

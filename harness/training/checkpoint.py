@@ -22,24 +22,24 @@ import numpy as np
 from harness.errors import is_no_room
 from harness.schema.records import Epoch
 from harness.storage.records import CHECKPOINT
-from harness.training.schedule import Pace
+from harness.training.schedule import ScheduleState
 
 SHARE = 0.05
 """Of the time that checkpoints may take at most: a large network is kept less often."""
 
 
 @dataclass(frozen=True)
-class Progress:
+class Checkpoint:
     """A phase after some of its epochs: what the next one depends on."""
 
-    pace: Pace
+    pace: ScheduleState
     curve: tuple[Epoch, ...]
     arrays: Mapping[str, np.ndarray]
     """The learner's own: weights, the state of its optimizer, the best weights so far."""
 
 
 @dataclass
-class Keeper:
+class CheckpointManager:
     """The checkpoints of one run, in its artefacts.
 
     ``signature`` tells by whom they were written; others' are not taken up. ``tell`` gets one
@@ -67,7 +67,7 @@ class Keeper:
     def due(self) -> bool:
         return self.clock() >= self._next
 
-    def keep(self, phase: str, progress: Progress) -> None:
+    def keep(self, phase: str, progress: Checkpoint) -> None:
         """Write one now. A disk that is full costs the checkpoint, not the run."""
         began = self.clock()
         told = {
@@ -86,7 +86,7 @@ class Keeper:
         self.seconds += took
         self._next = self.clock() + max(self.every, took / SHARE)
 
-    def recall(self, phase: str) -> Progress | None:
+    def recall(self, phase: str) -> Checkpoint | None:
         """The last good one of this phase, by the same program; None to begin anew."""
         for path in self.paths:
             if not path.exists():
@@ -101,7 +101,7 @@ class Keeper:
                 continue
             curve = tuple(Epoch.model_validate(line) for line in told["curve"])
             self.resumed = len(curve)
-            return Progress(Pace(**told["pace"]), curve, arrays)
+            return Checkpoint(ScheduleState(**told["pace"]), curve, arrays)
         return None
 
     def _write(self, arrays: Mapping[str, np.ndarray]) -> None:

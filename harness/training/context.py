@@ -14,23 +14,23 @@ import numpy as np
 
 from harness.augmentation import epoch_cache as augmented
 from harness.augmentation.worker import augmenter
-from harness.data.sampling import drawn
+from harness.data.sampling import sample_indices
 from harness.data.shifted_test import Shifted
-from harness.execution.device_lock import Quiet
+from harness.execution.device_lock import DeviceLock
 from harness.schema.dataset import Dataset, Parts
 from harness.schema.predictions import Predictions
 from harness.schema.protocol import Phase
 from harness.schema.records import Cost, Epoch
 from harness.schema.run import Run
 from harness.training import throughput
-from harness.training.checkpoint import Keeper
-from harness.training.device_images import Resident, room
-from harness.training.head import Standard
+from harness.training.checkpoint import CheckpointManager
+from harness.training.device_images import DeviceImages, memory_budget
+from harness.training.head import Standardizer
 from harness.training.model import (
     build_head,
 )
-from harness.training.predictor import Judge, Rows, images_to_pass
-from harness.training.train_step import Compiling, Forward, numbers
+from harness.training.predictor import ImageRows, Predictor, images_to_pass
+from harness.training.train_step import CompileTimer, Forward, to_numpy
 
 PART_NAMES = ("train", "validation", "test")
 
@@ -48,9 +48,9 @@ class Events:
     step: Callable[[int, int], None]
     """Images done of images to do, of a pass over the data."""
     epoch: Callable[[Epoch], None]
-    quiet: Quiet
+    device_lock: DeviceLock
     device: str
-    keeper: Keeper | None = None
+    keeper: CheckpointManager | None = None
     """Where a phase on images keeps its checkpoints."""
     parts: int = 1
     """Micro-batches to a batch. More than one where memory was too small for it whole: gradients
@@ -59,17 +59,17 @@ class Events:
 
 
 @dataclass(frozen=True)
-class Beside:
+class TrainOptions:
     """What a training may have at hand besides its data; by default nothing."""
 
     shifted: Shifted | None = None
-    shelf: augmented.Shelf | None = None
+    shelf: augmented.EpochCache | None = None
     """Where augmented epochs are kept; without it they are made in memory."""
     ahead: Callable[[int, int], None] = lambda first, end: None
     """Told which augmented epochs come next: the first, and the end."""
 
 
-NOTHING = Beside()
+NOTHING = TrainOptions()
 
 
 @dataclass
@@ -87,19 +87,19 @@ class RunContext:
     embedded: int = 0
     seconds_before: float = 0.0
     """Of the epochs that a process before this one has trained."""
-    compiling: Compiling = field(default_factory=Compiling)
+    compiling: CompileTimer = field(default_factory=CompileTimer)
     _meter: tuple[throughput.Meter, bool] | None = None
 
     def __post_init__(self) -> None:
         self._forward = Forward(self.network, self.compiling)
         self.parts_used = self.events.parts
 
-    def laid(self, images: np.ndarray) -> Resident:
+    def laid(self, images: np.ndarray) -> DeviceImages:
         """Images where the steps find them; with the host once memory has been too small."""
-        return Resident(images, 0 if self.events.parts > 1 else room())
+        return DeviceImages(images, 0 if self.events.parts > 1 else memory_budget())
 
     @cached_property
-    def resident(self) -> Resident:
+    def resident(self) -> DeviceImages:
         return self.laid(self.data.images)
 
     def ids(self, part: str) -> np.ndarray:
@@ -111,27 +111,27 @@ class RunContext:
         return np.eye(classes, dtype=np.float32)[self.data.labels[self.ids(part)]]
 
     @cached_property
-    def drawn(self) -> np.ndarray:
+    def sample_indices(self) -> np.ndarray:
         """The training images of an epoch, by position: each once, or the rare ones again."""
-        return drawn(self.run.protocol.loss, self.targets("train"), self.run.seed)
+        return sample_indices(self.run.protocol.loss, self.targets("train"), self.run.seed)
 
     @property
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
         """Targets of the training images as they are, and of validation."""
-        return self.targets("train")[self.drawn], self.targets("validation")
+        return self.targets("train")[self.sample_indices], self.targets("validation")
 
     def varied_labels(self, epochs: int) -> tuple[np.ndarray, np.ndarray]:
         """The same for the augmented stream, where there is one, in a phase of so many epochs."""
         plain, validation = self.labels
         return (self.reader.read(0, epochs).targets if self.reader else plain), validation
 
-    def rows(self, part: str) -> Rows:
+    def rows(self, part: str) -> ImageRows:
         """Images, and which of them are the part's. Only validation may be augmented, if told."""
         if part != "validation" or not self.run.protocol.augmentation.validation_share:
             return self.data.images, self.ids(part)
         return self._varied_validation, np.arange(len(self.ids(part)))
 
-    def images(self, part: str) -> tuple[Resident, np.ndarray]:
+    def images(self, part: str) -> tuple[DeviceImages, np.ndarray]:
         """The same, where the steps find them."""
         images, ids = self.rows(part)
         return (self.resident if images is self.data.images else self._laid_validation), ids
@@ -142,7 +142,7 @@ class RunContext:
         return augmented.varied_validation(self.run, self.data, ids, code)
 
     @cached_property
-    def _laid_validation(self) -> Resident:
+    def _laid_validation(self) -> DeviceImages:
         return self.laid(self._varied_validation)
 
     # Training
@@ -162,7 +162,7 @@ class RunContext:
             self.embedded += len(ids)
             yield self.pass_over(self.laid(made.images), ids, (done, total)), made.targets
 
-    def head(self, standard: Standard | None) -> keras.Model:
+    def head(self, standard: Standardizer | None) -> keras.Model:
         width, classes = self.network.output.shape[-1], len(self.data.class_names)
         return build_head(self.run.protocol.head, width, classes, standard)
 
@@ -186,7 +186,7 @@ class RunContext:
 
     def pass_over(
         self,
-        images: Resident,
+        images: DeviceImages,
         ids: np.ndarray,
         progress: tuple[int, int] = (0, 0),
         measured: bool = False,
@@ -211,17 +211,17 @@ class RunContext:
 
         On a device of the run's own, batches go in ahead of the features that are fetched.
         """
-        ahead, source = AHEAD if self.events.quiet.own else 0, iter(batches)
+        ahead, source = AHEAD if self.events.device_lock.own else 0, iter(batches)
         waiting: deque[Any] = deque()
         more = True
         while more or waiting:
-            with self.events.quiet.working():
+            with self.events.device_lock.shared():
                 batch = next(source, None)
                 if more := batch is not None:
                     waiting.append(self._forward(batch))
                 found = None
                 if waiting and (not more or len(waiting) > ahead):
-                    found = numbers(waiting.popleft())
+                    found = to_numpy(waiting.popleft())
             if found is not None:
                 yield found
 
@@ -238,7 +238,7 @@ class RunContext:
             batch = np.asarray(self.data.images[np.resize(ids[at : at + size], size)])
             return meter.measure(self._forward, batch)
 
-        with self.events.quiet.alone() as exclusive:
+        with self.events.device_lock.exclusive() as exclusive:
             while at < len(ids) and not meter.enough():
                 out[at : at + size] = measured(at)[: len(ids) - at]
                 at += size
@@ -253,14 +253,14 @@ class RunContext:
         """Of the three parts, of the shifted copy, and of both tests in the first view alone."""
         views = self.run.protocol.test_views
         ids = {part: self.ids(part) for part in PART_NAMES}
-        judged = len(ids["validation"]), len(ids["test"])
-        total = images_to_pass(views, judged, shifted)
+        evaluation = len(ids["validation"]), len(ids["test"])
+        total = images_to_pass(views, evaluation, shifted)
         if total:
             self.events.phase("judging", total)
-        judge = Judge(
+        judge = Predictor(
             self.data,
             self.forward,
-            lambda found: numbers(head(found, training=False)).astype(np.float32),
+            lambda found: to_numpy(head(found, training=False)).astype(np.float32),
             self.inference_batch,
             views,
             lambda done: self.events.step(done, total),

@@ -16,15 +16,15 @@ SHARE = 0.25
 """Of the device's free memory that an array of images may take: the rest is for the network."""
 
 
-class Resident:
+class DeviceImages:
     """An array of images (n, S, S, 3), in the device's memory if it has room for them.
 
     ``room``: bytes that they may take there; 0 keeps them with the host, which is where a CPU's
     steps find them without a copy.
     """
 
-    def __init__(self, images: np.ndarray, room: int) -> None:
-        self.on_device = images.nbytes <= room
+    def __init__(self, images: np.ndarray, memory_budget: int) -> None:
+        self.on_device = images.nbytes <= memory_budget
         self._images = ops.convert_to_tensor(np.asarray(images)) if self.on_device else images
 
     def take(self, ids: np.ndarray) -> Any:
@@ -34,7 +34,7 @@ class Resident:
         return np.asarray(self._images[ids])
 
 
-def room() -> int:
+def memory_budget() -> int:
     """Bytes of images that the device in use may hold now; 0 on a CPU."""
     return int(SHARE * _free())
 

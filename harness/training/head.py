@@ -15,8 +15,8 @@ import numpy as np
 
 from harness.evaluation.calibration import softmax
 from harness.schema.protocol import Head, Loss, Optimizer
-from harness.training.loop import PhaseName, Stage
-from harness.training.losses import aims, class_weights
+from harness.training.loop import PhaseName, TrainState
+from harness.training.losses import class_weights, loss_targets
 
 EPSILON = 1e-7
 """Of the optimizers, Keras's default."""
@@ -25,14 +25,16 @@ NORM_EPSILON, NORM_MOMENTUM = 1e-3, 0.99
 
 
 @dataclass(frozen=True)
-class Standard:
+class Standardizer:
     """(x - mean) * scale of each feature, from the training features."""
 
     mean: np.ndarray
     scale: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray, damping: float = 0.0, widths: Sequence[int] = ()) -> Standard:
+    def of(
+        cls, features: np.ndarray, damping: float = 0.0, widths: Sequence[int] = ()
+    ) -> Standardizer:
         """Of features (n, width), whose scale is that of one network.
 
         ``damping``: see harness.schema.protocol.Head. ``widths``: of the features of
@@ -99,7 +101,7 @@ class HeadLearner:
             [np.full(math.prod(s), len(s) == 2, np.float32) for s in self._shapes]
         )
         self._gradient = np.empty_like(self.vector)
-        self._optimizer = Stepper(optimizer, len(self.vector))
+        self._optimizer = HeadOptimizer(optimizer, len(self.vector))
 
     # The learner
 
@@ -124,7 +126,7 @@ class HeadLearner:
         probabilities = self._forward(now.features[order], cache)
         logs = np.log(np.clip(probabilities, EPSILON, 1.0))
         loss = float(-(now.targets[order] * logs).sum(axis=1).mean())
-        aimed = now.aims[order]
+        aimed = now.loss_targets[order]
         pull = probabilities * aimed.sum(axis=1, keepdims=True) - aimed
         self._backward(pull * np.float32(1 / len(order)), cache)
         if self.head.l1 or self.head.l2:
@@ -143,11 +145,11 @@ class HeadLearner:
         self.vector[:] = state[0]
         self.moving = [moving.copy() for moving in state[1]]
 
-    def recall(self, name: PhaseName) -> Stage | None:
+    def recall(self, name: PhaseName) -> TrainState | None:
         """Never: a head is seconds of work, and comes out the same again."""
         return None
 
-    def keep(self, name: PhaseName, stage: Stage) -> None:
+    def keep(self, name: PhaseName, stage: TrainState) -> None:
         """Nothing."""
 
     # What others need of it
@@ -176,13 +178,13 @@ class HeadLearner:
         return _Lesson(
             self._prepared(features),
             targets.astype(np.float32),
-            aims(targets, self._class_weights, self._smoothing),
+            loss_targets(targets, self._class_weights, self._smoothing),
         )
 
-    def _standard(self, features: np.ndarray) -> Standard | None:
+    def _standard(self, features: np.ndarray) -> Standardizer | None:
         if not self.head.standardise:
             return None
-        return Standard.of(features, self.head.damping, self._widths)
+        return Standardizer.of(features, self.head.damping, self._widths)
 
     def _prepared(self, features: np.ndarray) -> np.ndarray:
         features = features.astype(np.float32)
@@ -268,7 +270,7 @@ class _Lesson:
 
     features: np.ndarray
     targets: np.ndarray
-    aims: np.ndarray
+    loss_targets: np.ndarray
 
 
 @dataclass
@@ -280,7 +282,7 @@ class _Cache:
     norms: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
 
-class Stepper:
+class HeadOptimizer:
     """One optimizer on one flat vector of weights, with Keras's arithmetic."""
 
     def __init__(self, settings: Optimizer, size: int) -> None:

@@ -22,10 +22,10 @@ PhaseName = Literal["frozen", "fine-tuning", "from scratch"]
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrainState:
     """Where a phase stands between two epochs."""
 
-    pace: pacing.Pace
+    pace: pacing.ScheduleState
     curve: tuple[Epoch, ...]
     best: Any
     """The learner's state after its best epoch."""
@@ -52,10 +52,10 @@ class Learner(Protocol):
     def restore(self, state: Any) -> None:
         """Take weights back."""
 
-    def recall(self, name: PhaseName) -> Stage | None:
+    def recall(self, name: PhaseName) -> TrainState | None:
         """Go on from what was kept of this phase by a process that was cut off; None: begin."""
 
-    def keep(self, name: PhaseName, stage: Stage) -> None:
+    def keep(self, name: PhaseName, stage: TrainState) -> None:
         """A moment to keep everything that the next epoch depends on."""
 
 
@@ -74,7 +74,7 @@ def learn(
     """
     train, validation = labels
     truth, classes = validation.argmax(axis=1), validation.shape[1]
-    stage = learner.recall(name) or Stage(pacing.start(phase), (), learner.state())
+    stage = learner.recall(name) or TrainState(pacing.start(phase), (), learner.state())
     for line in stage.curve:
         report(line)
     while not stage.pace.finished:
@@ -99,7 +99,7 @@ def learn(
         )
         better = advanced.best_epoch == advanced.epoch
         best = learner.state() if better else stage.best
-        stage = Stage(advanced, (*stage.curve, line), best)
+        stage = TrainState(advanced, (*stage.curve, line), best)
         report(line)
         learner.keep(name, stage)
     learner.restore(stage.best)

@@ -17,7 +17,7 @@ def class_weights(loss: Loss, targets: np.ndarray) -> np.ndarray:
     return np.asarray(loss.class_weight)
 
 
-def aims(targets: np.ndarray, weights: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
+def loss_targets(targets: np.ndarray, weights: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
     """What the loss is the cross-entropy to, float32 (n, K): weighted, smoothed targets.
 
     A mix of classes costs what its classes would cost one by one, each at its own weight (K,),

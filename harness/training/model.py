@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.schema.protocol import Head
 from harness.schema.protocol import Optimizer as OptimizerSettings
-from harness.training.head import Standard
+from harness.training.head import Standardizer
 from zoo.batchnorm_folding import for_inference
 from zoo.factory import backbone_layers, branches
 
@@ -43,7 +43,7 @@ def jit() -> bool:
     return backend == "jax" or (backend == "tensorflow" and not on_cpu)
 
 
-def swift(network: keras.Model) -> keras.Model:
+def folded_for_inference(network: keras.Model) -> keras.Model:
     """The network for passes in which nothing learns; it has the network's own weights.
 
     Only TensorFlow's CPU kernels leave each BatchNorm as two passes of its own over the maps.
@@ -52,7 +52,9 @@ def swift(network: keras.Model) -> keras.Model:
     return for_inference(network) if bare else network
 
 
-def build_head(head: Head, features: int, classes: int, standard: Standard | None) -> keras.Model:
+def build_head(
+    head: Head, features: int, classes: int, standard: Standardizer | None
+) -> keras.Model:
     """The classifier as a Keras model: (B, features) to (B, classes) probabilities in float32.
 
     The same layers, weight for weight, as harness.training.head's: fine-tuning goes on from there.
@@ -78,7 +80,7 @@ def build_head(head: Head, features: int, classes: int, standard: Standard | Non
 class _Standardise(keras.layers.Layer):  # type: ignore[misc]
     """(x - mean) * scale, fixed and in float32 whatever the policy; carries no weights."""
 
-    def __init__(self, standard: Standard, **kwargs: Any) -> None:
+    def __init__(self, standard: Standardizer, **kwargs: Any) -> None:
         super().__init__(dtype="float32", **kwargs)
         self._standard = standard
 
@@ -111,7 +113,7 @@ def build_optimizer(settings: OptimizerSettings, parts: int = 1) -> keras.Optimi
             return optimizers.SGD(rate, momentum=momentum, nesterov=momentum > 0, **common)
 
 
-def whole_parts(batch: int, parts: int) -> int:
+def equal_micro_batches(batch: int, parts: int) -> int:
     """The smallest number of equal parts of a batch that is at least ``parts``."""
     return next(count for count in range(min(parts, batch), batch + 1) if batch % count == 0)
 

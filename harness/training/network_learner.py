@@ -8,16 +8,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from harness.training.checkpoint import Progress
+from harness.training.checkpoint import Checkpoint
 from harness.training.context import RunContext
-from harness.training.device_images import Resident
-from harness.training.loop import PhaseName, Stage
-from harness.training.losses import aims, class_weights
-from harness.training.train_step import TrainingStep, numbers
+from harness.training.device_images import DeviceImages
+from harness.training.loop import PhaseName, TrainState
+from harness.training.losses import class_weights, loss_targets
+from harness.training.train_step import TrainingStep, to_numpy
 
 
 @dataclass
-class ImageLearner:
+class NetworkLearner:
     """The whole network, learning from images. See harness.training.loop."""
 
     training: TrainingStep
@@ -28,8 +28,8 @@ class ImageLearner:
     parts: int = 1
 
     def __post_init__(self) -> None:
-        self._images: Resident | None = None
-        self._ids = self.context.ids("train")[self.context.drawn]
+        self._images: DeviceImages | None = None
+        self._ids = self.context.ids("train")[self.context.sample_indices]
         self._targets = self.context.labels[0]
         self._class_weights = class_weights(self.context.run.protocol.loss, self._targets)
         self._aims = self._aimed()
@@ -57,20 +57,20 @@ class ImageLearner:
     def _gradient(self, order: np.ndarray) -> Any:
         """The loss, still on the device if that is the run's own: nothing waits for it."""
         assert self._images is not None, "an epoch begins before its steps"
-        quiet = self.context.events.quiet
-        with quiet.working():
+        device_lock = self.context.events.device_lock
+        with device_lock.shared():
             images = self._images.take(self._ids[order])
             loss = self.training(images, self._targets[order], self._aims[order])
-            return loss if quiet.own else float(numbers(loss))
+            return loss if device_lock.own else float(to_numpy(loss))
 
     def _aimed(self) -> np.ndarray:
         smoothing = self.context.run.protocol.loss.label_smoothing
-        return aims(self._targets, self._class_weights, smoothing)
+        return loss_targets(self._targets, self._class_weights, smoothing)
 
     def validate(self) -> np.ndarray:
         self.training.settle()
         features = self.context.sweep_over("validation")
-        return numbers(self.head(features, training=False))
+        return to_numpy(self.head(features, training=False))
 
     def state(self) -> list[np.ndarray]:
         self.training.settle()
@@ -86,19 +86,19 @@ class ImageLearner:
 
     # Across processes
 
-    def keep(self, name: PhaseName, stage: Stage) -> None:
+    def keep(self, name: PhaseName, stage: TrainState) -> None:
         keeper = self.context.events.keeper
         if keeper is None or not keeper.due():
             return
         self.training.settle()
-        arrays = {f"model-{i}": numbers(v) for i, v in enumerate(self.model.variables)}
-        arrays |= {f"optimizer-{i}": numbers(v) for i, v in enumerate(self._moments())}
-        arrays["steps"] = numbers(self.training.optimizer.iterations)
+        arrays = {f"model-{i}": to_numpy(v) for i, v in enumerate(self.model.variables)}
+        arrays |= {f"optimizer-{i}": to_numpy(v) for i, v in enumerate(self._moments())}
+        arrays["steps"] = to_numpy(self.training.optimizer.iterations)
         if stage.pace.best_epoch != stage.pace.epoch:
             arrays |= {f"best-{i}": value for i, value in enumerate(stage.best)}
-        keeper.keep(name, Progress(stage.pace, stage.curve, arrays))
+        keeper.keep(name, Checkpoint(stage.pace, stage.curve, arrays))
 
-    def recall(self, name: PhaseName) -> Stage | None:
+    def recall(self, name: PhaseName) -> TrainState | None:
         keeper = self.context.events.keeper
         kept = keeper.recall(name) if keeper is not None else None
         if kept is None:
@@ -109,7 +109,7 @@ class ImageLearner:
         # Keras counts micro-batches; the checkpoint counts steps, and fits any number of parts.
         self.training.optimizer.variables[0].assign(kept.arrays["steps"] * self.parts)
         best = [array for key, array in kept.arrays.items() if key.startswith("best-")]
-        return Stage(kept.pace, kept.curve, best or self.state())
+        return TrainState(kept.pace, kept.curve, best or self.state())
 
     def _moments(self) -> list[keras.Variable]:
         """What the optimizer remembers from one step to the next, beside their number."""

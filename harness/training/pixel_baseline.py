@@ -9,7 +9,7 @@ from harness.data.shifted_test import Shifted
 from harness.evaluation import metrics
 from harness.schema.dataset import Dataset, DataSummary, Parts
 from harness.schema.predictions import SHIFTED, Predictions
-from harness.schema.records import Outside, OutsideRecord
+from harness.schema.records import External, ExternalRecord
 from harness.schema.run import Run
 from harness.storage.records import Store
 from harness.training.head import HeadLearner
@@ -65,7 +65,7 @@ def _small(images: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 def is_kept(store: Store, run: Run, asked_shifted: bool = False) -> bool:
     """Whether the floor lies beside a run already, with its score on harmed images if asked."""
-    outside = Outside(name=NAME, beside=run)
+    outside = External(name=NAME, beside=run)
     if not store.record_path(outside).exists():
         return False
     return not asked_shifted or SHIFTED in store.predictions(outside)
@@ -80,16 +80,16 @@ def keep(
     shifted: Shifted | None = None,
 ) -> None:
     """Put the floor beside a run. ``like``: the board's profile and data."""
-    outside = Outside(name=NAME, beside=run)
+    outside = External(name=NAME, beside=run)
     predictions = raw_pixels(run, data, parts, shifted)
     profile, summary = like
-    record = OutsideRecord(
+    record = ExternalRecord(
         outside=outside,
         baseline=True,
         note=f"floor: a linear classifier on the images at {SIDE} × {SIDE} pixels, no network",
         profile=profile,
         data=summary,
-        **dict(metrics.judge(predictions, summary.class_names)),
+        **dict(metrics.evaluate(predictions, summary.class_names)),
     )
     store.save_predictions(outside, predictions)
     store.save(record)

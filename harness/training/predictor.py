@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.augmentation.test_time import seen
-from harness.data.shifted_test import WAYS, Shifted
+from harness.augmentation.test_time import apply_view
+from harness.data.shifted_test import CORRUPTIONS, Shifted
 from harness.schema.dataset import Dataset
 from harness.schema.predictions import EVERY_SHIFT, PLAIN, SHIFTED, Predictions
 
-Rows = tuple[np.ndarray, np.ndarray]
+ImageRows = tuple[np.ndarray, np.ndarray]
 """An array of images, and which of its rows."""
 
 
 @dataclass
-class Judge:
+class Predictor:
     """``forward``: batches of images (batch, S, S, 3) to the features of one after the other;
     ``classify``: features to probabilities."""
 
@@ -35,7 +35,7 @@ class Judge:
     _done: int = 0
 
     def part(
-        self, name: str, rows: Rows, ids: np.ndarray, features: np.ndarray
+        self, name: str, rows: ImageRows, ids: np.ndarray, features: np.ndarray
     ) -> dict[str, Predictions]:
         """Of a part whose first view has been through the backbone: (n, width).
 
@@ -57,7 +57,7 @@ class Judge:
         return told
 
     def _told(
-        self, name: str, rows: Rows, ids: np.ndarray, features: np.ndarray
+        self, name: str, rows: ImageRows, ids: np.ndarray, features: np.ndarray
     ) -> dict[str, Predictions]:
         """Averaged over the views; beside a test, if there are several, what the first alone says.
 
@@ -69,7 +69,7 @@ class Judge:
             told[PLAIN + name] = self._predictions(ids, plain)
         return told
 
-    def _averaged(self, rows: Rows, first: np.ndarray | None = None) -> np.ndarray:
+    def _averaged(self, rows: ImageRows, first: np.ndarray | None = None) -> np.ndarray:
         """Mean probabilities (n, K) over the views; ``first`` are those of view 0, if known."""
         total = self.classify(self._pass(rows, 0)) if first is None else first
         if self.views == 1:
@@ -79,11 +79,13 @@ class Judge:
             sums += self.classify(self._pass(rows, view))
         return (sums / self.views).astype(np.float32)
 
-    def _pass(self, rows: Rows, view: int) -> np.ndarray:
+    def _pass(self, rows: ImageRows, view: int) -> np.ndarray:
         """Features (n, width) in one view. Short batches are filled up: nothing recompiles."""
         images, which = rows
         chosen = [which[at : at + self.batch] for at in range(0, len(which), self.batch)]
-        batches = (seen(np.asarray(images[np.resize(ids, self.batch)]), view) for ids in chosen)
+        batches = (
+            apply_view(np.asarray(images[np.resize(ids, self.batch)]), view) for ids in chosen
+        )
         found = []
         for ids, features in zip(chosen, self.forward(batches), strict=True):
             found.append(features[: len(ids)])
@@ -99,15 +101,15 @@ class Judge:
         return Predictions(ids, np.asarray(self.data.labels[ids]), probabilities, features)
 
 
-def images_to_pass(views: int, judged: tuple[int, int], shifted: Shifted | None) -> int:
+def images_to_pass(views: int, evaluation: tuple[int, int], shifted: Shifted | None) -> int:
     """Images that a Judge sends through the backbone: views, shifted copies and all.
 
     ``judged``: how many validation and test images there are.
     """
     more = 0 if shifted is None else len(shifted.mixed)
     every = len(shifted.ids) if shifted is not None and len(shifted.ids) > more else 0
-    return (views - 1) * sum(judged) + views * (more + every)
+    return (views - 1) * sum(evaluation) + views * (more + every)
 
 
 def _each_way(copy: Shifted) -> list[np.ndarray]:
-    return np.split(np.arange(len(copy.ids)), len(WAYS))
+    return np.split(np.arange(len(copy.ids)), len(CORRUPTIONS))

@@ -12,7 +12,7 @@ from harness.schema.protocol import Phase, Schedule
 
 
 @dataclass(frozen=True)
-class Pace:
+class ScheduleState:
     """After ``epoch`` finished epochs (0: none yet)."""
 
     learning_rate: float
@@ -26,11 +26,11 @@ class Pace:
     finished: bool = False
 
 
-def start(phase: Phase) -> Pace:
-    return Pace(learning_rate=phase.optimizer.learning_rate)
+def start(phase: Phase) -> ScheduleState:
+    return ScheduleState(learning_rate=phase.optimizer.learning_rate)
 
 
-def advance(phase: Phase, pace: Pace, validation_loss: float) -> Pace:
+def advance(phase: Phase, pace: ScheduleState, validation_loss: float) -> ScheduleState:
     """The pace after one more epoch that ended with this validation loss."""
     epoch = pace.epoch + 1
     better = validation_loss < pace.best_loss
@@ -47,7 +47,7 @@ def advance(phase: Phase, pace: Pace, validation_loss: float) -> Pace:
     return _reschedule(phase, pace)
 
 
-def _reschedule(phase: Phase, pace: Pace) -> Pace:
+def _reschedule(phase: Phase, pace: ScheduleState) -> ScheduleState:
     schedule = phase.schedule
     if schedule.name == "plateau" and pace.plateau >= schedule.patience:
         lower = max(pace.learning_rate * schedule.factor, schedule.minimum)

@@ -13,9 +13,9 @@ from typing import Literal
 import keras
 import numpy as np
 
-from harness.augmentation.test_time import seen
+from harness.augmentation.test_time import apply_view
 from harness.schema.records import Throughput
-from harness.training.train_step import Forward, numbers
+from harness.training.train_step import Forward, to_numpy
 
 MINIMUM_BATCHES = 5
 ENOUGH_SECONDS = 3.0
@@ -82,9 +82,9 @@ class Meter:
         pixels, and that of its features back count: all recipes pay for the same pixels.
         """
         begin = time.perf_counter()
-        features = numbers(forward(batch))
+        features = to_numpy(forward(batch))
         for view in range(1, self.views):
-            numbers(forward(seen(batch, view)))
+            to_numpy(forward(apply_view(batch, view)))
         self.seconds.append(time.perf_counter() - begin)
         return features
 

@@ -15,10 +15,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from harness.training.model import jit, swift
+from harness.training.model import folded_for_inference, jit
 
 
-def numbers(tensor: Any) -> np.ndarray:
+def to_numpy(tensor: Any) -> np.ndarray:
     """Any backend's tensor or variable as an array of the host's, once it is computed."""
     return np.asarray(ops.convert_to_numpy(tensor))
 
@@ -37,7 +37,7 @@ def compiled(function: Callable[..., Any], donate: tuple[int, ...] = ()) -> Call
 
 
 @dataclass
-class Compiling:
+class CompileTimer:
     """The seconds that steps took to compile: what a shape's first call took beyond its second.
 
     Both are waited for, so that their times are those of the whole step.
@@ -56,7 +56,7 @@ class Compiling:
             return step(*batch)
         begin = time.perf_counter()
         found = step(*batch)
-        numbers(found)
+        to_numpy(found)
         taken.append(time.perf_counter() - begin)
         return found
 
@@ -64,9 +64,9 @@ class Compiling:
 class Forward:
     """Pooled features, float32, of a batch of images, the host's or the device's."""
 
-    def __init__(self, network: keras.Model, compiling: Compiling | None = None) -> None:
-        self._network = swift(network)
-        self._compiling = compiling or Compiling()
+    def __init__(self, network: keras.Model, compiling: CompileTimer | None = None) -> None:
+        self._network = folded_for_inference(network)
+        self._compiling = compiling or CompileTimer()
         self._step = self._on_jax() if keras.backend.backend() == "jax" else self._elsewhere()
 
     def __call__(self, images: Any) -> Any:
@@ -105,10 +105,10 @@ class TrainingStep:
         self,
         model: keras.Model,
         optimizer: keras.Optimizer,
-        compiling: Compiling | None = None,
+        compiling: CompileTimer | None = None,
     ) -> None:
         self.model, self.optimizer = model, optimizer
-        self._compiling = compiling or Compiling()
+        self._compiling = compiling or CompileTimer()
         self._rate: float | None = None
         self._state: tuple[list[Any], ...] | None = None
         optimizer.build(model.trainable_variables)

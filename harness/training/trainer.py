@@ -18,18 +18,18 @@ import numpy as np
 
 from harness.augmentation import epoch_cache as augmented
 from harness.augmentation.worker import augmenter, stream_of
-from harness.data.splitting import carry_out
+from harness.data.splitting import split_indices
 from harness.schema.dataset import Dataset
 from harness.schema.predictions import Predictions
 from harness.schema.protocol import Phase
 from harness.schema.records import Cost, Epoch
 from harness.schema.run import Run
 from harness.training import throughput
-from harness.training.context import NOTHING, PART_NAMES, Beside, Events, RunContext
+from harness.training.context import NOTHING, PART_NAMES, Events, RunContext, TrainOptions
 from harness.training.head import HeadLearner
 from harness.training.loop import PhaseName, learn
-from harness.training.model import build_optimizer, seed_everything, unfreeze, whole_parts
-from harness.training.network_learner import ImageLearner
+from harness.training.model import build_optimizer, equal_micro_batches, seed_everything, unfreeze
+from harness.training.network_learner import NetworkLearner
 from harness.training.train_step import TrainingStep
 from zoo.factory import WeightsFiles, branches, build
 from zoo.registry import find
@@ -57,7 +57,7 @@ def train(
     data: Dataset,
     weights: WeightsFiles,
     events: Events,
-    beside: Beside = NOTHING,
+    beside: TrainOptions = NOTHING,
 ) -> Trained:
     """Train one run and predict its three parts, and the shifted copy of its test images.
 
@@ -66,12 +66,12 @@ def train(
     """
     clock = Clock()
     protocol = run.protocol
-    parts = carry_out(run.split, data)
+    parts = split_indices(run.split, data)
     seed_everything(run.seed)
     keras.config.set_dtype_policy(protocol.precision)
 
     events.phase("build", 1)
-    with events.quiet.working():
+    with events.device_lock.shared():
         network = build(find(run.recipe), protocol.image_size, weights)
     seconds = {"build": clock.lap()}
 
@@ -103,7 +103,7 @@ def frozen_head(context: RunContext, features: dict[str, np.ndarray], phase: Pha
     protocol = context.run.protocol
     learner = HeadLearner(
         (protocol.head, protocol.loss, phase.optimizer),
-        (features["train"][context.drawn], context.labels[0]),
+        (features["train"][context.sample_indices], context.labels[0]),
         features["validation"],
         context.run.seed,
         [branch.output.shape[-1] for branch in branches(context.network)],
@@ -113,7 +113,7 @@ def frozen_head(context: RunContext, features: dict[str, np.ndarray], phase: Pha
     if context.reader is not None:
         learner.vary(context.varied_features(context.reader, phase))
     context.events.phase("frozen", phase.epochs)
-    with context.events.quiet.working():
+    with context.events.device_lock.shared():
         context.history += learn(
             learner, "frozen", phase, labels, context.run.seed, context.events.epoch
         )
@@ -140,11 +140,11 @@ def learn_images(context: RunContext, name: PhaseName, phase: Phase, head: keras
     model = keras.Model(context.network.input, head(context.network.output))
     context.trainable = throughput.count(model.trainable_weights)
     size = min(phase.batch_size, len(context.ids("train")))
-    parts = context.parts_used = whole_parts(size, context.events.parts)
+    parts = context.parts_used = equal_micro_batches(size, context.events.parts)
     optimizer = build_optimizer(phase.optimizer, parts)
     training = TrainingStep(model, optimizer, context.compiling)
     context.events.phase(name, phase.epochs)
-    learner = ImageLearner(training, context, head, phase.epochs, parts)
+    learner = NetworkLearner(training, context, head, phase.epochs, parts)
     labels = context.varied_labels(phase.epochs)
     curve = learn(learner, name, phase, labels, context.run.seed, context.events.epoch)
     context.history += curve
@@ -152,11 +152,13 @@ def learn_images(context: RunContext, name: PhaseName, phase: Phase, head: keras
         context.seconds_before = sum(e.seconds for e in curve[: context.events.keeper.resumed])
 
 
-def _reader(run: Run, data: Dataset, events: Events, beside: Beside) -> augmented.Reader | None:
+def _reader(
+    run: Run, data: Dataset, events: Events, beside: TrainOptions
+) -> augmented.Reader | None:
     augmentation = run.protocol.augmentation
     if not augmentation.policy:
         return None
-    how = {"augment": augmenter(augmentation), "turn": events.quiet.working}
+    how = {"augment": augmenter(augmentation), "turn": events.device_lock.shared}
     return augmented.Reader(stream_of(run, data), beside.shelf, how, beside.ahead)
 
 

@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.execution.child import seldom, serve
+from harness.execution.child import serve, throttled
 
 if TYPE_CHECKING:
-    from harness.execution.device_lock import Quiet
-    from harness.execution.monitor import Pulse
+    from harness.execution.device_lock import DeviceLock
+    from harness.execution.monitor import ResourceMonitor
     from harness.schema.run import Job
 
 
@@ -29,9 +29,9 @@ def main() -> int:
 
 def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     from harness.execution import energy
-    from harness.execution.device_lock import Quiet
-    from harness.execution.monitor import Pulse
-    from harness.execution.run_lock import working
+    from harness.execution.device_lock import DeviceLock
+    from harness.execution.monitor import ResourceMonitor
+    from harness.execution.run_lock import artefacts_lock
     from harness.schema.run import Job
 
     job = Job.model_validate_json(job_text)
@@ -39,33 +39,33 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     def tell(resident_mb: float | None, device_mb: float | None) -> None:
         emit("memory", resident_mb=resident_mb, device_mb=device_mb)
 
-    with working(Path(job.output)), Pulse(energy.of(job.device), tell) as pulse:
-        return _train(job, Quiet(job.device, own=job.own_device), pulse, emit)
+    with artefacts_lock(Path(job.output)), ResourceMonitor(energy.of(job.device), tell) as pulse:
+        return _train(job, DeviceLock(job.device, own=job.own_device), pulse, emit)
 
 
-def _train(job: Job, quiet: Quiet, pulse: Pulse, emit: Any) -> dict[str, Any]:
+def _train(job: Job, device_lock: DeviceLock, pulse: ResourceMonitor, emit: Any) -> dict[str, Any]:
     emit("phase", name="start", steps=1)
-    with quiet.working():  # Loading a framework keeps a core busy for seconds.
+    with device_lock.shared():  # Loading a framework keeps a core busy for seconds.
         import keras
 
         from harness.training import throughput, trainer
-        from harness.training.context import Beside, Events
+        from harness.training.context import Events, TrainOptions
         from harness.training.model import make_deterministic
 
     make_deterministic(keras.backend.backend())
     if job.device != "cpu":
         pulse.device_memory = partial(throughput.device_memory_mb, "current")
-    from harness.augmentation.worker import Ahead
+    from harness.augmentation.worker import EpochPrefetcher
     from harness.data.image_cache import open_dataset
     from harness.data.shifted_test import open_shifted
-    from harness.data.splitting import carry_out
+    from harness.data.splitting import split_indices
     from harness.schema.ledger import Ledger
 
     events = Events(
         phase=lambda name, steps: emit("phase", name=name, steps=steps),
-        step=seldom(lambda done, of: emit("step", done=done, of=of)),
+        step=throttled(lambda done, of: emit("step", done=done, of=of)),
         epoch=lambda epoch: emit("epoch", line=epoch.model_dump(mode="json")),
-        quiet=quiet,
+        device_lock=device_lock,
         device=job.device_name,
         keeper=_keeper(job, emit),
         parts=job.parts,
@@ -74,11 +74,11 @@ def _train(job: Job, quiet: Quiet, pulse: Pulse, emit: Any) -> dict[str, Any]:
     weights = tuple(Path(file) if file else None for file in job.weights)
     data, shifted = open_dataset(Path(job.data)), None
     if job.shifted:
-        test = carry_out(job.run.split, data).test
+        test = split_indices(job.run.split, data).test
         shifted = open_shifted(Path(job.shifted), data, test, job.run.split)
-    ahead = Ahead(job)
+    ahead = EpochPrefetcher(job)
     try:
-        beside = Beside(shifted, _shelf(job, emit), ahead)
+        beside = TrainOptions(shifted, _shelf(job, emit), ahead)
         trained = trainer.train(job.run, data, weights, events, beside)
     finally:
         ahead.close()
@@ -90,7 +90,7 @@ def _train(job: Job, quiet: Quiet, pulse: Pulse, emit: Any) -> dict[str, Any]:
     pulse.energy.look()
     ledger = Ledger(
         **_learnt(trained),
-        device_seconds=_device_seconds(quiet, trained, start),
+        device_seconds=_device_seconds(device_lock, trained, start),
         energy_joules=None if resumed else pulse.energy.joules,
         energy_exclusive=not job.device_shared,
     )
@@ -98,11 +98,11 @@ def _train(job: Job, quiet: Quiet, pulse: Pulse, emit: Any) -> dict[str, Any]:
     return told.model_dump(mode="json")
 
 
-def _device_seconds(quiet: Quiet, trained: Any, start: float) -> float:
+def _device_seconds(device_lock: DeviceLock, trained: Any, start: float) -> float:
     """Steps on a GPU of the run's own go on after their turns: there all of its time counts."""
-    if quiet.own:
+    if device_lock.own:
         return start + sum(trained.seconds[part] for part in ("build", "training", "evaluation"))
-    return quiet.seconds + float(trained.seconds["before"])
+    return device_lock.seconds + float(trained.seconds["before"])
 
 
 def _learnt(trained: Any) -> dict[str, int]:
@@ -119,12 +119,12 @@ def _learnt(trained: Any) -> dict[str, int]:
 
 
 def _shelf(job: Any, emit: Any) -> Any:
-    from harness.augmentation.epoch_cache import Shelf
+    from harness.augmentation.epoch_cache import EpochCache
 
     if job.epochs is None:
         return None
     folder, limit = Path(job.epochs.folder), job.epochs.limit_bytes
-    return Shelf(folder, limit, tell=lambda text: emit("message", text=text))
+    return EpochCache(folder, limit, tell=lambda text: emit("message", text=text))
 
 
 def _keeper(job: Job, emit: Any) -> Any:
@@ -132,7 +132,7 @@ def _keeper(job: Job, emit: Any) -> Any:
     import keras
 
     from harness import __version__
-    from harness.training.checkpoint import Keeper
+    from harness.training.checkpoint import CheckpointManager
 
     def tell(line: str) -> None:
         print(f"warning: {line}", file=sys.stderr, flush=True)
@@ -144,7 +144,7 @@ def _keeper(job: Job, emit: Any) -> Any:
         "keras": keras.__version__,
         "backend": f"{keras.backend.backend()} {_backend_version()}",
     }
-    return Keeper(Path(job.output), signature, every=job.checkpoint_seconds, tell=tell)
+    return CheckpointManager(Path(job.output), signature, every=job.checkpoint_seconds, tell=tell)
 
 
 def _write(output: Path, trained: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from harness.evaluation import metrics
-from harness.execution.processes import Ended, Event
+from harness.execution.processes import Event, ProcessResult
 from harness.schema.dataset import DataSummary, Split
 from harness.schema.predictions import Predictions
 from harness.schema.protocol import Protocol
@@ -28,7 +28,7 @@ from harness.schema.records import (
 from harness.schema.run import Job, Run, Weights
 from harness.storage.predictions import write_predictions
 from harness.storage.records import PREDICTIONS, Store
-from harness.sweep.planner import Planned
+from harness.sweep.planner import PlannedRun
 from zoo.registry import find
 
 CLASSES = ("basophil", "eosinophil", "platelet")
@@ -48,8 +48,8 @@ def made_run(recipe: str = "vgg16", seed: int = 0) -> Run:
     )
 
 
-def made_planned(recipe: str = "vgg16", seed: int = 0) -> Planned:
-    return Planned(made_run(recipe, seed), find(recipe), (None,), "")
+def made_planned(recipe: str = "vgg16", seed: int = 0) -> PlannedRun:
+    return PlannedRun(made_run(recipe, seed), find(recipe), (None,), "")
 
 
 def made_predictions(run: Run) -> dict[str, Predictions]:
@@ -122,7 +122,7 @@ def made_record(recipe: str = "vgg16", seed: int = 0, note: str = "") -> RunReco
         note=note,
         result=Finished(
             **dict(made_outcome()),
-            **dict(metrics.judge({k: p for k, p in parts.items() if k != "train"}, CLASSES)),
+            **dict(metrics.evaluate({k: p for k, p in parts.items() if k != "train"}, CLASSES)),
         ),
     )
 
@@ -143,7 +143,7 @@ def failed_record(recipe: str = "vgg19", reason: str = "killed (signal 9)") -> R
 class StandIn:
     """A launcher without a process: writes predictions as a worker would, or fails as told."""
 
-    fails: Mapping[str, Ended | BaseException] = field(default_factory=dict)
+    fails: Mapping[str, ProcessResult | BaseException] = field(default_factory=dict)
     launched: list[str] = field(default_factory=list)
     stopped: bool = False
 
@@ -154,7 +154,7 @@ class StandIn:
 
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
-    ) -> Ended:
+    ) -> ProcessResult:
         self.launched.append(job.run.recipe)
         report({"event": "phase", "name": "features", "steps": 100})
         fate = self.fails.get(job.run.recipe)
@@ -165,7 +165,7 @@ class StandIn:
         parts = made_predictions(job.run)
         told = {k: p for k, p in parts.items() if k != "shifted" or job.shifted}
         write_predictions(Path(job.output) / PREDICTIONS, told)
-        return Ended("finished", outcome=made_outcome())
+        return ProcessResult("finished", outcome=made_outcome())
 
 
 @pytest.fixture

@@ -132,12 +132,12 @@ def test_variants_are_one_sweep_and_one_study(
 def test_a_failed_run_is_exit_code_1_and_can_be_tried_again(
     wbc: Cli, tmp_path: Path, trainer: StandIn, offline: None
 ) -> None:
-    from harness.execution.processes import Ended
+    from harness.execution.processes import ProcessResult
     from harness.schema.records import Failed
 
     data = str(make_set(tmp_path / "set.npz"))
     (tmp_path / "benchmark.toml").write_text(SETTINGS)
-    failed = Ended("failed", failed=Failed(reason="killed (signal 9)"))
+    failed = ProcessResult("failed", failed=Failed(reason="killed (signal 9)"))
     trainer.fails = {"mobilenet": failed}
     command = ("run", "mobilenet", "mn2", "--data", data, "--results", "out")
     code, _, _ = wbc(*command)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import harness.execution.processes
-from harness.execution.processes import Ended, Event
+from harness.execution.processes import Event, ProcessResult
 from harness.schema.run import Job
 from tests.harness.conftest import StandIn
 from tests.harness.test_cli import SETTINGS, Cli, make_set, wbc
@@ -24,7 +24,7 @@ class Listening(StandIn):
 
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
-    ) -> Ended:
+    ) -> ProcessResult:
         self.launched.append(job.shifted or "")
         return super().__call__(job, environment, report)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.audit.audit import KINDS, LONELY, REMOVED, Audit, audit, families_of
+from harness.audit.audit import KINDS, LONELY, REMOVED, Audit, audit, near_duplicate_groups
 from harness.data.image_cache import Provenance
 from harness.data.synthetic.smear import CLASS_NAMES, draw
 from harness.schema.dataset import Dataset
@@ -58,7 +58,7 @@ def faulty() -> tuple[Dataset, Audit]:
     given[[11, 12, 50, 60, 70]] = 2
     data = dataset(images, labels, given)
     unreadable = {23: "b/7.png: unreadable image: cut short"}
-    return data, audit(data, origin(data, unreadable), colours(images), families_of(data))
+    return data, audit(data, origin(data, unreadable), colours(images), near_duplicate_groups(data))
 
 
 def ids_of(found: Audit, kind: str) -> list[list[int]]:
@@ -124,7 +124,7 @@ def test_the_embedded_sets_strangers_by_plain_colour() -> None:
     """Any features will do that tell the pictures apart; a network's are used in earnest."""
     drawn = draw(600, seed=0)
     data = dataset(drawn.images, drawn.labels)
-    found = audit(data, origin(data), colours(drawn.images), families_of(data))
+    found = audit(data, origin(data), colours(drawn.images), near_duplicate_groups(data))
     assert list(found.removed()) == drawn.contaminants.tolist()
     assert len(found.strangers) == 2
     for finding in found.of("not-a-cell"):
@@ -137,7 +137,7 @@ def test_the_embedded_sets_strangers_by_plain_colour() -> None:
 def test_a_clean_set_has_nothing_to_remove() -> None:
     drawn = draw(200, seed=4, faults=False)
     data = dataset(drawn.images, drawn.labels)
-    found = audit(data, origin(data), colours(drawn.images), families_of(data))
+    found = audit(data, origin(data), colours(drawn.images), near_duplicate_groups(data))
     assert {finding.kind for finding in found.findings} == {"lonely"}
     assert found.removed(KINDS) == {}
 
@@ -150,7 +150,7 @@ def test_pictures_that_only_end_up_alike_are_no_exact_copies() -> None:
     data = dataset(images, np.where(np.arange(80) == 9, drawn.labels[2], drawn.labels))
     source = origin(data)
     source.digests[9] += 1
-    found = audit(data, source, colours(images), families_of(data))
+    found = audit(data, source, colours(images), near_duplicate_groups(data))
     assert not found.of("exact-copies")
     (finding,) = found.of("near-copies")
     assert finding.ids.tolist() == [2, 9]
@@ -164,8 +164,8 @@ def test_what_is_like_a_named_picture_goes_too() -> None:
     images[30, :48] = 255, 0, 0
     data = dataset(images, drawn.labels)
     features = colours(images)
-    assert not audit(data, origin(data), features, families_of(data)).removed()
-    told = audit(data, origin(data), features, families_of(data), named=(30,))
+    assert not audit(data, origin(data), features, near_duplicate_groups(data)).removed()
+    told = audit(data, origin(data), features, near_duplicate_groups(data), named=(30,))
     assert list(told.removed()) == [30]
     (finding,) = told.of("not-a-cell")
     assert "like image 30, which was named" in finding.reason

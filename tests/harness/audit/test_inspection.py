@@ -12,10 +12,10 @@ from PIL import Image
 
 from harness.audit import embeddings, inspection
 from harness.audit.audit import REMOVED
-from harness.audit.inspection import Inspected, Workplace, default_manifest, inspect, prepare_data
+from harness.audit.inspection import Inspection, Workspace, default_manifest, inspect, prepare_data
 from harness.audit.report import summary, write_page
 from harness.config import DataSettings
-from harness.data.image_cache import made_once, open_dataset
+from harness.data.image_cache import get_or_decode, open_dataset
 from harness.data.sources import SMEAR_SEED, find
 from harness.data.synthetic.smear import draw
 from harness.errors import DataError
@@ -25,17 +25,17 @@ CPU = Device("cpu", "Test CPU")
 
 
 @pytest.fixture(scope="module")
-def at(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    return Workplace(tmp_path_factory.mktemp("cache"), CPU)
+def at(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("cache"), CPU)
 
 
 @pytest.fixture(scope="module")
-def smear(at: Workplace) -> Inspected:
+def smear(at: Workspace) -> Inspection:
     return inspect(find("smear@400", 96), at)
 
 
 @pytest.mark.slow
-def test_the_embedded_sets_faults_are_found_exactly(smear: Inspected) -> None:
+def test_the_embedded_sets_faults_are_found_exactly(smear: Inspection) -> None:
     truth = draw(400, SMEAR_SEED)
     found = smear.audit
     assert list(found.removed()) == truth.contaminants.tolist()
@@ -50,22 +50,22 @@ def test_the_embedded_sets_faults_are_found_exactly(smear: Inspected) -> None:
 
 @pytest.mark.slow
 def test_features_are_computed_once(
-    smear: Inspected, at: Workplace, monkeypatch: pytest.MonkeyPatch
+    smear: Inspection, at: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One row an image, equal for equal pixels, and read from the cache afterwards."""
     assert smear.features.shape == (400, 1280)
     np.testing.assert_array_equal(smear.features, smear.features[smear.dataset.groups])
     assert len(np.unique(smear.features, axis=0)) == len(np.unique(smear.dataset.groups))
     monkeypatch.setattr(embeddings, "COMMAND_MODULE", "no.such.module")
-    folder = made_once(find("smear@400", 96), inspection.IMAGE_SIZE, at.cache)
+    folder = get_or_decode(find("smear@400", 96), inspection.IMAGE_SIZE, at.cache)
     again = embeddings.features(folder, at.cache, CPU, lambda _: None)
     np.testing.assert_array_equal(again, smear.features)
 
 
 @pytest.mark.slow
-def test_clean_data_is_what_the_audit_keeps(smear: Inspected, at: Workplace) -> None:
+def test_clean_data_is_what_the_audit_keeps(smear: Inspection, at: Workspace) -> None:
     told: list[str] = []
-    workplace = Workplace(at.cache, at.device, told.append)
+    workplace = Workspace(at.cache, at.device, told.append)
     folder = prepare_data(DataSettings(source="smear@400", clean=True), 48, workplace)
     data = open_dataset(folder)
     truth = draw(400, SMEAR_SEED)
@@ -80,7 +80,9 @@ def test_clean_data_is_what_the_audit_keeps(smear: Inspected, at: Workplace) -> 
 
 
 @pytest.mark.slow
-def test_a_manifest_of_the_users_own_rules(smear: Inspected, at: Workplace, tmp_path: Path) -> None:
+def test_a_manifest_of_the_users_own_rules(
+    smear: Inspection, at: Workspace, tmp_path: Path
+) -> None:
     write_page(smear, tmp_path, (*REMOVED, "near-copies"))
     own = DataSettings(source="smear@400", clean=True, manifest=str(tmp_path / "manifest.csv"))
     data = open_dataset(prepare_data(own, 32, at))
@@ -91,7 +93,7 @@ def test_a_manifest_of_the_users_own_rules(smear: Inspected, at: Workplace, tmp_
 
 
 @pytest.mark.slow
-def test_the_page(smear: Inspected, tmp_path: Path) -> None:
+def test_the_page(smear: Inspection, tmp_path: Path) -> None:
     page = write_page(smear, tmp_path / "audit", REMOVED)
     text = page.read_text()
     truth = draw(400, SMEAR_SEED)
@@ -116,7 +118,7 @@ def test_the_page(smear: Inspected, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_manifest_is_the_same_bytes_on_every_machine_path(
-    smear: Inspected, at: Workplace
+    smear: Inspection, at: Workspace
 ) -> None:
     manifest = default_manifest(find("smear@400", 96), at)
     assert manifest.removals == smear.audit.manifest(smear.origin).removals
@@ -137,7 +139,7 @@ def test_a_child_that_fails_is_told_in_one_line(
     (tmp_path / "broken_child.py").write_text(program)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(embeddings, "COMMAND_MODULE", "broken_child")
-    folder = made_once(find("smear@80", 96), 96, tmp_path / "cache")
+    folder = get_or_decode(find("smear@80", 96), 96, tmp_path / "cache")
     with pytest.raises(DataError, match=reason):
         embeddings.features(folder, tmp_path / "cache", CPU, lambda _: None)
 
@@ -156,7 +158,7 @@ def test_the_key_covers_all_that_features_depend_on(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_another_backend_finds_the_same(at: Workplace) -> None:
+def test_another_backend_finds_the_same(at: Workspace) -> None:
     source = find("smear@400", 96)
     usual, other = inspect(source, at), inspect(source, replace(at, backend="jax"))
     np.testing.assert_allclose(usual.features, other.features, atol=1e-3)
@@ -167,7 +169,7 @@ def test_another_backend_finds_the_same(at: Workplace) -> None:
 @pytest.mark.slow
 def test_the_challenges_file(real_data: Path, tmp_path: Path) -> None:
     """1,800 contaminants go, 11,959 cells stay; what remains is the set of cells alone."""
-    at = Workplace(tmp_path, CPU)
+    at = Workspace(tmp_path, CPU)
     source = find(str(real_data / "training_set.npz"), 96)
     inspected = inspect(source, at)
     assert list(inspected.audit.removed()) == list(range(11_959, 13_759))
@@ -183,7 +185,8 @@ def test_the_challenges_file(real_data: Path, tmp_path: Path) -> None:
         cells = tmp_path / "cells.npz"
         np.savez(cells, images=held["images"][:11_959], labels=held["labels"][:11_959])
     assert (
-        clean.fingerprint == open_dataset(made_once(find(str(cells), 96), 96, tmp_path)).fingerprint
+        clean.fingerprint
+        == open_dataset(get_or_decode(find(str(cells), 96), 96, tmp_path)).fingerprint
     )
 
 
@@ -192,11 +195,11 @@ def test_the_challenges_file(real_data: Path, tmp_path: Path) -> None:
 def test_real_sets_without_contaminants_lose_nothing(
     real_data: Path, tmp_path: Path, name: str
 ) -> None:
-    inspected = inspect(find(str(real_data / name), 96), Workplace(tmp_path, CPU))
+    inspected = inspect(find(str(real_data / name), 96), Workspace(tmp_path, CPU))
     assert inspected.audit.removed() == {}
     assert inspected.audit.of("near-copies") == ()
 
 
 def test_an_image_that_is_not_there_cannot_be_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="smear@80 has no image 80: its 80 are counted from 0"):
-        inspect(find("smear@80", 96), Workplace(tmp_path, CPU), named=(3, 80))
+        inspect(find("smear@80", 96), Workspace(tmp_path, CPU), named=(3, 80))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from harness.audit.manifest import Manifest, Removal, cleaned, parse, read_manifest
 from harness.data import sources
-from harness.data.image_cache import Content, Source, made_once, open_dataset, provenance
+from harness.data.image_cache import Content, Source, get_or_decode, open_dataset, provenance
 from harness.errors import DataError
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=30)
@@ -109,7 +109,7 @@ def test_what_remains_is_the_data_without_them(tmp_path: Path, size: int) -> Non
     """Same fingerprint as a set that never held them, so runs on either are the same runs."""
     images, labels = some_images(), [0, 1] * 6
     gone = [1, 2, 7, 11]
-    folder = made_once(cleaned(source(images, labels), removing(gone, images)), size, tmp_path)
+    folder = get_or_decode(cleaned(source(images, labels), removing(gone, images)), size, tmp_path)
     data = open_dataset(folder)
     kept = [i for i in range(12) if i not in gone]
 
@@ -121,7 +121,7 @@ def test_what_remains_is_the_data_without_them(tmp_path: Path, size: int) -> Non
             content.given[kept],
         )  # fmt: skip
 
-    pure = open_dataset(made_once(Source("pure", "", "pure", read), size, tmp_path))
+    pure = open_dataset(get_or_decode(Source("pure", "", "pure", read), size, tmp_path))
     assert data.fingerprint == pure.fingerprint
     np.testing.assert_array_equal(data.images, pure.images)
     np.testing.assert_array_equal(data.given, pure.given)
@@ -134,7 +134,7 @@ def test_one_manifest_fits_every_size_but_another_manifest_is_other_data(tmp_pat
     images, labels = some_images(), [0, 1] * 6
     of = source(images, labels)
     folders = {
-        made_once(cleaned(of, removing(gone, images)), size, tmp_path)
+        get_or_decode(cleaned(of, removing(gone, images)), size, tmp_path)
         for gone in ([3], [4], [])
         for size in (6, 9)
     }
@@ -157,7 +157,7 @@ def test_a_manifest_of_other_data_is_refused(tmp_path: Path, ids: list[int], mes
     other = some_images(13)[::-1]
     of = cleaned(source(some_images(), [0, 1] * 6), removing(ids, other))
     with pytest.raises(DataError, match=message + ".*wbc-bench data audit"):
-        made_once(of, 9, tmp_path)
+        get_or_decode(of, 9, tmp_path)
     assert list(tmp_path.glob("*/meta.json")) == []
 
 
@@ -165,7 +165,7 @@ def test_a_class_that_would_vanish_is_named(tmp_path: Path) -> None:
     images = some_images(6)
     of = cleaned(source(images, [0, 0, 0, 0, 1, 1]), removing([4, 5], images))
     with pytest.raises(DataError, match="fewer than two classes"):
-        made_once(of, 9, tmp_path)
+        get_or_decode(of, 9, tmp_path)
 
 
 # --- unreadable files ----------------------------------------------------------------------------
@@ -186,24 +186,24 @@ def torn(tmp_path: Path, stack: Callable[..., np.ndarray]) -> Path:
 def test_an_unreadable_image_is_an_error_until_it_is_removed(torn: Path, tmp_path: Path) -> None:
     of, cache = sources.find(str(torn), 24), tmp_path / "cache"
     with pytest.raises(DataError, match=r"7.png: unreadable image.*clean = true leaves"):
-        made_once(of, 24, cache)
-    folder = made_once(of, 24, cache, tolerant=True)
+        get_or_decode(of, 24, cache)
+    folder = get_or_decode(of, 24, cache, tolerant=True)
     with pytest.raises(DataError, match=r"7.png: unreadable image.*clean = true leaves"):
-        made_once(of, 24, cache)
+        get_or_decode(of, 24, cache)
     origin = provenance(folder)
     assert list(origin.unreadable) == [8]
     digest = hashlib.sha256((torn / "b" / "7.png").read_bytes()).hexdigest()
     assert origin.digests[8].tobytes().hex() == digest
     assert origin.sizes[7:9].tolist() == [[24, 24], [0, 0]]
     manifest = Manifest((Removal(8, digest, "unreadable", "torn"),))
-    data = open_dataset(made_once(cleaned(of, manifest), 24, cache))
+    data = open_dataset(get_or_decode(cleaned(of, manifest), 24, cache))
     assert len(data) == 9
 
 
 def test_provenance_is_that_of_the_source(tmp_path: Path) -> None:
     images = some_images(4, 9)
     images[1] = np.ascontiguousarray(images[1][:5])
-    origin = provenance(made_once(source(images, [0, 1, 0, 1]), 9, tmp_path))
+    origin = provenance(get_or_decode(source(images, [0, 1, 0, 1]), 9, tmp_path))
     assert origin.sizes.tolist() == [[9, 9], [5, 9], [9, 9], [9, 9]]
     expected = [hashlib.sha256(image.tobytes()).digest() for image in images]
     assert [row.tobytes() for row in origin.digests] == expected

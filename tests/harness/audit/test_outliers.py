@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.audit.outliers import CHANCE, NEAR, Stranger, similarity_to, strangers
+from harness.audit.outliers import CHANCE, NEAR, Outlier, find_outliers, similarity_to
 
 WIDTH = 32
 
@@ -37,8 +37,8 @@ def axis(k: int) -> np.ndarray:
     return np.eye(WIDTH, dtype=np.float32)[k]
 
 
-def found(features: np.ndarray, family: np.ndarray) -> tuple[Stranger, ...]:
-    return strangers(features, family, family, np.arange(len(family)))[0]
+def found(features: np.ndarray, family: np.ndarray) -> tuple[Outlier, ...]:
+    return find_outliers(features, family, family, np.arange(len(family)))[0]
 
 
 def test_two_repeated_pictures_far_from_all_others() -> None:
@@ -65,7 +65,7 @@ def test_strangers_that_resemble_each_other_are_found_all_the_same() -> None:
 
 def test_a_lone_odd_picture_is_not_taken() -> None:
     features, family = with_families(cells(300), (axis(5), 1))
-    odd, lonely = strangers(features, family, family, np.arange(301))
+    odd, lonely = find_outliers(features, family, family, np.arange(301))
     assert odd == ()
     assert lonely.firsts[np.argmin(lonely.similarity)] == 300
 
@@ -123,10 +123,10 @@ def test_order_and_scale_do_not_matter(seed: int, scale: float) -> None:
 def test_what_is_left_out_is_left_out() -> None:
     features, family = with_families(cells(120), (axis(5), 7))
     ids = np.arange(120)
-    odd, lonely = strangers(features, family, family, ids)
+    odd, lonely = find_outliers(features, family, family, ids)
     assert odd == ()
     assert lonely.firsts.tolist() == ids.tolist()
-    nothing, nobody = strangers(features, family, family, ids[:0])
+    nothing, nobody = find_outliers(features, family, family, ids[:0])
     assert nothing == ()
     assert len(nobody.firsts) == 0
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from harness.augmentation import engine
-from harness.augmentation.epoch_cache import IMAGES, META, TARGETS, Reader, Shelf, in_memory
+from harness.augmentation.epoch_cache import IMAGES, META, TARGETS, EpochCache, Reader, in_memory
 from harness.execution import devices
 from harness.schema.dataset import Dataset
 from tests.harness.augmentation.conftest import stream_of
@@ -54,7 +54,7 @@ def test_an_epoch_depends_on_the_stream_and_its_number_alone(
     np.testing.assert_allclose(first.targets.sum(axis=1), 1, atol=1e-6)
     monkeypatch.setattr(devices, "cores", lambda: 7)
     assert_same(in_memory(stream, 3), first)
-    kept = Shelf(tmp_path, LARGE).keep(stream, 3)
+    kept = EpochCache(tmp_path, LARGE).keep(stream, 3)
     assert_same(kept, first)
     assert isinstance(kept.images, np.memmap)  # type: ignore[union-attr]
     for other in (in_memory(stream, 4), in_memory(stream_of(smear, POLICY, 580, seed=6), 3)):
@@ -83,7 +83,7 @@ def test_the_fixed_set_has_one_epoch_of_five_times_the_images(
     smear: Dataset, tmp_path: Path
 ) -> None:
     stream = stream_of(smear, "report-001")
-    reader = Reader(stream, Shelf(tmp_path, LARGE))
+    reader = Reader(stream, EpochCache(tmp_path, LARGE))
     first = reader.read(0, 10)
     assert len(first.images) == stream.rows == 1500
     np.testing.assert_array_equal(first.images[:300], smear.images[stream.ids])
@@ -93,7 +93,7 @@ def test_the_fixed_set_has_one_epoch_of_five_times_the_images(
 
 
 def test_the_next_recipe_makes_nothing(smear: Dataset, tmp_path: Path) -> None:
-    stream, shelf, counted = stream_of(smear, POLICY), Shelf(tmp_path, LARGE), Counted()
+    stream, shelf, counted = stream_of(smear, POLICY), EpochCache(tmp_path, LARGE), Counted()
     made = [Reader(stream, shelf, {"augment": counted}).read(k, 2) for k in range(2)]
     calls = counted.calls
     assert calls > 0
@@ -140,7 +140,7 @@ def _scribble(folder: Path) -> None:
 
 @pytest.mark.parametrize("harm", [_cut, _flip, _lose, _scribble])
 def test_a_torn_epoch_is_made_again(smear: Dataset, tmp_path: Path, harm: Any) -> None:
-    stream, shelf = stream_of(smear, POLICY), Shelf(tmp_path, LARGE)
+    stream, shelf = stream_of(smear, POLICY), EpochCache(tmp_path, LARGE)
     before = in_memory(stream, 0)
     assert shelf.keep(stream, 0) is not None
     harm(shelf.folder(stream, 0))
@@ -154,7 +154,7 @@ def test_several_at_once_make_an_epoch_once(smear: Dataset, tmp_path: Path) -> N
     found: list[Any] = []
 
     def want() -> None:
-        found.append(Shelf(tmp_path, LARGE).keep(stream, 0, augment=counted))
+        found.append(EpochCache(tmp_path, LARGE).keep(stream, 0, augment=counted))
 
     threads = [threading.Thread(target=want) for _ in range(6)]
     for thread in threads:
@@ -186,7 +186,7 @@ def test_a_full_disk_is_told_and_the_epoch_comes_from_memory(
     if not allocates:  # A file system that only says so in the middle.
         monkeypatch.delattr(os, "posix_fallocate")
     stream, told = stream_of(smear, POLICY), list[str]()
-    shelf = Shelf(tmp_path, LARGE, told.append)
+    shelf = EpochCache(tmp_path, LARGE, told.append)
     with files_of_at_most(1_000_000):
         assert_same(Reader(stream, shelf).read(0, 3), in_memory(stream, 0))
     assert len(told) == 1
@@ -198,7 +198,7 @@ def test_a_full_disk_is_told_and_the_epoch_comes_from_memory(
 
 def test_what_is_over_the_limit_is_made_in_memory(smear: Dataset, tmp_path: Path) -> None:
     stream, told = stream_of(smear, POLICY), list[str]()
-    shelf = Shelf(tmp_path, int(2.5 * stream.bytes), told.append)
+    shelf = EpochCache(tmp_path, int(2.5 * stream.bytes), told.append)
     reader = Reader(stream, shelf)
     made = [reader.read(k, 4) for k in range(4)]
     assert [shelf.find(stream, k) is not None for k in range(4)] == [True, True, False, False]
@@ -209,7 +209,7 @@ def test_what_is_over_the_limit_is_made_in_memory(smear: Dataset, tmp_path: Path
 
 def test_what_can_never_fit_sends_nobody_away(smear: Dataset, tmp_path: Path) -> None:
     small, large = stream_of(smear, POLICY, 300), stream_of(smear, POLICY, 580)
-    shelf = Shelf(tmp_path, int(1.5 * small.bytes))
+    shelf = EpochCache(tmp_path, int(1.5 * small.bytes))
     assert large.bytes > shelf.limit
     assert shelf.keep(small, 0) is not None
     assert shelf.keep(large, 0) is None
@@ -218,7 +218,7 @@ def test_what_can_never_fit_sends_nobody_away(smear: Dataset, tmp_path: Path) ->
 
 def test_the_oldest_epochs_of_other_streams_make_way(smear: Dataset, tmp_path: Path) -> None:
     one, two, three = (stream_of(smear, POLICY, seed=seed) for seed in (1, 2, 3))
-    shelf = Shelf(tmp_path, int(2.5 * one.bytes))
+    shelf = EpochCache(tmp_path, int(2.5 * one.bytes))
     for i, stream in enumerate((one, two)):
         assert shelf.keep(stream, 0) is not None
         os.utime(shelf.folder(stream, 0), (i, i))
@@ -229,7 +229,7 @@ def test_the_oldest_epochs_of_other_streams_make_way(smear: Dataset, tmp_path: P
 
 
 def test_what_a_dead_process_left_is_swept_away(smear: Dataset, tmp_path: Path) -> None:
-    stream, shelf = stream_of(smear, POLICY), Shelf(tmp_path, LARGE)
+    stream, shelf = stream_of(smear, POLICY), EpochCache(tmp_path, LARGE)
     child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
                            capture_output=True, text=True, check=True)  # fmt: skip
     left = tmp_path / "0123" / f".making-epoch-0000-{socket.gethostname()}-{int(child.stdout)}"
@@ -244,6 +244,6 @@ def test_what_a_dead_process_left_is_swept_away(smear: Dataset, tmp_path: Path) 
 def test_a_folder_that_cannot_be_written_is_told(smear: Dataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     stream, told = stream_of(smear, POLICY), list[str]()
-    reader = Reader(stream, Shelf(tmp_path / "file", LARGE, told.append))
+    reader = Reader(stream, EpochCache(tmp_path / "file", LARGE, told.append))
     assert_same(reader.read(0, 1), in_memory(stream, 0))
     assert str(tmp_path / "file") in told[0]

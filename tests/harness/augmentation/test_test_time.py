@@ -5,25 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.augmentation.test_time import COUNT, seen
+from harness.augmentation.test_time import COUNT, apply_view
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3), dtype=np.uint8)
 
 
 def test_the_first_view_is_the_image_itself() -> None:
-    np.testing.assert_array_equal(seen(IMAGES, 0), IMAGES)
+    np.testing.assert_array_equal(apply_view(IMAGES, 0), IMAGES)
 
 
 def test_the_views_are_the_eight_flips_and_quarter_turns() -> None:
     turned = {np.rot90(flipped, k, axes=(1, 2)).tobytes()
               for flipped in (IMAGES, IMAGES[:, :, ::-1]) for k in range(4)}  # fmt: skip
     assert len(turned) == COUNT
-    assert {seen(IMAGES, view).tobytes() for view in range(COUNT)} == turned
+    assert {apply_view(IMAGES, view).tobytes() for view in range(COUNT)} == turned
 
 
 @pytest.mark.parametrize("view", range(COUNT))
 def test_a_view_moves_pixels_and_changes_none(view: int) -> None:
-    found = seen(IMAGES, view)
+    found = apply_view(IMAGES, view)
     assert found.flags["C_CONTIGUOUS"]
     for image, moved in zip(IMAGES, found, strict=True):
         pixels = image.reshape(-1, 3).tolist()
@@ -33,6 +33,8 @@ def test_a_view_moves_pixels_and_changes_none(view: int) -> None:
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_the_first_two_four_and_eight_are_groups(count: int) -> None:
     """A view of a view is among them: no orientation is favoured."""
-    views = {seen(IMAGES, view).tobytes() for view in range(count)}
-    again = {seen(seen(IMAGES, a), b).tobytes() for a in range(count) for b in range(count)}
+    views = {apply_view(IMAGES, view).tobytes() for view in range(count)}
+    again = {
+        apply_view(apply_view(IMAGES, a), b).tobytes() for a in range(count) for b in range(count)
+    }
     assert again == views

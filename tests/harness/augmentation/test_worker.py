@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.augmentation.epoch_cache import Shelf, Stream, in_memory, parts
-from harness.augmentation.worker import WORTH_A_CREW, Ahead, processes, stream_of
+from harness.augmentation.epoch_cache import EpochCache, Stream, in_memory, parts
+from harness.augmentation.worker import WORTH_A_CREW, EpochPrefetcher, processes, stream_of
 from harness.data.image_cache import open_dataset
 from harness.data.sources import prepare
 from harness.execution.processes import WorkerProcess
-from harness.schema.augmentation import Augmentation, EpochStore, parse
+from harness.schema.augmentation import Augmentation, EpochCacheSettings, parse
 from harness.schema.dataset import Split, Subset
 from harness.schema.protocol import Loss, Phase, Protocol
 from harness.schema.run import Job, Run, Weights
@@ -60,7 +60,7 @@ def made_job(run: Run, folder: Path, tmp_path: Path, limit: int = 10**8) -> Job:
         output=str(tmp_path / "out"),
         device="cpu",
         device_name="Test CPU",
-        epochs=EpochStore(folder=str(tmp_path / "epochs"), limit_bytes=limit),
+        epochs=EpochCacheSettings(folder=str(tmp_path / "epochs"), limit_bytes=limit),
     )
 
 
@@ -74,8 +74,8 @@ def wait_for(what: Callable[[], bool]) -> None:
 def test_epochs_are_made_ahead_and_not_further_than_told(folder: Path, tmp_path: Path) -> None:
     run = made_run(folder, "randaugment+mixup")
     stream = stream_of(run, open_dataset(folder))
-    shelf = Shelf(tmp_path / "epochs", 10**8)
-    ahead = Ahead(made_job(run, folder, tmp_path))
+    shelf = EpochCache(tmp_path / "epochs", 10**8)
+    ahead = EpochPrefetcher(made_job(run, folder, tmp_path))
     try:
         ahead(0, 2)
         wait_for(lambda: shelf.find(stream, 1) is not None)
@@ -100,7 +100,7 @@ def test_processes_make_the_same_epoch_as_threads(folder: Path) -> None:
     assert parts(stream) >= WORTH_A_CREW
     expected = in_memory(stream, 2)
     with processes(stream, folder) as crew, tempfile.TemporaryDirectory() as kept:
-        shelf = Shelf(Path(kept), 10**9)
+        shelf = EpochCache(Path(kept), 10**9)
         for _ in range(2):  # Made, and found again with a checksum that fits.
             epoch = shelf.keep(stream, 2, crew=crew)
             assert epoch is not None
@@ -116,7 +116,7 @@ def test_the_helpers_of_a_dead_maker_end(folder: Path, tmp_path: Path) -> None:
     )
     loss = Loss(oversampling=300)  # 8 x 300 images: enough for a crew.
     run = run.model_copy(update={"protocol": run.protocol.model_copy(update={"loss": loss})})
-    ahead = Ahead(made_job(run, folder, tmp_path))
+    ahead = EpochPrefetcher(made_job(run, folder, tmp_path))
     ahead(0, 1000)
     assert ahead._process is not None
     children = Path(f"/proc/{ahead._process.pid}/task/{ahead._process.pid}/children")
@@ -134,7 +134,7 @@ def helps(process: str) -> bool:
 
 
 def test_a_dead_maker_does_not_stop_the_training(folder: Path, tmp_path: Path) -> None:
-    ahead = Ahead(made_job(made_run(folder, "mixup"), folder, tmp_path))
+    ahead = EpochPrefetcher(made_job(made_run(folder, "mixup"), folder, tmp_path))
     ahead(0, 1)
     assert ahead._process is not None
     ahead._process.kill()
@@ -143,18 +143,18 @@ def test_a_dead_maker_does_not_stop_the_training(folder: Path, tmp_path: Path) -
     ahead.close()
 
 
-def trained(run: Run, folder: Path, shelf: Shelf | None, tmp_path: Path) -> Any:
-    from harness.execution.device_lock import Quiet
+def trained(run: Run, folder: Path, shelf: EpochCache | None, tmp_path: Path) -> Any:
+    from harness.execution.device_lock import DeviceLock
     from harness.training import context, trainer
 
     events = context.Events(
         phase=lambda *_: None,
         step=lambda *_: None,
         epoch=lambda _: None,
-        quiet=Quiet("cpu", tmp_path),
+        device_lock=DeviceLock("cpu", tmp_path),
         device="Test CPU",
     )
-    return trainer.train(run, open_dataset(folder), None, events, context.Beside(shelf=shelf))
+    return trainer.train(run, open_dataset(folder), None, events, context.TrainOptions(shelf=shelf))
 
 
 def said(result: Any, part: str = "test") -> np.ndarray:
@@ -163,7 +163,7 @@ def said(result: Any, part: str = "test") -> np.ndarray:
 
 def test_disk_or_memory_gives_the_same_predictions(folder: Path, tmp_path: Path) -> None:
     run = made_run(folder, "traditional+mixup")
-    shelf = Shelf(tmp_path / "epochs", 10**8)
+    shelf = EpochCache(tmp_path / "epochs", 10**8)
     from_disk = trained(run, folder, shelf, tmp_path)
     assert len(list((tmp_path / "epochs").glob("*/epoch-*"))) == 2  # frozen_epochs
     from_memory = trained(run, folder, None, tmp_path)
@@ -182,7 +182,7 @@ def test_from_scratch_learns_from_soft_labels(folder: Path, tmp_path: Path, poli
     run = made_run(
         folder, policy, from_scratch=phase, loss=Loss(class_weight="balanced", label_smoothing=0.1)
     )
-    shelf = Shelf(tmp_path / "epochs", 10**8)
+    shelf = EpochCache(tmp_path / "epochs", 10**8)
     result = trained(run, folder, shelf, tmp_path)
     assert np.isfinite(said(result)).all()
     count = 1 if policy == "report-001" else 2

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from harness.data import image_cache as decoded
-from harness.data.image_cache import Content, Source, made_once, open_dataset, square
+from harness.data.image_cache import Content, Source, get_or_decode, open_dataset, square
 from harness.errors import DataError
 
 Stack = Callable[..., np.ndarray]
@@ -52,15 +52,15 @@ def reader(stack: Stack) -> Reader:
 
 
 def test_the_second_call_decodes_nothing(reader: Reader, tmp_path: Path) -> None:
-    first = made_once(reader.source, 8, tmp_path)
-    assert made_once(reader.source, 8, tmp_path) == first
+    first = get_or_decode(reader.source, 8, tmp_path)
+    assert get_or_decode(reader.source, 8, tmp_path) == first
     assert reader.decoded == 1
     assert [p.name for p in tmp_path.iterdir()] == [first.name]
 
 
 def test_what_the_folder_holds(reader: Reader, tmp_path: Path) -> None:
     reader.given = np.repeat([0, 1, 2], 4)
-    folder = made_once(reader.source, 8, tmp_path)
+    folder = get_or_decode(reader.source, 8, tmp_path)
     data = open_dataset(folder)
     assert isinstance(data.images, np.memmap)
     assert not data.images.flags.writeable
@@ -78,14 +78,14 @@ def test_what_the_folder_holds(reader: Reader, tmp_path: Path) -> None:
 def test_the_key_covers_all_that_counts(
     reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    first = made_once(reader.source, 8, tmp_path)
+    first = get_or_decode(reader.source, 8, tmp_path)
     if change == "identity":
         reader.identity = "2"
     elif change == "resizer":
         monkeypatch.setattr(decoded, "resizer_version", lambda: "another")
     elif change == "schema":
         monkeypatch.setattr(decoded, "SCHEMA", decoded.SCHEMA + 1)
-    second = made_once(reader.source, 4 if change == "size" else 8, tmp_path)
+    second = get_or_decode(reader.source, 4 if change == "size" else 8, tmp_path)
     assert second != first
     assert reader.decoded == 2
 
@@ -93,7 +93,7 @@ def test_the_key_covers_all_that_counts(
 def test_groups_point_at_the_first_of_equal_images(reader: Reader, tmp_path: Path) -> None:
     reader.images[[3, 7, 11]] = reader.images[1]
     reader.images[10] = reader.images[8]
-    groups = open_dataset(made_once(reader.source, 8, tmp_path)).groups
+    groups = open_dataset(get_or_decode(reader.source, 8, tmp_path)).groups
     assert groups.tolist() == [0, 1, 2, 1, 4, 5, 6, 1, 8, 9, 8, 1]
     assert groups.dtype == np.int64
 
@@ -104,7 +104,7 @@ def test_the_fingerprint_is_of_the_content(reader: Reader, tmp_path: Path) -> No
     def fingerprint(**changes: object) -> str:
         changed = replace(reader, **changes)
         cache = tmp_path / str(len(list(tmp_path.iterdir())))
-        return open_dataset(made_once(changed.source, 8, cache)).fingerprint
+        return open_dataset(get_or_decode(changed.source, 8, cache)).fingerprint
 
     same = fingerprint()
     pixel = reader.images.copy()
@@ -126,7 +126,7 @@ def test_the_fingerprint_stays_what_it_was(tmp_path: Path) -> None:
     """Records of earlier runs name it: when this fails, raise SCHEMA knowingly."""
     images = np.arange(4 * 4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 4, 3)
     reader = Reader(images, np.array([0, 1, 0, 1]))
-    folder = made_once(reader.source, 4, tmp_path)
+    folder = get_or_decode(reader.source, 4, tmp_path)
     assert open_dataset(folder).fingerprint == "4566e455773b0c2f5cbea5aa"
 
 
@@ -154,19 +154,19 @@ def spoil_meta(folder: Path) -> None:
 def test_a_damaged_folder_is_made_again(
     reader: Reader, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
-    folder = made_once(reader.source, 8, tmp_path)
+    folder = get_or_decode(reader.source, 8, tmp_path)
     before = open_dataset(folder).fingerprint
     damage(folder)
     with pytest.raises(DataError, match="not a whole folder"):
         open_dataset(folder)
-    assert made_once(reader.source, 8, tmp_path) == folder
+    assert get_or_decode(reader.source, 8, tmp_path) == folder
     assert open_dataset(folder).fingerprint == before
     assert reader.decoded == 2
     assert [p.name for p in tmp_path.iterdir()] == [folder.name]
 
 
 def test_a_header_damaged_in_place_is_said(reader: Reader, tmp_path: Path) -> None:
-    folder = made_once(reader.source, 8, tmp_path)
+    folder = get_or_decode(reader.source, 8, tmp_path)
     with (folder / "images.npy").open("r+b") as file:
         file.write(b"XXXXXXXX")
     with pytest.raises(DataError, match="damaged decoded images"):
@@ -179,7 +179,7 @@ def test_a_failure_leaves_nothing_behind(reader: Reader, tmp_path: Path) -> None
 
     reader.hook = fail
     with pytest.raises(DataError, match="the source is broken"):
-        made_once(reader.source, 8, tmp_path)
+        get_or_decode(reader.source, 8, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -189,7 +189,7 @@ def test_only_old_unfinished_folders_are_swept(reader: Reader, tmp_path: Path) -
     young.mkdir()
     long_ago = time.time() - 2 * decoded.ABANDONED
     os.utime(old, (long_ago, long_ago))
-    made_once(reader.source, 8, tmp_path)
+    get_or_decode(reader.source, 8, tmp_path)
     assert young.exists()
     assert not old.exists()
 
@@ -197,7 +197,7 @@ def test_only_old_unfinished_folders_are_swept(reader: Reader, tmp_path: Path) -
 def test_a_cache_that_cannot_be_written(reader: Reader, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(DataError, match="cannot keep the decoded images"):
-        made_once(reader.source, 8, tmp_path / "file")
+        get_or_decode(reader.source, 8, tmp_path / "file")
 
 
 def test_a_full_disk_is_noticed_before_decoding(
@@ -205,14 +205,14 @@ def test_a_full_disk_is_noticed_before_decoding(
 ) -> None:
     monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(DataError, match="are free there"):
-        made_once(reader.source, 8, tmp_path)
+        get_or_decode(reader.source, 8, tmp_path)
     assert reader.decoded == 0
 
 
 def test_batches_that_do_not_match_the_labels(reader: Reader, tmp_path: Path) -> None:
     reader.labels = reader.labels[:10]
     with pytest.raises(DataError, match="12 images but 10 labels"):
-        made_once(reader.source, 8, tmp_path)
+        get_or_decode(reader.source, 8, tmp_path)
 
 
 # --- races ---------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def prepare_at_once(barrier: object, cache: Path, answers: object) -> None:
     """In a process of its own: both have found no folder before either publishes one."""
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
     reader = Reader(images, np.arange(12) % 2, hook=lambda: barrier.wait(30))
-    folder = made_once(reader.source, 8, cache)
+    folder = get_or_decode(reader.source, 8, cache)
     answers.put((str(folder), open_dataset(folder).fingerprint, reader.decoded))
 
 
@@ -246,10 +246,10 @@ def test_the_loser_takes_the_winners_folder(reader: Reader, tmp_path: Path) -> N
     winner = replace(reader)
 
     def overtake() -> None:
-        made_once(winner.source, 8, tmp_path)
+        get_or_decode(winner.source, 8, tmp_path)
 
     reader.hook = overtake
-    folder = made_once(reader.source, 8, tmp_path)
+    folder = get_or_decode(reader.source, 8, tmp_path)
     assert (reader.decoded, winner.decoded) == (1, 1)
     assert [p.name for p in tmp_path.iterdir()] == [folder.name]
 
@@ -288,7 +288,7 @@ def test_images_of_different_sizes_share_one_stack(reader: Reader, tmp_path: Pat
     images = [rng.integers(0, 256, (5 + i, 20 - i, 3), dtype=np.uint8) for i in range(12)]
     content = Content(reader.labels, ("a", "b"), lambda: iter([images[:7], images[7:]]))
     source = Source("made", "", "1", lambda: content)
-    data = open_dataset(made_once(source, 8, tmp_path))
+    data = open_dataset(get_or_decode(source, 8, tmp_path))
     assert data.images.shape == (12, 8, 8, 3)
     for image, kept in zip(images, data.images, strict=True):
         np.testing.assert_array_equal(square(image, 8), kept)

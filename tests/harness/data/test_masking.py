@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness.data import sources
-from harness.data.image_cache import Content, Source, Unreadable, made_once, open_dataset
+from harness.data.image_cache import Content, Source, Unreadable, get_or_decode, open_dataset
 from harness.data.masking import cell, masked, without_surroundings
 from harness.data.synthetic.smear import draw
 
@@ -69,8 +69,8 @@ def test_drawn_cells_keep_their_middle_and_lose_most_of_the_rest() -> None:
 
 def test_a_masked_source_is_other_data(tmp_path: Path) -> None:
     plain = sources.find("smear@80", 48)
-    before = open_dataset(made_once(plain, 48, tmp_path))
-    after = open_dataset(made_once(masked(plain), 48, tmp_path))
+    before = open_dataset(get_or_decode(plain, 48, tmp_path))
+    after = open_dataset(get_or_decode(masked(plain), 48, tmp_path))
     assert after.fingerprint != before.fingerprint
     assert after.name == "smear@80, masked"
     np.testing.assert_array_equal(after.labels, before.labels)

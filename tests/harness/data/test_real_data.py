@@ -13,7 +13,7 @@ from harness.data import sources
 from harness.data.image_cache import open_dataset
 from harness.data.preview import sheet
 from harness.data.readers.npz import BLOOD_CELLS
-from harness.data.splitting import carry_out
+from harness.data.splitting import split_indices
 from harness.schema.dataset import Dataset, Split
 
 CELLS = 11_959
@@ -51,7 +51,7 @@ def test_copies_are_found(challenge: Dataset) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_contaminants_are_never_on_two_sides(challenge: Dataset, seed: int) -> None:
-    parts = carry_out(Split(seed=seed), challenge)
+    parts = split_indices(Split(seed=seed), challenge)
     sides = (parts.train, parts.validation, parts.test)
     for one, other in combinations(sides, 2):
         assert not set(challenge.groups[one].tolist()) & set(challenge.groups[other].tolist())
@@ -69,7 +69,7 @@ def test_the_medmnist_file_keeps_its_split(real_data: Path, tmp_path: Path) -> N
     assert data.images.shape == (2320, 96, 96, 3)
     assert data.given is not None
     assert np.bincount(data.given).tolist() == [1600, 240, 480]
-    parts = carry_out(Split(), data)
+    parts = split_indices(Split(), data)
     assert len(parts.test) == 480
     assert len(parts.train) + len(parts.validation) >= 1830  # less what occurs in a later part
 
@@ -78,7 +78,7 @@ def test_the_folder(real_data: Path, tmp_path: Path) -> None:
     data = open_dataset(sources.prepare(str(real_data / "folder"), 96, tmp_path))
     assert data.class_names == BLOOD_CELLS
     assert np.bincount(data.labels).tolist() == [25] * 8
-    assert len(carry_out(Split(), data).test) == 40
+    assert len(split_indices(Split(), data).test) == 40
 
 
 def test_another_size_keeps_the_look(challenge: Dataset, real_data: Path, tmp_path: Path) -> None:

@@ -13,9 +13,15 @@ from hypothesis import strategies as st
 
 from harness.data import corruptions, shifted_test
 from harness.data.image_cache import open_dataset
-from harness.data.shifted_test import WAYS, deal, harmed, made_once, open_shifted
+from harness.data.shifted_test import (
+    CORRUPTIONS,
+    assign_corruptions,
+    get_or_corrupt,
+    harmed,
+    open_shifted,
+)
 from harness.data.sources import prepare
-from harness.data.splitting import carry_out
+from harness.data.splitting import split_indices
 from harness.errors import DataError
 from harness.schema.dataset import Dataset, Split
 
@@ -35,7 +41,7 @@ def folder(decoded: Path, tmp_path: Path) -> Path:
 
 def opened(folder: Path) -> tuple[Dataset, np.ndarray]:
     data = open_dataset(folder)
-    return data, carry_out(SPLIT, data).test
+    return data, split_indices(SPLIT, data).test
 
 
 # --- the deal ------------------------------------------------------------------------------------
@@ -46,8 +52,8 @@ def opened(folder: Path) -> tuple[Dataset, np.ndarray]:
 def test_ways_are_dealt_evenly(sizes: list[int], seed: int) -> None:
     """Over all images each way, and over the images of a class each kind, as often or once more."""
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
-    ways = deal(labels, "f" * 24, Split(seed=seed))
-    assert np.ptp(np.bincount(ways, minlength=len(WAYS))) <= 1
+    ways = assign_corruptions(labels, "f" * 24, Split(seed=seed))
+    assert np.ptp(np.bincount(ways, minlength=len(CORRUPTIONS))) <= 1
     kinds = ways // len(corruptions.SEVERITIES)
     for k in range(len(sizes)):
         assert np.ptp(np.bincount(kinds[labels == k], minlength=len(corruptions.KINDS))) <= 1
@@ -55,15 +61,15 @@ def test_ways_are_dealt_evenly(sizes: list[int], seed: int) -> None:
 
 def test_the_deal_depends_on_the_data_and_the_split_alone() -> None:
     labels = np.arange(200) % 8
-    first = deal(labels, "a" * 24, SPLIT)
-    np.testing.assert_array_equal(first, deal(labels, "a" * 24, Split()))
-    assert (first != deal(labels, "b" * 24, SPLIT)).mean() > 0.5
-    assert (first != deal(labels, "a" * 24, Split(seed=1))).mean() > 0.5
+    first = assign_corruptions(labels, "a" * 24, SPLIT)
+    np.testing.assert_array_equal(first, assign_corruptions(labels, "a" * 24, Split()))
+    assert (first != assign_corruptions(labels, "b" * 24, SPLIT)).mean() > 0.5
+    assert (first != assign_corruptions(labels, "a" * 24, Split(seed=1))).mean() > 0.5
 
 
 def test_a_way_says_nothing_of_the_class_or_the_place() -> None:
     labels = np.repeat(np.arange(8), 110)
-    ways = deal(labels, "a" * 24, SPLIT)
+    ways = assign_corruptions(labels, "a" * 24, SPLIT)
     assert abs(np.corrcoef(labels, ways)[0, 1]) < 0.1
     assert abs(np.corrcoef(np.arange(len(labels)), ways % 5)[0, 1]) < 0.1
 
@@ -73,14 +79,16 @@ def test_a_way_says_nothing_of_the_class_or_the_place() -> None:
 
 def test_each_test_image_once_harmed_as_dealt(folder: Path) -> None:
     data, test = opened(folder)
-    copy = open_shifted(made_once(folder, data, test, SPLIT), data, test, SPLIT)
+    copy = open_shifted(get_or_corrupt(folder, data, test, SPLIT), data, test, SPLIT)
     np.testing.assert_array_equal(copy.ids, test)
     np.testing.assert_array_equal(copy.mixed, np.arange(len(test)))
-    np.testing.assert_array_equal(copy.ways, deal(data.labels[test], data.fingerprint, SPLIT))
+    np.testing.assert_array_equal(
+        copy.ways, assign_corruptions(data.labels[test], data.fingerprint, SPLIT)
+    )
     assert isinstance(copy.images, np.memmap)
     changed = (copy.images != data.images[test]).reshape(len(test), -1).any(axis=1)
     assert changed.mean() > 0.9
-    brighter = [i for i, way in enumerate(copy.ways) if WAYS[way] == ("brighter", 5)]
+    brighter = [i for i, way in enumerate(copy.ways) if CORRUPTIONS[way] == ("brighter", 5)]
     assert brighter, "the test needs one of these"
     for i in brighter:
         wanted = np.minimum(data.images[test[i]] * 1.4, 255)
@@ -89,8 +97,8 @@ def test_each_test_image_once_harmed_as_dealt(folder: Path) -> None:
 
 def test_the_full_copy_holds_every_way_and_the_mixed_one(folder: Path) -> None:
     data, test = opened(folder)
-    mixed = open_shifted(made_once(folder, data, test, SPLIT), data, test, SPLIT)
-    full = open_shifted(made_once(folder, data, test, SPLIT, "full"), data, test, SPLIT)
+    mixed = open_shifted(get_or_corrupt(folder, data, test, SPLIT), data, test, SPLIT)
+    full = open_shifted(get_or_corrupt(folder, data, test, SPLIT, "full"), data, test, SPLIT)
     assert len(full.images) == 55 * len(test)
     np.testing.assert_array_equal(full.images[full.mixed], mixed.images)
     np.testing.assert_array_equal(full.ids[full.mixed], test)
@@ -100,20 +108,20 @@ def test_the_full_copy_holds_every_way_and_the_mixed_one(folder: Path) -> None:
 
 def test_an_image_is_harmed_alike_whatever_stands_beside_it(folder: Path) -> None:
     data, test = opened(folder)
-    ways = np.full(len(test), WAYS.index(("bubble", 4)))
+    ways = np.full(len(test), CORRUPTIONS.index(("bubble", 4)))
     whole = harmed(data, test, ways, SPLIT)
     np.testing.assert_array_equal(whole[3:5], harmed(data, test[3:5], ways[3:5], SPLIT))
 
 
 def test_it_is_made_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, test = opened(folder)
-    path = made_once(folder, data, test, SPLIT)
+    path = get_or_corrupt(folder, data, test, SPLIT)
     written = path.read_bytes()
     monkeypatch.setattr(corruptions, "corrupt", None)
-    assert made_once(folder, data, test, SPLIT) == path
+    assert get_or_corrupt(folder, data, test, SPLIT) == path
     monkeypatch.undo()
     path.unlink()
-    assert made_once(folder, data, test, SPLIT).read_bytes() == written
+    assert get_or_corrupt(folder, data, test, SPLIT).read_bytes() == written
     assert [p.name for p in folder.glob("*shifted*")] == [path.name]
 
 
@@ -121,28 +129,28 @@ def test_another_split_or_drawing_is_another_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, test = opened(folder)
-    paths = {made_once(folder, data, test, SPLIT)}
+    paths = {get_or_corrupt(folder, data, test, SPLIT)}
     other = Split(seed=1)
-    paths.add(made_once(folder, data, carry_out(other, data).test, other))
+    paths.add(get_or_corrupt(folder, data, split_indices(other, data).test, other))
     monkeypatch.setattr(corruptions, "DRAWING", 99)
-    paths.add(made_once(folder, data, test, SPLIT))
+    paths.add(get_or_corrupt(folder, data, test, SPLIT))
     assert len(paths) == 3
 
 
 @pytest.mark.parametrize("left", [b"", b"\x93NUMPY", None])
 def test_a_torn_copy_is_made_again(folder: Path, left: bytes | None) -> None:
     data, test = opened(folder)
-    path = made_once(folder, data, test, SPLIT)
+    path = get_or_corrupt(folder, data, test, SPLIT)
     whole = path.read_bytes()
     path.write_bytes(whole[:-100] if left is None else left)
     with pytest.raises(DataError, match="damaged shifted images; delete it"):
         open_shifted(path, data, test, SPLIT)
-    assert made_once(folder, data, test, SPLIT).read_bytes() == whole
+    assert get_or_corrupt(folder, data, test, SPLIT).read_bytes() == whole
 
 
 def test_a_copy_of_other_images_is_refused(folder: Path) -> None:
     data, test = opened(folder)
-    path = made_once(folder, data, test, SPLIT)
+    path = get_or_corrupt(folder, data, test, SPLIT)
     with pytest.raises(DataError, match="not the shifted copy of these"):
         open_shifted(path, data, test[1:], SPLIT)
 
@@ -153,7 +161,7 @@ def test_what_a_dead_process_left_is_swept_away(folder: Path) -> None:
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (0, 0))
-    made_once(folder, data, test, SPLIT)
+    get_or_corrupt(folder, data, test, SPLIT)
     assert not old.exists()
     assert new.exists()
 
@@ -163,7 +171,7 @@ def test_no_room_is_said_and_nothing_is_left(folder: Path, monkeypatch: pytest.M
     usage = shutil.disk_usage(folder)._replace(free=1000)
     monkeypatch.setattr(shifted_test.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DataError, match=r"shifted images take 0\.0 GB, but 0\.0 GB are free"):
-        made_once(folder, data, test, SPLIT)
+        get_or_corrupt(folder, data, test, SPLIT)
     monkeypatch.undo()
 
     def full(*_: object) -> None:
@@ -171,5 +179,5 @@ def test_no_room_is_said_and_nothing_is_left(folder: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(shifted_test, "harmed", full)
     with pytest.raises(DataError, match="cannot keep the shifted images there"):
-        made_once(folder, data, test, SPLIT)
+        get_or_corrupt(folder, data, test, SPLIT)
     assert not list(folder.glob("*shifted*"))

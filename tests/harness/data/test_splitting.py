@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.splitting import apportion, carry_out
+from harness.data.splitting import apportion, split_indices
 from harness.errors import DataError
 from harness.schema.dataset import Dataset, Parts, Split, Subset
 
@@ -69,7 +69,7 @@ def test_different_pictures_are_split_to_the_image(
     labels: np.ndarray, ratios: tuple[float, float, float], seed: int
 ) -> None:
     data = dataset(labels)
-    parts = carry_out(Split(ratios=ratios, seed=seed), data)
+    parts = split_indices(Split(ratios=ratios, seed=seed), data)
     assert_sound(parts, data)
     assert sum(map(len, sides(parts))) == len(labels)
     total = counts(np.arange(len(labels)), data)
@@ -102,7 +102,7 @@ def copied_sets(draw: st.DrawFn, mixed: bool) -> Dataset:
 def test_three_different_pictures_of_each_class_are_enough(
     data: Dataset, ratios: tuple[float, float, float], seed: int
 ) -> None:
-    parts = carry_out(Split(ratios=ratios, seed=seed), data)
+    parts = split_indices(Split(ratios=ratios, seed=seed), data)
     assert_sound(parts, data)
     assert sum(map(len, sides(parts))) == len(data)
 
@@ -111,7 +111,7 @@ def test_three_different_pictures_of_each_class_are_enough(
 def test_copies_with_several_labels_stay_together(data: Dataset, seed: int) -> None:
     """Such sets may be impossible to split; then the class is named, and nothing else happens."""
     try:
-        parts = carry_out(Split(seed=seed), data)
+        parts = split_indices(Split(seed=seed), data)
     except DataError as error:
         message = str(error)
     else:
@@ -124,15 +124,17 @@ def test_copies_with_several_labels_stay_together(data: Dataset, seed: int) -> N
 @settings(deadline=None, max_examples=30)
 @given(unique_sets(), st.integers(0, 99))
 def test_the_same_rule_gives_the_same_split(labels: np.ndarray, seed: int) -> None:
-    first = carry_out(Split(seed=seed), dataset(labels))
-    again = carry_out(Split(seed=seed), replace(dataset(labels), name="x", fingerprint="f" * 24))
+    first = split_indices(Split(seed=seed), dataset(labels))
+    again = split_indices(
+        Split(seed=seed), replace(dataset(labels), name="x", fingerprint="f" * 24)
+    )
     for one, other in zip(sides(first), sides(again), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_the_split_stays_what_it_was() -> None:
     """Records name a split by its rule alone: the same rule must mean the same images for ever."""
-    parts = carry_out(Split(seed=3), dataset(np.arange(20) % 2))
+    parts = split_indices(Split(seed=3), dataset(np.arange(20) % 2))
     assert parts.validation.tolist() == [3, 16]
     assert parts.test.tolist() == [4, 12, 13, 19]
 
@@ -140,7 +142,8 @@ def test_the_split_stays_what_it_was() -> None:
 def test_another_seed_gives_another_split() -> None:
     data = dataset(np.arange(200) % 2)
     assert (
-        carry_out(Split(seed=0), data).test.tolist() != carry_out(Split(seed=1), data).test.tolist()
+        split_indices(Split(seed=0), data).test.tolist()
+        != split_indices(Split(seed=1), data).test.tolist()
     )
 
 
@@ -152,7 +155,7 @@ def test_a_big_group_goes_to_train_and_the_rest_keeps_its_shares() -> None:
     labels = np.concatenate([np.arange(8000) % 8, np.arange(1200) % 8])
     groups = np.concatenate([np.arange(8000), np.full(1200, 8000)])
     data = dataset(labels, groups)
-    parts = carry_out(Split(), data)
+    parts = split_indices(Split(), data)
     assert_sound(parts, data)
     assert set(range(8000, 9200)) <= set(parts.train.tolist())
     for ids, ratio in zip(sides(parts), RATIOS, strict=True):
@@ -163,7 +166,7 @@ def test_a_group_that_would_fill_train_counts_for_no_share() -> None:
     """Class 0: one picture 900 times, and 100 others; those are split as if they were alone."""
     labels = np.repeat([0, 1], [1000, 1000])
     groups = np.concatenate([np.zeros(900, int), np.arange(900, 2000)])
-    parts = carry_out(Split(), dataset(labels, groups))
+    parts = split_indices(Split(), dataset(labels, groups))
     assert set(range(900)) <= set(parts.train.tolist())
     assert [len(ids) for ids in sides(parts)] == [900 + 70 + 700, 10 + 100, 20 + 200]
 
@@ -171,7 +174,7 @@ def test_a_group_that_would_fill_train_counts_for_no_share() -> None:
 def test_pairs_are_shared_out_like_single_images() -> None:
     labels = np.repeat(np.arange(400) % 2, 2)
     data = dataset(labels, np.repeat(np.arange(0, 800, 2), 2))
-    parts = carry_out(Split(), data)
+    parts = split_indices(Split(), data)
     assert_sound(parts, data)
     for ids, ratio in zip(sides(parts), RATIOS, strict=True):
         assert (np.abs(counts(ids, data) - 400 * ratio) <= 2).all()
@@ -182,7 +185,7 @@ def test_contradictory_copies_prefer_train() -> None:
     labels = np.arange(1000) % 2
     groups = np.arange(1000)
     groups[1:40:2] = groups[0:40:2]
-    parts = carry_out(Split(), dataset(labels, groups))
+    parts = split_indices(Split(), dataset(labels, groups))
     assert set(range(40)) <= set(parts.train.tolist())
 
 
@@ -191,7 +194,7 @@ def test_too_few_pictures_of_a_class(copies: int) -> None:
     labels = np.concatenate([np.zeros(30, int), np.ones(2 * copies, int)])
     groups = np.concatenate([np.arange(30), 30 + np.repeat(np.arange(2) * copies, copies)])
     with pytest.raises(DataError) as error:
-        carry_out(Split(), dataset(labels, groups))
+        split_indices(Split(), dataset(labels, groups))
     different = "" if copies == 1 else " of 2 different pictures"
     assert f"class 'class_1' has {2 * copies} images{different}; none is left" in str(error.value)
 
@@ -201,15 +204,15 @@ def test_too_few_pictures_of_a_class(copies: int) -> None:
 
 def test_a_given_split_is_kept() -> None:
     own = np.repeat([2, 0, 1], 20)
-    parts = carry_out(Split(seed=5), dataset(np.arange(60) % 3, given=own))
+    parts = split_indices(Split(seed=5), dataset(np.arange(60) % 3, given=own))
     for ids, part in zip(sides(parts), range(3), strict=True):
         np.testing.assert_array_equal(ids, np.flatnonzero(own == part))
 
 
 def test_a_given_split_can_be_left_aside() -> None:
     labels, own = np.arange(60) % 3, np.repeat([0, 1, 2], 20)
-    drawn = carry_out(Split(), dataset(labels))
-    ignored = carry_out(Split(use_given=False), dataset(labels, given=own))
+    drawn = split_indices(Split(), dataset(labels))
+    ignored = split_indices(Split(use_given=False), dataset(labels, given=own))
     np.testing.assert_array_equal(drawn.test, ignored.test)
 
 
@@ -221,7 +224,7 @@ def test_the_earlier_part_loses_what_a_later_one_holds() -> None:
     groups[46] = 27  # validation and test
     groups[48] = 47  # twice in test
     data = dataset(np.arange(60) % 2, groups, own)
-    parts = carry_out(Split(), data)
+    parts = split_indices(Split(), data)
     assert_sound(parts, data)
     assert set(range(20)) - set(parts.train.tolist()) == {5, 6}
     assert set(range(20, 40)) - set(parts.validation.tolist()) == {25, 27}
@@ -231,13 +234,13 @@ def test_the_earlier_part_loses_what_a_later_one_holds() -> None:
 def test_what_a_given_split_lacks_is_said() -> None:
     labels = np.arange(60) % 2
     with pytest.raises(DataError, match="its own split has no validation; set use_given = false"):
-        carry_out(Split(), dataset(labels, given=np.repeat([0, 2], 30)))
+        split_indices(Split(), dataset(labels, given=np.repeat([0, 2], 30)))
     with pytest.raises(DataError, match="has no validation and no test"):
-        carry_out(Split(), dataset(labels, given=np.zeros(60, int)))
+        split_indices(Split(), dataset(labels, given=np.zeros(60, int)))
     own = np.repeat([0, 1, 2], 20)
     own[(labels == 1) & (own == 2)] = 0
     with pytest.raises(DataError, match="class 'class_1' has 30 images; none is left for test"):
-        carry_out(Split(), dataset(labels, given=own))
+        split_indices(Split(), dataset(labels, given=own))
 
 
 # --- subsets -------------------------------------------------------------------------------------
@@ -249,16 +252,16 @@ def test_a_subset_is_a_stratified_part_of_each_part(
 ) -> None:
     data = dataset(labels)
     subset = Subset(train=train, validation=validation, test=test)
-    whole = carry_out(Split(), data)
+    whole = split_indices(Split(), data)
     classes = len(data.class_names)
     limits = (train, validation, test)
     if any(limit < min(classes, len(ids)) for limit, ids in zip(limits, sides(whole), strict=True)):
         with pytest.raises(
             DataError, match=rf"^subset\.\w+ is \d+, but made has {classes} classes"
         ):
-            carry_out(Split(subset=subset), data)
+            split_indices(Split(subset=subset), data)
         return
-    thinned = carry_out(Split(subset=subset), data)
+    thinned = split_indices(Split(subset=subset), data)
     assert_sound(thinned, data)
     for ids, before, limit in zip(sides(thinned), sides(whole), limits, strict=True):
         assert len(ids) == min(limit, len(before))
@@ -269,8 +272,8 @@ def test_a_subset_is_a_stratified_part_of_each_part(
 
 def test_a_larger_subset_keeps_the_smaller() -> None:
     data = dataset(np.arange(900) % 3)
-    small = carry_out(Split(subset=Subset(train=60, validation=9, test=30)), data)
-    large = carry_out(Split(subset=Subset(train=300, validation=9, test=30)), data)
+    small = split_indices(Split(subset=Subset(train=60, validation=9, test=30)), data)
+    large = split_indices(Split(subset=Subset(train=300, validation=9, test=30)), data)
     assert set(small.train.tolist()) <= set(large.train.tolist())
     assert small.test.tolist() == large.test.tolist()
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.data.splitting import carry_out, table
+from harness.data.splitting import split_indices, table
 from harness.errors import DataError
 from harness.schema.dataset import Dataset, Split, Subset
 from tests.harness.data.test_splitting import (
@@ -44,7 +44,7 @@ def test_a_preset_is_a_word_for_ratios() -> None:
     assert Split.model_validate({"ratios": "72/8/20"}) == Split(ratios=(0.72, 0.08, 0.2))
     words = Split.model_validate({"ratios": "60/36/4"})
     assert words.canonical() == Split(ratios=(0.6, 0.36, 0.04)).canonical()
-    sizes = [len(ids) for ids in sides(carry_out(words, dataset(CELLS)))]
+    sizes = [len(ids) for ids in sides(split_indices(words, dataset(CELLS)))]
     assert sizes == pytest.approx([7175, 4305, 478], abs=8)
 
 
@@ -63,7 +63,7 @@ def test_counts_are_kept_to_the_image(labels: np.ndarray, draw: st.DataObject, s
     data = dataset(labels)
     classes, most = len(data.class_names), len(labels) // 3
     asked = tuple(draw.draw(st.integers(classes, most)) for _ in range(3))
-    parts = carry_out(Split(counts=asked, seed=seed), data)
+    parts = split_indices(Split(counts=asked, seed=seed), data)
     assert_sound(parts, data)
     assert tuple(map(len, sides(parts))) == asked
     shares = counts(np.arange(len(labels)), data) / len(labels)
@@ -73,11 +73,11 @@ def test_counts_are_kept_to_the_image(labels: np.ndarray, draw: st.DataObject, s
 
 def test_counts_may_take_every_image_and_no_more() -> None:
     data = dataset(CELLS)
-    parts = carry_out(Split(counts=(8000, 1000, len(CELLS) - 9000)), data)
+    parts = split_indices(Split(counts=(8000, 1000, len(CELLS) - 9000)), data)
     assert_sound(parts, data)
     assert len(parts.test) == len(CELLS) - 9000
     with pytest.raises(DataError, match="asks for 12,000 images, but there are 11,959"):
-        carry_out(Split(counts=(8000, 2000, 2000)), data)
+        split_indices(Split(counts=(8000, 2000, 2000)), data)
 
 
 @settings(deadline=None)
@@ -85,7 +85,7 @@ def test_counts_may_take_every_image_and_no_more() -> None:
 def test_counts_keep_copies_together_and_never_give_more(data: Dataset, seed: int) -> None:
     asked = (len(data.class_names),) * 3
     try:
-        parts = carry_out(Split(counts=asked, seed=seed), data)
+        parts = split_indices(Split(counts=asked, seed=seed), data)
     except DataError:
         return  # what is left without the largest pictures is too little
     assert_sound(parts, data)
@@ -98,7 +98,7 @@ def test_counts_keep_copies_together_and_never_give_more(data: Dataset, seed: in
 @given(roomy_sets(), st.integers(0, 99))
 def test_a_balanced_test_has_equally_many_of_each_class(labels: np.ndarray, seed: int) -> None:
     data = dataset(labels)
-    parts = carry_out(Split(balanced_test=True, seed=seed), data)
+    parts = split_indices(Split(balanced_test=True, seed=seed), data)
     assert_sound(parts, data)
     assert len(set(counts(parts.test, data).tolist())) == 1
     assert sum(map(len, sides(parts))) == len(labels)
@@ -109,26 +109,26 @@ def test_a_balanced_test_has_equally_many_of_each_class(labels: np.ndarray, seed
 def test_the_balanced_test_of_report_000() -> None:
     """A fifth of the cells: 298 of each class, or as many as are asked for."""
     data = dataset(CELLS)
-    fifth = carry_out(Split(balanced_test=True), data)
+    fifth = split_indices(Split(balanced_test=True), data)
     assert counts(fifth.test, data).tolist() == [11959 // 5 // 8] * 8
-    asked = carry_out(Split(balanced_test=True, counts=(9000, 800, 800)), data)
+    asked = split_indices(Split(balanced_test=True, counts=(9000, 800, 800)), data)
     assert counts(asked.test, data).tolist() == [100] * 8
     assert len(asked.train) == 9000
     with pytest.raises(DataError, match=r"801 test images cannot be 8 classes .* say 800"):
-        carry_out(Split(balanced_test=True, counts=(9000, 800, 801)), data)
+        split_indices(Split(balanced_test=True, counts=(9000, 800, 801)), data)
     with pytest.raises(DataError, match="too many for class 'class_4'"):
-        carry_out(Split(balanced_test=True, counts=(800, 80, 8000)), data)
+        split_indices(Split(balanced_test=True, counts=(800, 80, 8000)), data)
 
 
 def test_a_balanced_test_stays_balanced_in_a_subset() -> None:
     data = dataset(CELLS)
     split = Split(balanced_test=True, subset=Subset(train=320, validation=80, test=240))
-    assert counts(carry_out(split, data).test, data).tolist() == [30] * 8
+    assert counts(split_indices(split, data).test, data).tolist() == [30] * 8
 
 
 def test_a_scarce_class_keeps_half_of_its_images_for_training() -> None:
     data = dataset(np.repeat([0, 1, 2], [500, 500, 20]))
-    parts = carry_out(Split(balanced_test=True), data)
+    parts = split_indices(Split(balanced_test=True), data)
     assert counts(parts.test, data).tolist() == [10] * 3
     assert counts(parts.train, data)[2] + counts(parts.validation, data)[2] == 10
 
@@ -142,7 +142,7 @@ def test_each_image_is_tested_once_over_the_folds(
     labels: np.ndarray, folds: int, seed: int
 ) -> None:
     data = dataset(labels)
-    every = [carry_out(Split(folds=folds, fold=f, seed=seed), data) for f in range(folds)]
+    every = [split_indices(Split(folds=folds, fold=f, seed=seed), data) for f in range(folds)]
     total = counts(np.arange(len(labels)), data)
     for parts in every:
         assert_sound(parts, data)
@@ -158,7 +158,7 @@ def test_folds_share_no_picture(data: Dataset, seed: int) -> None:
     every = []
     for fold in range(3):
         try:
-            every.append(carry_out(Split(folds=3, fold=fold, seed=seed), data))
+            every.append(split_indices(Split(folds=3, fold=fold, seed=seed), data))
         except DataError:
             return  # a class has too few different pictures for this
     for parts in every:
@@ -170,7 +170,7 @@ def test_folds_share_no_picture(data: Dataset, seed: int) -> None:
 def test_folds_that_cannot_be() -> None:
     data = dataset(np.repeat([0, 1], [50, 4]))
     with pytest.raises(DataError, match="'class_1' has 4 different pictures, too few for 5 folds"):
-        carry_out(Split(folds=5), data)
+        split_indices(Split(folds=5), data)
     for wrong in ({"folds": 1}, {"folds": 5, "fold": 5}, {"fold": 1}):
         with pytest.raises(ValidationError, match="folds must be 2 or more"):
             Split.model_validate(wrong)
@@ -185,11 +185,11 @@ def test_a_given_split_is_kept_or_what_would_change_it_is_refused() -> None:
     labels = np.tile([0, 1], 30)
     given_part = np.repeat([0, 1, 2], 20)
     data = dataset(labels, given=given_part)
-    assert carry_out(Split(), data).test.tolist() == list(range(40, 60))
+    assert split_indices(Split(), data).test.tolist() == list(range(40, 60))
     for told in ({"counts": (8, 8, 8)}, {"folds": 5}, {"balanced_test": True}):
         with pytest.raises(DataError, match=rf"own split, which split\.{next(iter(told))} cannot"):
-            carry_out(Split.model_validate(told), data)
-        drawn = carry_out(Split.model_validate({**told, "use_given": False}), data)
+            split_indices(Split.model_validate(told), data)
+        drawn = split_indices(Split.model_validate({**told, "use_given": False}), data)
         assert drawn.test.tolist() != list(range(40, 60))
 
 
@@ -203,7 +203,7 @@ def test_new_rules_leave_the_ids_of_old_splits_alone() -> None:
 
 def test_a_split_is_written_out_image_by_image(tmp_path: Path) -> None:
     data = dataset(np.tile([0, 1], 30))
-    parts = carry_out(Split(counts=(20, 10, 10)), data)
+    parts = split_indices(Split(counts=(20, 10, 10)), data)
     path = tmp_path / "split.csv"
     digests = np.arange(60 * 32, dtype=np.uint8).reshape(60, 32)
     path.write_text(table(parts, digests))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.ensembling.builder import assemble, convene
+from harness.ensembling.builder import fit_ensembles, group_members
 from harness.ensembling.throughput import measure, measure_all
 from harness.errors import UserError
 from harness.execution.devices import Device
@@ -23,8 +23,8 @@ def test_members_are_timed_one_after_the_other(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for name in ("lite0", "mobilenetv2"):
         save_finished(store, made_record(name))
-    (together,) = assemble(store, ["lite0", "mobilenetv2"])
-    convened = convene(together, ("soft vote", "weighted vote"))
+    (together,) = group_members(store, ["lite0", "mobilenetv2"])
+    convened = fit_ensembles(together, ("soft vote", "weighted vote"))
     write_tables(tmp_path)
     assert "§ By formula" in (tmp_path / "LEADERBOARD.md").read_text()
     measure_all(store, list(convened.records), CPU)
@@ -37,7 +37,7 @@ def test_members_are_timed_one_after_the_other(tmp_path: Path) -> None:
     assert 0 < measured.p5 <= measured.median <= measured.p95
     assert measured.batches >= 5
     assert measured.device == "Test CPU"
-    convene(together, ("soft vote", "weighted vote"))
+    fit_ensembles(together, ("soft vote", "weighted vote"))
     assert [r.cost and r.cost.throughput for r in store.ensembles()] == [measured, measured]
     write_tables(tmp_path)
     assert "§" not in (tmp_path / "LEADERBOARD.md").read_text()

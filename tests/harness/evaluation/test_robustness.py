@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, f1_score
 
 from harness.data.corruptions import KINDS
-from harness.data.shifted_test import WAYS, deal
+from harness.data.shifted_test import CORRUPTIONS, assign_corruptions
 from harness.evaluation.robustness import (
     RESAMPLES,
     choice,
@@ -44,11 +44,13 @@ def guessed(right: np.ndarray, labels: np.ndarray = LABELS) -> Predictions:
 
 def harmed_by(run: Run, kind: str, from_severity: int = 1) -> np.ndarray:
     """Whether each row of the mixed copy has this kind at this severity or above."""
-    return np.array([WAYS[way][0] == kind and WAYS[way][1] >= from_severity for way in ways(run)])
+    return np.array(
+        [CORRUPTIONS[way][0] == kind and CORRUPTIONS[way][1] >= from_severity for way in ways(run)]
+    )
 
 
 def ways(run: Run) -> np.ndarray:
-    return deal(LABELS, run.data, run.split)
+    return assign_corruptions(LABELS, run.data, run.split)
 
 
 def sure(count: int = len(LABELS)) -> np.ndarray:
@@ -119,7 +121,7 @@ def test_fewer_images_than_kinds() -> None:
 def test_every_shift_is_scored_in_its_own_order() -> None:
     run, n = made_run(), len(LABELS)
     labels = np.tile(LABELS, 55)
-    right = np.array([WAYS[w][0] != "bubble" for w in np.repeat(np.arange(55), n)])
+    right = np.array([CORRUPTIONS[w][0] != "bubble" for w in np.repeat(np.arange(55), n)])
     found = robustness(guessed(sure()), guessed(right, labels), run, part=EVERY_SHIFT)
     assert found.worst.name == "bubble"
     assert found.worst.macro_f1 == 0

@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from harness.execution.device_lock import Quiet
+from harness.execution.device_lock import DeviceLock
 
 OTHER = """
 import sys, time
@@ -34,7 +34,7 @@ def other(folder: Path, how: str, seconds: float) -> subprocess.Popen[str]:
 
 def test_workers_work_side_by_side(tmp_path: Path) -> None:
     holder = other(tmp_path, "working", 60)
-    with Quiet("cpu", tmp_path).working():
+    with DeviceLock("cpu", tmp_path).shared():
         assert holder.poll() is None
     holder.kill()
     holder.wait()
@@ -42,14 +42,14 @@ def test_workers_work_side_by_side(tmp_path: Path) -> None:
 
 def test_alone_means_after_the_others(tmp_path: Path) -> None:
     holder = other(tmp_path, "working", 0.6)
-    with Quiet("cpu", tmp_path).alone() as exclusive:
+    with DeviceLock("cpu", tmp_path).exclusive() as exclusive:
         assert exclusive
         assert holder.wait(5) == 0
 
 
 def test_nobody_works_beside_one_who_is_alone(tmp_path: Path) -> None:
     holder = other(tmp_path, "alone", 0.6)
-    with Quiet("cpu", tmp_path).working():
+    with DeviceLock("cpu", tmp_path).shared():
         assert holder.wait(5) == 0
 
 
@@ -57,7 +57,7 @@ def test_a_dead_process_holds_nothing(tmp_path: Path) -> None:
     holder = other(tmp_path, "alone", 60)
     holder.kill()
     holder.wait()
-    with Quiet("cpu", tmp_path).alone() as exclusive:
+    with DeviceLock("cpu", tmp_path).exclusive() as exclusive:
         assert exclusive
 
 
@@ -66,9 +66,9 @@ def test_one_who_waits_to_be_alone_is_not_starved(tmp_path: Path) -> None:
     stop, got = threading.Event(), threading.Event()
 
     def work() -> None:
-        quiet = Quiet("cpu", tmp_path)
+        device_lock = DeviceLock("cpu", tmp_path)
         while not stop.is_set():
-            with quiet.working():
+            with device_lock.shared():
                 time.sleep(0.02)
 
     workers = [threading.Thread(target=work) for _ in range(3)]
@@ -76,7 +76,7 @@ def test_one_who_waits_to_be_alone_is_not_starved(tmp_path: Path) -> None:
         worker.start()
 
     def measure() -> None:
-        with Quiet("cpu", tmp_path).alone():
+        with DeviceLock("cpu", tmp_path).exclusive():
             got.set()
 
     threading.Thread(target=measure, daemon=True).start()
@@ -87,5 +87,8 @@ def test_one_who_waits_to_be_alone_is_not_starved(tmp_path: Path) -> None:
 
 
 def test_devices_do_not_wait_for_each_other(tmp_path: Path) -> None:
-    with Quiet("gpu:0", tmp_path).alone(), Quiet("gpu:1", tmp_path).alone() as exclusive:
+    with (
+        DeviceLock("gpu:0", tmp_path).exclusive(),
+        DeviceLock("gpu:1", tmp_path).exclusive() as exclusive,
+    ):
         assert exclusive

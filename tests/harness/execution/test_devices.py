@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.execution.devices import Device, visible
-from harness.execution.run_lock import occupy
+from harness.execution.run_lock import acquire_gpu
 from harness.storage.records import Store
 from harness.sweep.planner import pending
 from harness.sweep.scheduler import sweep
@@ -60,19 +60,19 @@ def test_a_gpu_is_counted_as_nvidia_smi_counts() -> None:
 
 def test_a_gpu_is_held_alone_or_together() -> None:
     shared = replace(GPU, shared=True)
-    alone = occupy(GPU)
+    alone = acquire_gpu(GPU)
     assert alone is not None
-    assert occupy(GPU) is None
-    assert occupy(shared) is None
-    assert occupy(Device("gpu:1", "Another")) is not None
+    assert acquire_gpu(GPU) is None
+    assert acquire_gpu(shared) is None
+    assert acquire_gpu(Device("gpu:1", "Another")) is not None
     alone.release()
-    together = [occupy(shared), occupy(shared)]
+    together = [acquire_gpu(shared), acquire_gpu(shared)]
     assert None not in together
-    assert occupy(GPU) is None
+    assert acquire_gpu(GPU) is None
     for each in together:
         assert each is not None
         each.release()
-    assert occupy(GPU) is not None
+    assert acquire_gpu(GPU) is not None
 
 
 class Together(StandIn):

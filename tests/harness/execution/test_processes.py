@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.execution.processes import Children, Ended, Event, WorkerProcess
+from harness.execution.processes import Children, Event, ProcessResult, WorkerProcess
 from harness.schema.run import Job
 from tests.harness.conftest import made_outcome, made_run
 
@@ -21,7 +21,7 @@ TELL = "def tell(**e): print(json.dumps(e), flush=True)\n"
 
 def launch(
     tmp_path: Path, program: str, timeout: float = 0, children: Children | None = None
-) -> tuple[Ended, list[Event]]:
+) -> tuple[ProcessResult, list[Event]]:
     job = Job(
         run=made_run(),
         data="/nowhere",
@@ -40,7 +40,7 @@ def test_a_finished_child_hands_back_its_outcome(tmp_path: Path) -> None:
     outcome = made_outcome()
     program = f"tell(event='done', outcome=json.loads({outcome.model_dump_json()!r}))"
     ended, events = launch(tmp_path, program)
-    assert ended == Ended("finished", outcome=outcome)
+    assert ended == ProcessResult("finished", outcome=outcome)
     assert [event["event"] for event in events] == ["done"]
 
 
@@ -102,8 +102,8 @@ def test_stopping_ends_the_children_and_lets_none_be_born(tmp_path: Path) -> Non
         time.sleep(0.01)
     children.stop()
     thread.join(20)
-    assert ends == [Ended("stopped")]
-    assert launch(tmp_path, "sys.exit(0)", children=children)[0] == Ended("stopped")
+    assert ends == [ProcessResult("stopped")]
+    assert launch(tmp_path, "sys.exit(0)", children=children)[0] == ProcessResult("stopped")
 
 
 BUSY_WORKER = """

@@ -40,8 +40,8 @@ def study_of(*runs: tuple[Protocol, str, float, float]) -> tuple[Study, ...]:
     for i, (protocol, recipe, clean, harmed) in enumerate(runs):
         run = made_run(recipe).model_copy(update={"protocol": protocol})
         parts = {"validation": part(clean, i), "test": part(clean, i), "shifted": part(harmed, i)}
-        judged = metrics.judge(parts, CLASSES)
-        result = Finished(**dict(made_outcome()), **dict(judged))
+        evaluation = metrics.evaluate(parts, CLASSES)
+        result = Finished(**dict(made_outcome()), **dict(evaluation))
         records.append(RunRecord(run=run, profile="quick", data=SUMMARY, result=result))
         predictions[run.id] = parts
     return studies(boards(records, predictions))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.reporting import html
-from harness.reporting.figure_cache import Gallery
+from harness.reporting.figure_cache import FigureCache
 from harness.reporting.publish import read_boards
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -34,7 +34,7 @@ NAMES += ".map(a => a.textContent)"
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     boards = read_boards(RESULTS)
-    gallery = Gallery(RESULTS, boards)
+    gallery = FigureCache(RESULTS, boards)
     path = tmp_path_factory.mktemp("page") / "index.html"
     pictures = {name: gallery.pictures(name) for name in gallery.plots}
     path.write_text(html.html(boards, pictures), encoding="utf-8")

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.ensembling.builder import assemble, convene
+from harness.ensembling.builder import fit_ensembles, group_members
 from harness.errors import DataError, UserError
-from harness.reporting.external import Format, bring_in, read, write_out
+from harness.reporting.external import Format, export_predictions, import_predictions, read
 from harness.reporting.publish import read_boards, verify, write_tables
 from harness.storage.records import Store
 from tests.harness.conftest import CLASSES, made_predictions, made_record, save_finished
@@ -44,15 +44,15 @@ def as_npz(path: Path, **changes: np.ndarray | None) -> Path:
 def test_what_is_exported_comes_back_bit_for_bit(
     results: Path, tmp_path: Path, kind: Format
 ) -> None:
-    (path,) = write_out("vgg16", results, tmp_path, kind)
-    (record,) = bring_in(path, "theirs", results)
+    (path,) = export_predictions("vgg16", results, tmp_path, kind)
+    (record,) = import_predictions(path, "theirs", results)
     store = Store(results)
     told, own = store.predictions(record.outside), store.predictions(made_record().run)
     assert set(told) == ({"test"} if kind == "medmnist" else {"test", "validation", "shifted"})
     for part, held in told.items():
         np.testing.assert_array_equal(held.probabilities, own[part].probabilities)
         np.testing.assert_array_equal(held.ids, own[part].ids)
-    assert record.test == made_record().judged.test  # type: ignore[union-attr]
+    assert record.test == made_record().evaluation.test  # type: ignore[union-attr]
     write_tables(results)
     assert verify(results) == []
     page = (results / "LEADERBOARD.md").read_text()
@@ -61,19 +61,19 @@ def test_what_is_exported_comes_back_bit_for_bit(
 
 
 def test_medmnists_file_is_the_one_its_evaluator_writes(results: Path, tmp_path: Path) -> None:
-    (path,) = write_out("vgg16", results, tmp_path, "medmnist")
+    (path,) = export_predictions("vgg16", results, tmp_path, "medmnist")
     rows = list(csv.reader(path.open()))
     assert [row[0] for row in rows] == [str(i) for i in range(20)]
     assert len(rows[0]) == 1 + len(CLASSES)
-    test = made_record().judged.test  # type: ignore[union-attr]
+    test = made_record().evaluation.test  # type: ignore[union-attr]
     assert f"_test_[AUC]{test.auc:.3f}_[ACC]{test.accuracy:.3f}@" in path.name
 
 
 def test_an_import_votes_where_a_vote_needs_no_validation(results: Path, tmp_path: Path) -> None:
-    bring_in(as_npz(tmp_path / "a.npz"), "theirs", results)
+    import_predictions(as_npz(tmp_path / "a.npz"), "theirs", results)
     store = Store(results)
-    (together,) = assemble(store, ["vgg16", "theirs"])
-    convened = convene(together, ("soft vote", "weighted vote", "stacking", "concatenation"))
+    (together,) = group_members(store, ["vgg16", "theirs"])
+    convened = fit_ensembles(together, ("soft vote", "weighted vote", "stacking", "concatenation"))
     (record,) = convened.records
     assert record.ensemble.rule == "soft vote"
     assert record.cost is None
@@ -89,10 +89,10 @@ def test_an_import_votes_where_a_vote_needs_no_validation(results: Path, tmp_pat
 
 
 def test_with_validation_images_every_vote_is_possible(results: Path, tmp_path: Path) -> None:
-    (path,) = write_out("lite0", results, tmp_path, "npz")
-    bring_in(path, "theirs", results)
-    (together,) = assemble(Store(results), ["vgg16", "@theirs"])
-    convened = convene(together, ("soft vote", "weighted vote", "greedy", "stacking"))
+    (path,) = export_predictions("lite0", results, tmp_path, "npz")
+    import_predictions(path, "theirs", results)
+    (together,) = group_members(Store(results), ["vgg16", "@theirs"])
+    convened = fit_ensembles(together, ("soft vote", "weighted vote", "greedy", "stacking"))
     assert len(convened.records) == 4
     assert read_boards(results)[0].rows
 
@@ -101,23 +101,23 @@ def test_labels_of_an_npy_come_from_their_own(results: Path, tmp_path: Path) -> 
     probabilities, labels = truth()
     np.save(tmp_path / "p.npy", probabilities)
     np.save(tmp_path / "l.npy", labels[:, None])
-    (record,) = bring_in(tmp_path / "p.npy", "theirs", results, tmp_path / "l.npy")
+    (record,) = import_predictions(tmp_path / "p.npy", "theirs", results, tmp_path / "l.npy")
     assert record.test.accuracy == pytest.approx((probabilities.argmax(1) == labels).mean())
     with pytest.raises(DataError, match="labels absent"):
-        bring_in(tmp_path / "p.npy", "others", results)
+        import_predictions(tmp_path / "p.npy", "others", results)
 
 
 def test_a_name_is_taken_once(results: Path, tmp_path: Path) -> None:
     path = as_npz(tmp_path / "a.npz")
-    bring_in(path, "theirs", results)
+    import_predictions(path, "theirs", results)
     with pytest.raises(UserError, match="--force"):
-        bring_in(path, "theirs", results)
-    bring_in(path, "theirs", results, replace=True)
-    assert len(Store(results).outsides()) == 1
+        import_predictions(path, "theirs", results)
+    import_predictions(path, "theirs", results, replace=True)
+    assert len(Store(results).external_records()) == 1
     with pytest.raises(UserError, match="is the recipe vgg16"):
-        bring_in(path, "v16", results)
+        import_predictions(path, "v16", results)
     with pytest.raises(UserError, match="is no name"):
-        bring_in(path, "Their best!", results)
+        import_predictions(path, "Their best!", results)
 
 
 P, L = truth()
@@ -151,11 +151,11 @@ BAD = {
 def test_a_bad_npz_is_refused_in_one_line(results: Path, tmp_path: Path, what: str) -> None:
     changes, says = BAD[what]
     with pytest.raises(UserError) as refused:
-        bring_in(as_npz(tmp_path / "bad.npz", **changes), "theirs", results)
+        import_predictions(as_npz(tmp_path / "bad.npz", **changes), "theirs", results)
     assert says in str(refused.value)
     assert "bad.npz" in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert Store(results).outsides() == ()
+    assert Store(results).external_records() == ()
 
 
 CSV = {
@@ -176,26 +176,26 @@ def test_a_bad_csv_is_refused_in_one_line(results: Path, tmp_path: Path, text: s
     path = tmp_path / "bad.csv"
     path.write_text(text)
     with pytest.raises(UserError) as refused:
-        bring_in(path, "theirs", results)
+        import_predictions(path, "theirs", results)
     assert CSV[text] in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 def test_columns_in_another_order_are_refused(results: Path, tmp_path: Path) -> None:
-    (path,) = write_out("vgg16", results, tmp_path, "csv")
+    (path,) = export_predictions("vgg16", results, tmp_path, "csv")
     text = path.read_text()
     path.write_text(text.replace("basophil,eosinophil,platelet", "eosinophil,basophil,platelet", 1))
     with pytest.raises(UserError, match="columns are not made-up's classes"):
-        bring_in(path, "theirs", results)
+        import_predictions(path, "theirs", results)
 
 
 def test_medmnists_figures_vouch_for_the_order(results: Path, tmp_path: Path) -> None:
-    (path,) = write_out("vgg16", results, tmp_path, "medmnist")
+    (path,) = export_predictions("vgg16", results, tmp_path, "medmnist")
     lines = [line.split(",", 1) for line in path.read_text().splitlines()]
     rolled = [f"{i},{lines[(i + 1) % len(lines)][1]}" for i in range(len(lines))]
     path.write_text("\n".join(rolled))
     with pytest.raises(UserError, match="other images, or another order"):
-        bring_in(path, "theirs", results)
+        import_predictions(path, "theirs", results)
 
 
 @given(st.binary(max_size=400), st.sampled_from([".npz", ".npy", ".csv"]))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from harness.reporting import figures, publish
-from harness.reporting.figure_cache import Gallery, found_digest
+from harness.reporting.figure_cache import FigureCache, found_digest
 from harness.reporting.figures import GROUPS, INK, KINDS, SHADES, render
 from harness.reporting.leaderboard import Board
 from harness.reporting.plots import NAMES, Against, Confusions, plots, printable
@@ -59,7 +59,7 @@ def test_counts_and_fronts_are_the_boards() -> None:
     for plot in plots(shown):
         if isinstance(plot, Confusions):
             for panel, row in zip(plot.panels, shown.networks, strict=True):
-                assert panel.counts == row.judged[0].test.confusion
+                assert panel.counts == row.evaluation[0].test.confusion
         if isinstance(plot, Against):
             assert any(plot.front)
             assert [mark.f1 for mark in plot.marks] == [row.macro_f1 for row in shown.rows]
@@ -176,6 +176,6 @@ def test_verify_names_a_figure_that_is_not_the_records(tmp_path: Path) -> None:
 
 
 def test_a_gallery_of_nothing(tmp_path: Path) -> None:
-    gallery = Gallery(tmp_path, ())
+    gallery = FigureCache(tmp_path, ())
     assert gallery.refresh() == ()
-    assert list(gallery.lies()) == []
+    assert list(gallery.mismatches()) == []

@@ -10,8 +10,8 @@ import pytest
 
 from harness.data.image_cache import open_dataset
 from harness.data.sources import prepare
-from harness.data.splitting import carry_out
-from harness.ensembling.builder import RULES, assemble, convene
+from harness.data.splitting import split_indices
+from harness.ensembling.builder import RULES, fit_ensembles, group_members
 from harness.evaluation import metrics
 from harness.reporting import findings
 from harness.reporting.leaderboard import Board, boards
@@ -19,7 +19,7 @@ from harness.reporting.markdown import markdown
 from harness.reporting.publish import read_boards
 from harness.schema.dataset import DataSummary, Split
 from harness.schema.predictions import Predictions
-from harness.schema.records import Finished, OutsideRecord, RunRecord
+from harness.schema.records import ExternalRecord, Finished, RunRecord
 from harness.storage.records import Store
 from tests.harness.conftest import made_record, made_run
 
@@ -44,9 +44,9 @@ def record_of(recipe: str, probabilities: np.ndarray, **cost: int) -> tuple[RunR
     held["test"] = part
     record = made_record(recipe)
     assert isinstance(record.result, Finished)
-    judged = dict(metrics.judge(held, NAMES))
+    evaluation = dict(metrics.evaluate(held, NAMES))
     result = record.result.model_copy(
-        update=judged | {"cost": record.result.cost.model_copy(update=cost)}
+        update=evaluation | {"cost": record.result.cost.model_copy(update=cost)}
     )
     return record.model_copy(update={"result": result, "data": SUMMARY}), held
 
@@ -57,17 +57,17 @@ def board_of(**rows: np.ndarray) -> Board:
     return board
 
 
-def floor(probabilities: np.ndarray) -> tuple[OutsideRecord, dict[str, Predictions]]:
-    from harness.schema.records import Outside
+def floor(probabilities: np.ndarray) -> tuple[ExternalRecord, dict[str, Predictions]]:
+    from harness.schema.records import External
 
     parts = {"test": Predictions(np.arange(240), LABELS, probabilities)}
-    record = OutsideRecord(
-        outside=Outside(name="raw-pixels", beside=made_run()),
+    record = ExternalRecord(
+        outside=External(name="raw-pixels", beside=made_run()),
         baseline=True,
         note="floor",
         profile="quick",
         data=SUMMARY,
-        **dict(metrics.judge(parts, NAMES)),
+        **dict(metrics.evaluate(parts, NAMES)),
     )
     return record, parts
 
@@ -131,8 +131,8 @@ def make_vote(tmp_path: Path) -> Board:
         record, parts = record_of(name, probabilities)
         store.save_predictions(record.run, parts)
         store.save(record)
-    (together,) = assemble(store, ["vgg16", "lite0", "resnet50"])
-    convene(together, RULES)
+    (together,) = group_members(store, ["vgg16", "lite0", "resnet50"])
+    fit_ensembles(together, RULES)
     (board,) = read_boards(tmp_path)
     return board
 
@@ -169,7 +169,7 @@ def test_softened_members_are_in_the_calibration_table(tmp_path: Path) -> None:
     before = soft.ensembles[0].calibrated_members
     assert before is not None
     assert before.macro_f1 > 0.8
-    assert before.calibration_error < soft.judged[0].test.calibration_error
+    assert before.calibration_error < soft.evaluation[0].test.calibration_error
     stacked = next(r for r in board.ensembles if r.ensembles[0].ensemble.rule == "stacking")
     assert stacked.ensembles[0].calibrated_members is None
 
@@ -179,7 +179,7 @@ def test_the_floor_is_better_than_chance_and_the_same_twice(tmp_path: Path) -> N
 
     data = open_dataset(prepare("smear@500", 48, tmp_path))
     run = made_run().model_copy(update={"data": data.fingerprint})
-    parts = carry_out(Split(), data)
+    parts = split_indices(Split(), data)
     first, second = (pixel_baseline.raw_pixels(run, data, parts) for _ in range(2))
     for part in ("validation", "test"):
         np.testing.assert_array_equal(first[part].probabilities, second[part].probabilities)
@@ -189,20 +189,20 @@ def test_the_floor_is_better_than_chance_and_the_same_twice(tmp_path: Path) -> N
     summary = SUMMARY.model_copy(update={"class_names": data.class_names})
     for _ in range(2):
         pixel_baseline.keep(store, run, data, parts, ("quick", summary))
-    (record,) = store.outsides()
+    (record,) = store.external_records()
     assert record.baseline
     assert record.test.macro_f1 == score.macro_f1
     assert record.shifted is None
 
 
 def test_the_floor_is_asked_about_the_shifted_test_too(tmp_path: Path) -> None:
-    from harness.data.shifted_test import made_once, open_shifted
+    from harness.data.shifted_test import get_or_corrupt, open_shifted
     from harness.training import pixel_baseline
 
     folder = prepare("smear@500", 48, tmp_path)
     data = open_dataset(folder)
     run = made_run().model_copy(update={"data": data.fingerprint})
-    parts = carry_out(Split(), data)
+    parts = split_indices(Split(), data)
     told, store = [], Store(tmp_path / "results")
     like = "quick", SUMMARY.model_copy(update={"class_names": data.class_names})
     pixel_baseline.keep(store, run, data, parts, like)
@@ -210,7 +210,7 @@ def test_the_floor_is_asked_about_the_shifted_test_too(tmp_path: Path) -> None:
     assert not pixel_baseline.is_kept(store, run, asked_shifted=True), "it is to be laid again"
     modes: tuple[Literal["mixed", "full"], ...] = ("mixed", "full")
     for mode in modes:
-        path = made_once(folder, data, parts.test, Split(), mode)
+        path = get_or_corrupt(folder, data, parts.test, Split(), mode)
         copy = open_shifted(path, data, parts.test, Split())
         told.append(pixel_baseline.raw_pixels(run, data, parts, copy)["shifted"])
         pixel_baseline.keep(store, run, data, parts, like, copy)

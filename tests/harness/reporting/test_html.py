@@ -12,7 +12,7 @@ import pytest
 
 from harness.reporting import columns, html
 from harness.reporting import markdown as report
-from harness.reporting.figure_cache import Gallery
+from harness.reporting.figure_cache import FigureCache
 from harness.reporting.leaderboard import Board
 from harness.reporting.plots import plots, slug
 from harness.reporting.publish import read_boards
@@ -63,7 +63,7 @@ def real() -> tuple[Board, ...]:
 
 @pytest.fixture(scope="module")
 def written(real: tuple[Board, ...]) -> str:
-    gallery = Gallery(RESULTS, real)
+    gallery = FigureCache(RESULTS, real)
     return html.html(real, {name: gallery.pictures(name) for name in gallery.plots})
 
 

@@ -72,7 +72,7 @@ def test_rows_are_best_first_and_seeds_make_one_row() -> None:
     scores = [row.macro_f1 for row in board.rows]
     assert scores == sorted(scores, reverse=True)
     vgg16 = next(row for row in board.rows if row.name == "vgg16")
-    values = [result.test.macro_f1 for result in vgg16.judged]
+    values = [result.test.macro_f1 for result in vgg16.evaluation]
     assert len(values) == 2
     assert vgg16.macro_f1 == pytest.approx(sum(values) / 2)
     assert vgg16.noise[0] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from typing import ClassVar
 
-from harness.schema.base import Noun
+from harness.schema.base import FrozenModel
 from harness.schema.dataset import Split
 from harness.schema.protocol import Protocol
 from harness.schema.run import Run, Weights
 
 
 def test_a_late_field_leaves_the_canonical_json_alone_until_it_is_used() -> None:
-    class Grown(Noun):
+    class Grown(FrozenModel):
         ADDED: ClassVar[tuple[str, ...]] = ("late",)
         early: int = 1
         late: tuple[str, ...] = ()
 
-    class Outer(Noun):
+    class Outer(FrozenModel):
         inner: Grown = Grown()
 
     assert Outer().canonical() == '{"inner":{"early":1}}'

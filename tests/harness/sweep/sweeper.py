@@ -15,17 +15,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from harness.execution.devices import Device
-from harness.execution.processes import Ended, Event
-from harness.execution.run_lock import working
+from harness.execution.processes import Event, ProcessResult
+from harness.execution.run_lock import artefacts_lock
 from harness.schema.run import Job
 from harness.storage.records import Store
-from harness.sweep.planner import Planned, pending
-from harness.sweep.scheduler import Setting, sweep
+from harness.sweep.planner import PlannedRun, pending
+from harness.sweep.scheduler import SweepContext, sweep
 from tests.harness.conftest import SUMMARY, StandIn, made_planned
 from zoo.registry import RECIPES
 
 
-def planned(recipes: int, seeds: int) -> list[Planned]:
+def planned(recipes: int, seeds: int) -> list[PlannedRun]:
     return [made_planned(r.name, seed) for seed in range(seeds) for r in RECIPES[:recipes]]
 
 
@@ -38,8 +38,8 @@ class Slow(StandIn):
 
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
-    ) -> Ended:
-        with working(Path(job.output)):
+    ) -> ProcessResult:
+        with artefacts_lock(Path(job.output)):
             done = Store(self.results).find(job.run) is not None
             self.note("repeats" if done else "begins", job)
             time.sleep(self.seconds)
@@ -55,7 +55,7 @@ class Slow(StandIn):
 
 
 class Nobody:
-    def event(self, planned: Planned, event: Event) -> None: ...
+    def event(self, planned: PlannedRun, event: Event) -> None: ...
     def ended(self, *_: object) -> None: ...
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     recipes, seeds, slots = map(int, sys.argv[2:5])
     results.mkdir(parents=True, exist_ok=True)
     store = Store(results)
-    setting = Setting(
+    setting = SweepContext(
         store=store,
         data_folder=results,
         data=SUMMARY,

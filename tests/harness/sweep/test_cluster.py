@@ -17,10 +17,10 @@ import pytest
 
 from harness.errors import UserError
 from harness.execution.devices import Device
-from harness.execution.processes import Ended, WorkerProcess
+from harness.execution.processes import ProcessResult, WorkerProcess
 from harness.schema.records import Failed
 from harness.storage.records import FEATURES, PREDICTIONS, Store
-from harness.sweep.scheduler import Setting, sweep
+from harness.sweep.scheduler import SweepContext, sweep
 from tests.harness.conftest import SUMMARY, StandIn, made_planned
 from tests.harness.sweep.sweeper import Nobody, Slow
 from tests.harness.sweep.sweeper import planned as many
@@ -57,8 +57,8 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def setting(results: Path, slots: Callable[[], Sequence[Device]]) -> Setting:
-    return Setting(Store(results), results, SUMMARY, "quick", slots)
+def setting(results: Path, slots: Callable[[], Sequence[Device]]) -> SweepContext:
+    return SweepContext(Store(results), results, SUMMARY, "quick", slots)
 
 
 def records(results: Path) -> dict[str, bytes]:
@@ -231,7 +231,7 @@ class Full(StandIn):
 
     def __init__(self) -> None:
         reason = "OSError: [Errno 28] No space left on device"
-        super().__init__({"resnet50": Ended("no room", failed=Failed(reason=reason))})
+        super().__init__({"resnet50": ProcessResult("no room", failed=Failed(reason=reason))})
 
 
 def test_a_full_disk_on_a_worker_is_one_runs_failure(

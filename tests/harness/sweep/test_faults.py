@@ -16,13 +16,13 @@ import pytest
 from harness.errors import NoRoom
 from harness.execution import processes, run_lock
 from harness.execution.devices import Device
-from harness.execution.processes import Ended, WorkerProcess
+from harness.execution.processes import ProcessResult, WorkerProcess
 from harness.reporting.publish import write_tables
 from harness.schema.records import Failed, Finished
 from harness.storage.predictions import write_predictions
 from harness.storage.records import PREDICTIONS, Store
 from harness.sweep.planner import pending
-from harness.sweep.scheduler import Setting, sweep
+from harness.sweep.scheduler import SweepContext, sweep
 from tests.harness.conftest import (
     SUMMARY,
     StandIn,
@@ -123,7 +123,7 @@ def test_eight_sweeps_share_one_folder_though_two_are_killed(tmp_path: Path) -> 
     assert len(ends) == 50
     assert len({pid for _, _, pid in heard}) >= 6, "the work was not shared"
     # What is left behind stops nobody.
-    assert all(run_lock.holder(folder) is None for folder in (results / "artefacts").iterdir())
+    assert all(run_lock.owner(folder) is None for folder in (results / "artefacts").iterdir())
 
 
 def test_a_run_that_another_sweep_holds_is_left_to_it(tmp_path: Path) -> None:
@@ -132,11 +132,11 @@ def test_a_run_that_another_sweep_holds_is_left_to_it(tmp_path: Path) -> None:
     one = many(1, 1)[0]
     folder = Store(tmp_path).artefacts(one.run)
     deadline = time.monotonic() + 20
-    while (told := run_lock.holder(folder)) is None and time.monotonic() < deadline:
+    while (told := run_lock.owner(folder)) is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert told is not None
     assert (told["pid"], told["recipe"]) == (holder.pid, one.recipe.name)
-    assert run_lock.take(folder) is None
+    assert run_lock.acquire(folder) is None
     holder.kill()
     holder.wait()
     stand_in = StandIn()
@@ -283,7 +283,7 @@ def test_a_torn_record_is_set_aside_and_its_run_made_again(tmp_path: Path, keep:
 
 
 def test_a_worker_without_room_leaves_its_run_pending(tmp_path: Path) -> None:
-    full = Ended("no room", failed=Failed(reason="OSError: No space left on device"))
+    full = ProcessResult("no room", failed=Failed(reason="OSError: No space left on device"))
     planned = [made_planned(name) for name in NAMES]
     stand_in = StandIn(fails={"resnet50": full})
     with pytest.raises(NoRoom):
@@ -329,10 +329,10 @@ class Greedy(StandIn):
         self.parts.append(job.parts)
         if job.parts < self.needs:
             failed = Failed(reason="ResourceExhaustedError: OOM", log_tail=())
-            return Ended("out of memory", failed=failed)
+            return ProcessResult("out of memory", failed=failed)
         ended = super().__call__(job, environment, report)
         outcome = made_outcome().model_copy(update={"parts": job.parts})
-        return Ended(ended.how, outcome=outcome)
+        return ProcessResult(ended.how, outcome=outcome)
 
 
 def test_too_little_memory_is_tried_again_in_smaller_parts(tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ def test_a_child_over_its_limit_is_ended_and_tried_in_parts(tmp_path: Path) -> N
     )
     launcher = WorkerProcess(command=(sys.executable, "-c", program), memory_gb=0.5)
     one = made_planned()
-    calm = Setting(
+    calm = SweepContext(
         store=Store(tmp_path), data_folder=tmp_path, data=SUMMARY, profile="quick",
         slots=lambda: (Device("cpu", "Test CPU"),),
     )  # fmt: skip

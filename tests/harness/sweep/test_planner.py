@@ -21,9 +21,9 @@ seconds_lists = st.lists(st.floats(0.1, 1000), min_size=1, max_size=12)
 
 
 def test_each_run_begins_on_the_first_machine_that_is_free() -> None:
-    assert planner.ends([5, 3, 2, 1], 1) == (5, 8, 10, 11)
-    assert planner.ends([5, 3, 2, 1], 2) == (5, 3, 5, 6)
-    assert planner.ends([5, 3], 8) == (5, 3)
+    assert planner.end_times([5, 3, 2, 1], 1) == (5, 8, 10, 11)
+    assert planner.end_times([5, 3, 2, 1], 2) == (5, 3, 5, 6)
+    assert planner.end_times([5, 3], 8) == (5, 3)
 
 
 @given(seconds_lists, st.integers(1, 8), st.floats(0, 3000))
@@ -32,9 +32,9 @@ def test_what_fits_a_budget_ends_within_it(
 ) -> None:
     pending = many(1, len(seconds))
     told = {one.run.id: each for one, each in zip(pending, seconds, strict=True)}
-    fits = planner.within(budget, pending, told, machines)
+    fits = planner.within_budget(budget, pending, told, machines)
     if fits:
-        assert max(planner.ends([told[one.run.id] for one in fits], machines)) <= budget
+        assert max(planner.end_times([told[one.run.id] for one in fits], machines)) <= budget
     left = [told[one.run.id] for one in pending if one not in fits]
     # What is left out is no shorter than anything that was taken.
     assert all(told[one.run.id] <= min(left, default=float("inf")) for one in fits)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import pytest
 from rich.console import Console
 
-from harness.sweep.progress import LiveView, Watch
-from harness.sweep.run_state import Standing
+from harness.sweep.progress import LiveView, ProgressView
+from harness.sweep.run_state import RunState
 from tests.harness.conftest import failed_record, made_planned, made_record
 from tests.harness.training.test_checkpoint import line
 
@@ -19,10 +19,10 @@ class Told:
     """A standing whose clock is set by hand."""
 
     now: float = 0.0
-    standing: Standing = field(init=False)
+    standing: RunState = field(init=False)
 
     def __post_init__(self) -> None:
-        self.standing = Standing(clock=lambda: self.now)
+        self.standing = RunState(clock=lambda: self.now)
 
     def phase(self, name: str, steps: int) -> None:
         self.standing.hear({"event": "phase", "name": name, "steps": steps})
@@ -112,7 +112,7 @@ def test_it_survives_the_file_that_status_reads() -> None:
     told.step(1, 10, 50)
     told.step(2, 30, 50)
     told.standing.hear({"event": "memory", "resident_mb": 500.0, "device_mb": None})
-    again = Standing.from_told(json.loads(json.dumps(told.standing.told())))
+    again = RunState.from_told(json.loads(json.dumps(told.standing.told())))
     assert again.sentence == "judging, 30 of 50"
     assert (again.images_per_second, again.memory) == ("20.0", "0.5 GB")
 
@@ -147,7 +147,7 @@ def test_the_whole_is_foreseen_from_the_start_and_by_what_finished(
     estimates = {
         one.run.id: seconds for one, seconds in zip(planned, (40, 30, 20, 10), strict=True)
     }
-    watch = Watch(Console(quiet=True), planned, estimates, machines=2, began=now[0])
+    watch = ProgressView(Console(quiet=True), planned, estimates, machines=2, began=now[0])
     assert watch.eta() == 50, "40 + 10 and 30 + 20 on two machines"
     now[0] += 10
     assert watch.eta() == 40

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from harness.execution.devices import Device
-from harness.execution.processes import Ended, Event
+from harness.execution.processes import Event, ProcessResult
 from harness.reporting.publish import write_tables
 from harness.schema.records import Failed, Finished, RunRecord
 from harness.storage.records import Store
-from harness.sweep.planner import Planned, pending
-from harness.sweep.scheduler import Setting, sweep
+from harness.sweep.planner import PlannedRun, pending
+from harness.sweep.scheduler import SweepContext, sweep
 from tests.harness.conftest import SUMMARY, StandIn, made_planned
 
 NAMES = ("vgg16", "resnet50", "mobilenet", "densenet121", "lite0")
@@ -25,15 +25,15 @@ class Nobody:
         self.events: list[tuple[str, str]] = []
         self.messages: dict[str, str] = {}
 
-    def event(self, planned: Planned, event: Event) -> None:
+    def event(self, planned: PlannedRun, event: Event) -> None:
         self.events.append((planned.recipe.name, event["event"]))
 
-    def ended(self, planned: Planned, record: RunRecord | None, message: str) -> None:
+    def ended(self, planned: PlannedRun, record: RunRecord | None, message: str) -> None:
         self.messages[planned.recipe.name] = message
 
 
-def setting(tmp_path: Path, slots: int = 2) -> Setting:
-    return Setting(
+def setting(tmp_path: Path, slots: int = 2) -> SweepContext:
+    return SweepContext(
         store=Store(tmp_path),
         data_folder=tmp_path,
         data=SUMMARY,
@@ -70,7 +70,9 @@ def test_pending_runs_come_longest_first() -> None:
 
 
 def test_one_failure_stays_its_own(tmp_path: Path) -> None:
-    killed = Ended("failed", failed=Failed(reason="killed (signal 9)", log_tail=("last words",)))
+    killed = ProcessResult(
+        "failed", failed=Failed(reason="killed (signal 9)", log_tail=("last words",))
+    )
     stand_in = StandIn(fails={"resnet50": killed})
     planned = [made_planned(name) for name in NAMES]
     summary = sweep(planned, setting(tmp_path), stand_in, Nobody())
@@ -89,7 +91,7 @@ def test_one_failure_stays_its_own(tmp_path: Path) -> None:
 
 
 def test_wrong_input_leaves_no_record_and_stops_nobody(tmp_path: Path) -> None:
-    wrong = Ended("wrong input", failed=Failed(reason="weights x.h5 do not fit vgg16"))
+    wrong = ProcessResult("wrong input", failed=Failed(reason="weights x.h5 do not fit vgg16"))
     stand_in = StandIn(fails={"vgg16": wrong})
     planned = [made_planned(name) for name in NAMES]
     summary = sweep(planned, setting(tmp_path), stand_in, Nobody())

@@ -10,7 +10,7 @@ import pytest
 
 from harness.evaluation import metrics
 from harness.execution.devices import Device
-from harness.execution.processes import Ended, Event
+from harness.execution.processes import Event, ProcessResult
 from harness.reporting.publish import verify, write_tables
 from harness.schema.predictions import Predictions
 from harness.schema.records import Finished
@@ -18,7 +18,7 @@ from harness.schema.run import Job
 from harness.storage.predictions import write_predictions
 from harness.storage.records import PREDICTIONS, Store
 from harness.sweep.planner import estimate
-from harness.sweep.scheduler import Setting, sweep
+from harness.sweep.scheduler import SweepContext, sweep
 from tests.harness.conftest import (
     CLASSES,
     SUMMARY,
@@ -37,7 +37,7 @@ class Harmed(StandIn):
 
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
-    ) -> Ended:
+    ) -> ProcessResult:
         parts = made_predictions(job.run)
         del parts["shifted"]
         if job.shifted:
@@ -46,12 +46,12 @@ class Harmed(StandIn):
             parts["shifted"] = Predictions(test.ids, test.labels, mixed)
         write_predictions(Path(job.output) / PREDICTIONS, parts)
         self.launched.append(str(job.shifted))
-        return Ended("finished", outcome=made_outcome())
+        return ProcessResult("finished", outcome=made_outcome())
 
 
 def swept(tmp_path: Path, shifted: Path | None) -> tuple[Store, Finished]:
     store, planned = Store(tmp_path / "results"), made_planned()
-    setting = Setting(
+    setting = SweepContext(
         store, tmp_path, SUMMARY, "quick", lambda: [Device("cpu", "Test CPU")], shifted
     )
     launch = Harmed()

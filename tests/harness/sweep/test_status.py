@@ -9,7 +9,7 @@ from harness.execution import run_lock
 from harness.execution.processes import Event
 from harness.storage.records import Store
 from harness.sweep.scheduler import sweep
-from harness.sweep.status import Trail, report, running
+from harness.sweep.status import StatusWriter, report, running
 from tests.harness.conftest import StandIn, failed_record, made_planned, made_record, save_finished
 from tests.harness.sweep.test_scheduler import Nobody, setting
 from tests.harness.training.test_checkpoint import line
@@ -30,7 +30,7 @@ def test_a_run_under_way_tells_where_it_is(tmp_path: Path) -> None:
     class Looking(StandIn):
         def __call__(self, job, environment, report_event):  # type: ignore[no-untyped-def]
             report_event({"event": "phase", "name": "fine-tuning", "steps": 20})
-            told = run_lock.holder(store.artefacts(job.run))
+            told = run_lock.owner(store.artefacts(job.run))
             assert told is not None
             (one,) = running(store, told["since"] + 90)
             assert (one.recipe, one.seed, one.seconds) == ("lite0", 2, 90)
@@ -48,7 +48,7 @@ def test_a_run_under_way_tells_where_it_is(tmp_path: Path) -> None:
 
 def test_the_trail_passes_every_event_on(tmp_path: Path) -> None:
     heard: list[Event] = []
-    trail = Trail(tmp_path, heard.append)
+    trail = StatusWriter(tmp_path, heard.append)
     events: list[Event] = [
         {"event": "phase", "name": "fine-tuning", "steps": 20},
         {"event": "epoch", "line": line(1).model_dump(mode="json")},
@@ -62,9 +62,9 @@ def test_the_trail_passes_every_event_on(tmp_path: Path) -> None:
 
 def test_an_epoch_is_told_with_its_losses(tmp_path: Path) -> None:
     folder = tmp_path / "artefacts" / "0123"
-    held = run_lock.take(folder, recipe="lite0", seed=0)
+    held = run_lock.acquire(folder, recipe="lite0", seed=0)
     assert held is not None
-    trail = Trail(folder, lambda _: None)
+    trail = StatusWriter(folder, lambda _: None)
     trail({"event": "phase", "name": "fine-tuning", "steps": 20})
     trail._last -= 60
     trail({"event": "epoch", "line": line(2).model_dump(mode="json")})

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from harness.errors import UserError
-from harness.execution.processes import Ended, Event
+from harness.execution.processes import Event, ProcessResult
 from harness.schema.records import Epoch, Failed
-from harness.sweep.planner import Planned
+from harness.sweep.planner import PlannedRun
 from harness.sweep.scheduler import sweep
 from tests.harness.conftest import StandIn, made_planned
 from tests.harness.sweep.test_scheduler import Nobody, setting
@@ -69,7 +69,7 @@ class Learning(StandIn):
         for line in self.lives.pop(0):
             report({"event": "epoch", "line": line.model_dump(mode="json")})
         if self.lives:
-            return Ended("out of memory", failed=Failed(reason="no memory", log_tail=()))
+            return ProcessResult("out of memory", failed=Failed(reason="no memory", log_tail=()))
         return super().__call__(job, environment, report)
 
 
@@ -85,8 +85,8 @@ def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def written(curves: Any, tmp_path: Path, planned: list[Planned], launcher: StandIn) -> None:
-    watcher = curves.beside(tmp_path / "tb")(Nobody())
+def written(curves: Any, tmp_path: Path, planned: list[PlannedRun], launcher: StandIn) -> None:
+    watcher = curves.with_tensorboard(tmp_path / "tb")(Nobody())
     ended = sweep(planned, setting(tmp_path / "results", slots=1), launcher, watcher)
     assert ended.finished == len(planned)
 
@@ -144,7 +144,7 @@ def test_a_run_that_goes_on_tells_its_curve_once(curves: Any, tmp_path: Path) ->
 
 
 def test_a_loss_that_is_not_finite_is_still_told(curves: Any, tmp_path: Path) -> None:
-    watcher = curves.beside(tmp_path)(Nobody())
+    watcher = curves.with_tensorboard(tmp_path)(Nobody())
     line = epoch("frozen", 1).model_dump(mode="json") | {"train_loss": math.inf}
     watcher.event(made_planned(), {"event": "epoch", "line": line})
     (folder,) = tmp_path.iterdir()
@@ -157,14 +157,14 @@ def test_a_disk_that_is_full_ends_the_curves_and_not_the_sweep(
     said: list[Event] = []
 
     class Listening(Nobody):
-        def event(self, planned: Planned, event: Event) -> None:
+        def event(self, planned: PlannedRun, event: Event) -> None:
             said.append(event)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
-    watcher = curves.beside(tmp_path / "tb")(Listening())
+    watcher = curves.with_tensorboard(tmp_path / "tb")(Listening())
     lines = tuple(epoch("frozen", k) for k in (1, 2))
     ended = sweep([made_planned()], setting(tmp_path), Learning(lines), watcher)
     assert ended.finished == 1
@@ -175,4 +175,4 @@ def test_a_disk_that_is_full_ends_the_curves_and_not_the_sweep(
 def test_a_folder_that_cannot_be_is_one_line(curves: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--tensorboard .*file/tb: Not a directory"):
-        curves.beside(tmp_path / "file" / "tb")
+        curves.with_tensorboard(tmp_path / "file" / "tb")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from harness.schema.protocol import Phase
 from harness.schema.records import Epoch
 from harness.storage.records import Store
-from harness.training.checkpoint import Keeper, Progress, read, write
-from harness.training.schedule import Pace, advance, start
+from harness.training.checkpoint import Checkpoint, CheckpointManager, read, write
+from harness.training.schedule import ScheduleState, advance, start
 from tests.harness.conftest import made_run
 
 SIGNATURE = {"run": "0123", "keras": "3.15"}
@@ -32,14 +32,16 @@ def line(epoch: int) -> Epoch:
     )
 
 
-def progress(epoch: int) -> Progress:
-    pace = Pace(learning_rate=0.3 / 7, epoch=epoch, best_loss=1 / 3, best_epoch=epoch, stale=0)
+def progress(epoch: int) -> Checkpoint:
+    pace = ScheduleState(
+        learning_rate=0.3 / 7, epoch=epoch, best_loss=1 / 3, best_epoch=epoch, stale=0
+    )
     arrays = {"model-0": np.full((3, 4), epoch / 7, np.float32), "steps": np.int64(epoch)}
-    return Progress(pace, tuple(line(i) for i in range(1, epoch + 1)), arrays)
+    return Checkpoint(pace, tuple(line(i) for i in range(1, epoch + 1)), arrays)
 
 
-def keeper(folder: Path, told: list[str] | None = None, every: float = 0.0) -> Keeper:
-    return Keeper(folder, SIGNATURE, every, (told if told is not None else []).append)
+def keeper(folder: Path, told: list[str] | None = None, every: float = 0.0) -> CheckpointManager:
+    return CheckpointManager(folder, SIGNATURE, every, (told if told is not None else []).append)
 
 
 def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
@@ -59,7 +61,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
 def test_a_pace_without_a_best_epoch_comes_back(tmp_path: Path) -> None:
     """A loss that is not a number is never the best; infinity must survive the file."""
     pace = advance(Phase(), start(Phase()), math.nan)
-    keeper(tmp_path).keep("fine-tuning", Progress(pace, (), {}))
+    keeper(tmp_path).keep("fine-tuning", Checkpoint(pace, (), {}))
     back = keeper(tmp_path).recall("fine-tuning")
     assert back is not None
     assert back.pace == pace
@@ -70,7 +72,7 @@ def test_a_pace_without_a_best_epoch_comes_back(tmp_path: Path) -> None:
 def test_another_phase_or_program_does_not_go_on_from_it(tmp_path: Path, phase: str) -> None:
     keeper(tmp_path).keep("fine-tuning", progress(2))
     assert (keeper(tmp_path).recall(phase) is None) == (phase != "fine-tuning")
-    other = Keeper(tmp_path, {**SIGNATURE, "keras": "4.0"})
+    other = CheckpointManager(tmp_path, {**SIGNATURE, "keras": "4.0"})
     assert other.recall("fine-tuning") is None
 
 
@@ -109,7 +111,7 @@ def test_no_damage_goes_unnoticed(tmp_path: Path, data: st.DataObject) -> None:
 
 def test_one_is_due_only_now_and_then(tmp_path: Path) -> None:
     now = [0.0]
-    slow = Keeper(tmp_path, SIGNATURE, every=30, clock=lambda: now[0])
+    slow = CheckpointManager(tmp_path, SIGNATURE, every=30, clock=lambda: now[0])
     assert not slow.due()
     now[0] = 30.0
     assert slow.due()
@@ -122,7 +124,7 @@ def test_one_is_due_only_now_and_then(tmp_path: Path) -> None:
 def test_a_large_network_is_kept_less_often(tmp_path: Path) -> None:
     """Writing took 10 of the clock's seconds: no more than one in twenty goes into it."""
     ticks = iter([0.0, 100.0, 110.0, 110.0, 140.0, 309.0, 310.0])
-    slow = Keeper(tmp_path, SIGNATURE, every=30, clock=lambda: next(ticks))
+    slow = CheckpointManager(tmp_path, SIGNATURE, every=30, clock=lambda: next(ticks))
     slow.keep("fine-tuning", progress(1))
     assert slow.seconds == 10
     assert [slow.due() for _ in range(3)] == [False, False, True]

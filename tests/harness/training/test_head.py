@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from harness.schema.protocol import Head, Loss, Optimizer, Phase
-from harness.training.head import HeadLearner, Standard, softmax
+from harness.training.head import HeadLearner, Standardizer, softmax
 from harness.training.loop import batches, learn
-from harness.training.losses import aims, class_weights
+from harness.training.losses import class_weights, loss_targets
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
@@ -133,7 +133,7 @@ def test_learning_is_the_same_twice_and_not_for_another_seed() -> None:
 def test_a_constant_feature_is_silenced() -> None:
     features = np.random.default_rng(0).normal(5, 1e-4, (50, 3)).astype(np.float32)
     features[:, 1] = 0.7
-    standard = Standard.of(features)(features)
+    standard = Standardizer.of(features)(features)
     assert np.abs(standard[:, 1]).max() == 0
     np.testing.assert_allclose(standard[:, [0, 2]].std(axis=0), 1, rtol=0.05)
 
@@ -143,7 +143,7 @@ def test_damping_keeps_what_hardly_varies_small_whatever_the_scale() -> None:
     features = rng.normal(5, [0.01, 1, 1, 1], (2000, 4)).astype(np.float32)
     features[:, 3] = 0.7
     for scale in (1e-6, 1, 1e6):
-        damped = Standard.of(scale * features, damping=1.0)(scale * features)
+        damped = Standardizer.of(scale * features, damping=1.0)(scale * features)
         expected = np.array([0.01, 1, 1]) / np.sqrt(np.array([1e-4, 1, 1]) + 2.0001 / 3)
         np.testing.assert_allclose(damped[:, :3].std(axis=0), expected, rtol=0.05)
         assert np.abs(damped[:, 3]).max() == 0
@@ -153,9 +153,11 @@ def test_each_network_is_damped_by_its_own_features() -> None:
     """Features of two networks, side by side, a million times apart: neither drowns."""
     rng = np.random.default_rng(0)
     one, other = rng.normal(size=(500, 3)), 1e-6 * rng.normal(size=(500, 2))
-    together = Standard.of(np.hstack([one, other]), 1.0, [3, 2])
+    together = Standardizer.of(np.hstack([one, other]), 1.0, [3, 2])
     for part, alone in ((slice(3), one), (slice(3, 5), other)):
-        np.testing.assert_allclose(together.scale[part], Standard.of(alone, 1.0).scale, rtol=1e-5)
+        np.testing.assert_allclose(
+            together.scale[part], Standardizer.of(alone, 1.0).scale, rtol=1e-5
+        )
 
 
 def test_softmax_does_not_overflow() -> None:
@@ -178,4 +180,4 @@ def test_class_weights_balance_and_mix_with_soft_labels() -> None:
     np.testing.assert_allclose(class_weights(Loss(), targets), 1)
     soft = np.array([[1.0, 0.0], [0.25, 0.75]])
     given = class_weights(Loss(class_weight=(1.0, 3.0)), soft)
-    np.testing.assert_allclose(aims(soft, given), [[1, 0], [0.25, 2.25]])
+    np.testing.assert_allclose(loss_targets(soft, given), [[1, 0], [0.25, 2.25]])

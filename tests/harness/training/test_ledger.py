@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.execution.device_lock import Quiet
+from harness.execution.device_lock import DeviceLock
 from harness.execution.devices import Device, slots
 from harness.reporting.csv import csv_text
 from harness.reporting.markdown import full_table, main_table, notes
@@ -114,12 +114,12 @@ def test_the_turns_are_timed_and_the_waiting_is_not(
 ) -> None:
     clock = iter([10.0, 12.5, 100.0, 101.0])
     monkeypatch.setattr("harness.execution.device_lock.time.perf_counter", lambda: next(clock))
-    quiet = Quiet("cpu", tmp_path)
-    with quiet.working():
+    device_lock = DeviceLock("cpu", tmp_path)
+    with device_lock.shared():
         pass
-    with quiet.alone():
+    with device_lock.exclusive():
         pass
-    assert quiet.seconds == pytest.approx(2.5 + 1.0)
+    assert device_lock.seconds == pytest.approx(2.5 + 1.0)
 
 
 def test_a_device_is_shared_where_it_has_several_slots() -> None:

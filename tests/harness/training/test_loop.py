@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.data.sampling import drawn
+from harness.data.sampling import sample_indices
 from harness.schema.protocol import Loss
-from harness.training.losses import aims, class_weights
+from harness.training.losses import class_weights, loss_targets
 
 REPORT_004 = (851, 2179, 1085, 2023, 849, 993, 2330, 1643)
 """Images a class that the weights of report 004 belong to."""
@@ -41,14 +41,16 @@ def test_a_mix_of_classes_is_weighted_class_by_class() -> None:
     weights = class_weights(
         Loss(class_weight=(1.0, 3.0)), targets := np.array([[1.0, 0], [0.6, 0.4]])
     )
-    np.testing.assert_allclose(aims(targets, weights), [[1, 0], [0.6, 1.2]], rtol=1e-6)
+    np.testing.assert_allclose(loss_targets(targets, weights), [[1, 0], [0.6, 1.2]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_a_mix_costs_what_its_classes_would_one_by_one(smoothing: float) -> None:
     weights = np.array([0.3, 1.0, 2.5, 0.7, 1.5])
-    targets, one_by_one = soft(0), aims(np.eye(5), weights, smoothing)
-    np.testing.assert_allclose(aims(targets, weights, smoothing), targets @ one_by_one, rtol=1e-5)
+    targets, one_by_one = soft(0), loss_targets(np.eye(5), weights, smoothing)
+    np.testing.assert_allclose(
+        loss_targets(targets, weights, smoothing), targets @ one_by_one, rtol=1e-5
+    )
     if smoothing:
         np.testing.assert_allclose(one_by_one[2], 2.5 * np.array([0.04, 0.04, 0.84, 0.04, 0.04]))
 
@@ -58,7 +60,7 @@ def test_balanced_weights_give_every_class_the_same_pull(seed: int) -> None:
     """Each class's share of all targets, weighted by class: 1/K; the mean weight is 1."""
     targets = soft(seed)
     loss = Loss(class_weight="balanced")
-    pull = aims(targets, class_weights(loss, targets)).sum(axis=0)
+    pull = loss_targets(targets, class_weights(loss, targets)).sum(axis=0)
     np.testing.assert_allclose(pull, len(targets) / 5, rtol=1e-5)
 
 
@@ -68,26 +70,26 @@ def test_oversampling_makes_every_class_as_large_as_the_largest(
     counts: list[int], seed: int
 ) -> None:
     targets = one_hot(tuple(counts), seed)
-    chosen = drawn(ALIKE, targets, seed)
+    chosen = sample_indices(ALIKE, targets, seed)
     np.testing.assert_allclose(targets[chosen].sum(axis=0), max(counts), atol=1)
     times = np.bincount(chosen, minlength=len(targets))
     assert times.min() >= 1
     for k in range(len(counts)):
         of_class = times[targets[:, k] == 1]
         assert of_class.max() - of_class.min() <= 1, "no image is favoured within its class"
-    np.testing.assert_array_equal(chosen, drawn(ALIKE, targets, seed))
+    np.testing.assert_array_equal(chosen, sample_indices(ALIKE, targets, seed))
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_oversampling_of_soft_labels_narrows_the_gap(seed: int) -> None:
     targets = soft(seed)
-    before, after = targets.sum(axis=0), targets[drawn(ALIKE, targets, seed)].sum(axis=0)
+    before, after = targets.sum(axis=0), targets[sample_indices(ALIKE, targets, seed)].sum(axis=0)
     assert after.min() / after.max() > 5 * before.min() / before.max()
 
 
 def test_balanced_weights_after_oversampling_are_ones() -> None:
     targets = one_hot((90, 30, 7))
-    chosen = targets[drawn(ALIKE, targets, 0)]
+    chosen = targets[sample_indices(ALIKE, targets, 0)]
     weights = class_weights(Loss(class_weight="balanced"), chosen)
     np.testing.assert_allclose(weights, 1, atol=0.01)
 
@@ -101,7 +103,7 @@ def test_balanced_weights_after_oversampling_are_ones() -> None:
 def test_rare_classes_grow_up_to_a_count(counts: list[int], goal: int, seed: int) -> None:
     """Report 003 made 1,500 images of each class that had fewer, and left the others alone."""
     targets = one_hot(tuple(counts), seed)
-    chosen = drawn(Loss(oversampling=goal), targets, seed)
+    chosen = sample_indices(Loss(oversampling=goal), targets, seed)
     grown = [max(goal, count) for count in counts]
     np.testing.assert_allclose(targets[chosen].sum(axis=0), grown, atol=1)
     assert set(chosen) == set(range(len(targets))), "none is left out"

@@ -16,7 +16,7 @@ from harness.schema.augmentation import Augmentation, parse
 from harness.schema.protocol import Phase
 from harness.schema.run import Weights
 from harness.storage.records import Store
-from harness.sweep.scheduler import Setting, _job
+from harness.sweep.scheduler import SweepContext, _job
 from tests.harness.conftest import SUMMARY, made_planned
 from tests.harness.training.test_trainer import IMAGENET, protocol, smear, train
 
@@ -43,9 +43,9 @@ def test_nothing_changes_where_nothing_waits_and_images_live_on_the_device(
 ) -> None:
     from harness.training import context, device_images
 
-    made: list[device_images.Resident] = []
+    made: list[device_images.DeviceImages] = []
 
-    class Watched(device_images.Resident):
+    class Watched(device_images.DeviceImages):
         def __init__(self, *given: Any) -> None:
             super().__init__(*given)
             made.append(self)
@@ -54,7 +54,7 @@ def test_nothing_changes_where_nothing_waits_and_images_live_on_the_device(
     chosen = protocol(fine_tuning=SHORT, from_scratch=SHORT, augmentation=augmentation)
     waited = train(smear, recipe, weights, chosen, tmp_path, "mixed")
     monkeypatch.setattr(context, "room", lambda: 10**9)
-    monkeypatch.setattr(context, "Resident", Watched)
+    monkeypatch.setattr(context, "DeviceImages", Watched)
     flowed = train(smear, recipe, weights, chosen, tmp_path, "mixed", own=True)
     assert len(made) == (1 if policy == "none" else 2 + SHORT.epochs)
     assert all(each.on_device for each in made)
@@ -89,15 +89,15 @@ def test_batches_go_ahead_and_turns_end_when_their_work_does(
         return np.array([features])
 
     @contextmanager
-    def working() -> Iterator[None]:
+    def shared() -> Iterator[None]:
         nonlocal turns
         turns += 1
         yield
         assert own or not under_way, "the turn ended before its work"
 
     monkeypatch.setattr(context, "numbers", numbers)
-    quiet = SimpleNamespace(own=own, working=working)
-    bench: Any = SimpleNamespace(events=SimpleNamespace(quiet=quiet), _forward=forward)
+    device_lock = SimpleNamespace(own=own, shared=shared)
+    bench: Any = SimpleNamespace(events=SimpleNamespace(device_lock=device_lock), _forward=forward)
     found = [int(each[0]) for each in context.RunContext.forward(bench, iter(range(40)))]
     assert found == list(range(40))
     assert under_way == 0
@@ -110,7 +110,7 @@ def test_a_gpu_is_a_runs_own_unless_it_is_shared(tmp_path: Path) -> None:
 
     def own(at_hand: tuple[Device, ...], per_gpu: int) -> set[bool]:
         there = slots(at_hand, 2, per_gpu)
-        setting = Setting(Store(tmp_path), tmp_path, SUMMARY, "full", lambda: there)
+        setting = SweepContext(Store(tmp_path), tmp_path, SUMMARY, "full", lambda: there)
         return {_job(made_planned(), setting, device).own_device for device in there}
 
     assert own(gpus, 1) == {True}

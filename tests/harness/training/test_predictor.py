@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.augmentation.test_time import seen
+from harness.augmentation.test_time import apply_view
 from harness.data.image_cache import open_dataset
-from harness.data.shifted_test import Shifted, harmed, made_once, open_shifted
+from harness.data.shifted_test import Shifted, get_or_corrupt, harmed, open_shifted
 from harness.data.sources import prepare
-from harness.data.splitting import carry_out
+from harness.data.splitting import split_indices
 from harness.schema.dataset import Dataset, Split
 from harness.schema.predictions import EVERY_SHIFT, SHIFTED
-from harness.training.predictor import Judge, images_to_pass
+from harness.training.predictor import Predictor, images_to_pass
 
 SPLIT = Split()
 BATCH = 7
@@ -34,11 +34,11 @@ def data(folder: Path) -> Dataset:
 
 @pytest.fixture(scope="module")
 def test_ids(data: Dataset) -> np.ndarray:
-    return carry_out(SPLIT, data).test
+    return split_indices(SPLIT, data).test
 
 
 def copied(folder: Path, data: Dataset, ids: np.ndarray, mode: str) -> Shifted:
-    path = made_once(folder, data, ids, SPLIT, mode)  # type: ignore[arg-type]
+    path = get_or_corrupt(folder, data, ids, SPLIT, mode)  # type: ignore[arg-type]
     return open_shifted(path, data, ids, SPLIT)
 
 
@@ -52,7 +52,7 @@ def classify(features: np.ndarray) -> np.ndarray:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
-def judge(data: Dataset, views: int = 1) -> tuple[Judge, list[int]]:
+def judge(data: Dataset, views: int = 1) -> tuple[Predictor, list[int]]:
     """A judge, and what it tells of its progress; its backbone takes full batches alone."""
     told: list[int] = []
 
@@ -61,7 +61,7 @@ def judge(data: Dataset, views: int = 1) -> tuple[Judge, list[int]]:
             assert len(images) == BATCH, "another shape would recompile"
             yield forward(images)
 
-    return Judge(data, strict, classify, BATCH, views, told.append), told
+    return Predictor(data, strict, classify, BATCH, views, told.append), told
 
 
 def test_one_view_of_a_part_needs_no_further_pass(data: Dataset, test_ids: np.ndarray) -> None:
@@ -81,7 +81,7 @@ def test_predictions_are_averaged_over_the_views(
     made, _ = judge(data, views)
     images = data.images[test_ids]
     found = made.part("test", (data.images, test_ids), test_ids, forward(images))
-    mean = np.mean([classify(forward(seen(images, v))) for v in range(views)], axis=0)
+    mean = np.mean([classify(forward(apply_view(images, v))) for v in range(views)], axis=0)
     np.testing.assert_allclose(found["test"].probabilities, mean, rtol=1e-5)
     np.testing.assert_array_equal(found["plain-test"].probabilities, classify(forward(images)))
     assert (found["test"].probabilities != found["plain-test"].probabilities).any()
@@ -98,7 +98,7 @@ def test_the_shifted_copy_is_predicted_row_by_row(
     made, told = judge(data, views)
     found = made.shifted(copy)
     images = harmed(data, test_ids, copy.ways, SPLIT)
-    mean = np.mean([classify(forward(seen(images, v))) for v in range(views)], axis=0)
+    mean = np.mean([classify(forward(apply_view(images, v))) for v in range(views)], axis=0)
     np.testing.assert_allclose(found[SHIFTED].probabilities, mean, rtol=1e-5)
     np.testing.assert_array_equal(found[SHIFTED].ids, test_ids)
     np.testing.assert_array_equal(found[SHIFTED].features, forward(images))
@@ -124,7 +124,7 @@ def test_every_shift_is_predicted_beside_the_mixed_copy(
 
 
 def test_probabilities_that_are_none_are_a_failure(data: Dataset, test_ids: np.ndarray) -> None:
-    made = Judge(data, partial(map, forward), lambda f: f * np.nan, BATCH)
+    made = Predictor(data, partial(map, forward), lambda f: f * np.nan, BATCH)
     with pytest.raises(FloatingPointError, match="diverged"):
         made.part("test", (data.images, test_ids), test_ids, forward(data.images[test_ids]))
 
@@ -136,6 +136,6 @@ def test_augmented_validation_images_are_seen_in_every_view(
     varied = 255 - data.images[test_ids]
     rows = (varied, np.arange(len(test_ids)))
     found = made.part("validation", rows, test_ids, forward(varied))["validation"]
-    mean = np.mean([classify(forward(seen(varied, view))) for view in range(2)], axis=0)
+    mean = np.mean([classify(forward(apply_view(varied, view))) for view in range(2)], axis=0)
     np.testing.assert_allclose(found.probabilities, mean, rtol=1e-5)
     np.testing.assert_array_equal(found.labels, data.labels[test_ids])

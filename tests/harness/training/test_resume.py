@@ -13,12 +13,12 @@ import pytest
 
 from harness.data.image_cache import open_dataset
 from harness.execution.devices import Device
-from harness.execution.processes import Ended, Event, WorkerProcess
+from harness.execution.processes import Event, ProcessResult, WorkerProcess
 from harness.schema.protocol import Head, Optimizer, Phase, Protocol, Schedule
 from harness.schema.run import Job, Weights
 from harness.storage.predictions import read_predictions
 from harness.storage.records import PREDICTIONS
-from harness.training.model import whole_parts
+from harness.training.model import equal_micro_batches
 from tests.harness.training.test_trainer import IMAGENET, made_run, protocol, smear, train
 from zoo.registry import find
 from zoo.weights import imagenet_file
@@ -53,7 +53,7 @@ def job_of(folder: Path, output: Path, recipe: str, weights: Weights, chosen: Pr
     )
 
 
-def execute(job: Job, kill_at: int = 0) -> Ended:
+def execute(job: Job, kill_at: int = 0) -> ProcessResult:
     """The real worker; killed when it tells of this epoch on images."""
     launcher = WorkerProcess()
 
@@ -66,7 +66,7 @@ def execute(job: Job, kill_at: int = 0) -> Ended:
     return launcher(job, Device("cpu", "Test CPU").environment, hear)
 
 
-def left_by(ended: Ended, output: Path) -> dict[str, Any]:
+def left_by(ended: ProcessResult, output: Path) -> dict[str, Any]:
     """Everything of a run that must be the same, whatever happened on the way."""
     assert ended.outcome is not None, ended.failed
     parts = read_predictions(output / PREDICTIONS)
@@ -148,4 +148,4 @@ def test_small_parts_learn_what_the_whole_batch_learns(smear: Path, tmp_path: Pa
     ("batch", "parts", "found"), [(32, 1, 1), (32, 2, 2), (30, 4, 5), (7, 2, 7), (4, 8, 4)]
 )
 def test_parts_are_equal(batch: int, parts: int, found: int) -> None:
-    assert whole_parts(batch, parts) == found
+    assert equal_micro_batches(batch, parts) == found

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.schema.protocol import Optimizer, Phase, Schedule
-from harness.training.schedule import Pace, advance, cosine, start
+from harness.training.schedule import ScheduleState, advance, cosine, start
 
 
-def walk(phase: Phase, losses: Sequence[float]) -> list[Pace]:
+def walk(phase: Phase, losses: Sequence[float]) -> list[ScheduleState]:
     paces = [start(phase)]
     for loss in losses:
         if paces[-1].finished:

@@ -21,8 +21,8 @@ import numpy as np
 from harness.training.model import build_head, build_optimizer, seed_everything
 from harness.schema.protocol import Head
 from harness.schema.protocol import Optimizer
-from harness.training.device_images import Resident, room
-from harness.training.train_step import Compiling, Forward, TrainingStep, numbers
+from harness.training.device_images import DeviceImages, room
+from harness.training.train_step import CompileTimer, Forward, TrainingStep, numbers
 
 rng = np.random.default_rng(0)
 images = rng.integers(0, 256, (24, 12, 12, 3), dtype=np.uint8)
@@ -50,10 +50,10 @@ loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
 theirs, ours = model(), model()
 plain = keras.metrics.CategoricalCrossentropy(name="plain")
 theirs.compile(optimizer(), loss, metrics=[plain])
-compiling = Compiling()
+compiling = CompileTimer()
 step = TrainingStep(ours, optimizer(), compiling)
 forward = Forward(ours, compiling)
-resident, held = (Resident(images, room) for room in (images.nbytes, images.nbytes - 1))
+resident, held = (DeviceImages(images, room) for room in (images.nbytes, images.nbytes - 1))
 assert resident.on_device and not held.on_device and isinstance(held.take(np.arange(2)), np.ndarray)
 assert room() == 0, "a CPU keeps images with the host"
 
@@ -128,7 +128,7 @@ def test_xla_compiles_on_jax_and_on_a_gpu(
 
 def test_compiling_is_the_first_call_beyond_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every step and shape; later calls are not looked at."""
-    from harness.training.train_step import Compiling
+    from harness.training.train_step import CompileTimer
 
     now, spans = 0.0, iter([5.0, 1.0, 100.0, 3.0, 0.5, 2.0])
 
@@ -138,7 +138,7 @@ def test_compiling_is_the_first_call_beyond_the_second(monkeypatch: pytest.Monke
         return np.zeros(1)
 
     monkeypatch.setattr(time, "perf_counter", lambda: now)
-    compiling, small, large = Compiling(), np.zeros((2, 3)), np.zeros((4, 3))
+    compiling, small, large = CompileTimer(), np.zeros((2, 3)), np.zeros((4, 3))
     for _ in range(3):
         compiling.watch(step, small)
     assert compiling.seconds == 4

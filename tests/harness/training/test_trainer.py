@@ -56,27 +56,27 @@ def train(
     parts: int = 1,
     own: bool = False,
 ) -> Any:
-    from harness.data.shifted_test import made_once, open_shifted
-    from harness.data.splitting import carry_out
-    from harness.execution.device_lock import Quiet
+    from harness.data.shifted_test import get_or_corrupt, open_shifted
+    from harness.data.splitting import split_indices
+    from harness.execution.device_lock import DeviceLock
     from harness.training import context, trainer
 
     data, shifted = open_dataset(folder), None
     if shift is not None:
-        test = carry_out(SMALL, data).test
-        shifted = open_shifted(made_once(folder, data, test, SMALL, shift), data, test, SMALL)
+        test = split_indices(SMALL, data).test
+        shifted = open_shifted(get_or_corrupt(folder, data, test, SMALL, shift), data, test, SMALL)
     heard: list[Epoch] = []
     events = context.Events(
         phase=lambda *_: None,
         step=lambda *_: None,
         epoch=heard.append,
-        quiet=Quiet("cpu", tmp_path, own),
+        device_lock=DeviceLock("cpu", tmp_path, own),
         device="Test CPU",
         parts=parts,
     )
     file = imagenet_file(find(recipe)) if weights.source == "imagenet" else None
     run = made_run(data, recipe, weights, chosen)
-    trained = trainer.train(run, data, file, events, context.Beside(shifted))
+    trained = trainer.train(run, data, file, events, context.TrainOptions(shifted))
     assert tuple(heard) == trained.history
     return trained
 
@@ -125,13 +125,13 @@ def test_the_head_of_report_000_has_its_published_parameters() -> None:
 
 
 def test_standardising_costs_no_parameters_and_survives_a_constant_feature() -> None:
-    from harness.training.head import Standard
+    from harness.training.head import Standardizer
     from harness.training.model import build_head
 
     rng = np.random.default_rng(0)
     features = rng.normal(5, 1e-4, (50, 4)).astype(np.float32)
     features[:, 2] = 0.7
-    head = build_head(Head(units=()), 4, 3, Standard.of(features))
+    head = build_head(Head(units=()), 4, 3, Standardizer.of(features))
     assert head.count_params() == 4 * 3 + 3
     standard = head.get_layer("standardise")(features)
     assert np.abs(np.asarray(standard)[:, 2]).max() == 0
@@ -256,7 +256,7 @@ def test_the_best_epochs_weights_come_back(smear: Path, tmp_path: Path) -> None:
 def test_the_shifted_copy_is_predicted_by_the_network_that_was_trained(
     smear: Path, tmp_path: Path, phase: str
 ) -> None:
-    from harness.data.shifted_test import made_once
+    from harness.data.shifted_test import get_or_corrupt
 
     tuned = Phase(epochs=1, batch_size=16, unfreeze=0.2) if phase == "fine-tuning" else None
     chosen = protocol(fine_tuning=tuned)
@@ -265,7 +265,7 @@ def test_the_shifted_copy_is_predicted_by_the_network_that_was_trained(
     test = trained.predictions["test"]
     np.testing.assert_array_equal(part.ids, test.ids)
     np.testing.assert_array_equal(part.labels, test.labels)
-    images = np.load(made_once(smear, open_dataset(smear), test.ids, SMALL), mmap_mode="r")
+    images = np.load(get_or_corrupt(smear, open_dataset(smear), test.ids, SMALL), mmap_mode="r")
     direct = trained.head(trained.network(images[-3:].astype(np.float32), training=False))
     np.testing.assert_allclose(part.probabilities[-3:], np.asarray(direct), rtol=1e-2, atol=1e-4)
     assert (part.probabilities != test.probabilities).any()
@@ -282,11 +282,13 @@ def test_several_views_are_averaged_and_cost_images_a_second(smear: Path, tmp_pa
         np.testing.assert_array_equal(plain, one.predictions[name].probabilities)
         assert np.abs(four.predictions[name].probabilities - plain).max() > 1e-3
     images = open_dataset(smear).images[four.predictions["test"].ids[:8]]
-    from harness.augmentation.test_time import seen
+    from harness.augmentation.test_time import apply_view
 
     mean = np.mean(
         [
-            np.asarray(four.head(four.network(seen(images, v).astype(np.float32), training=False)))
+            np.asarray(
+                four.head(four.network(apply_view(images, v).astype(np.float32), training=False))
+            )
             for v in range(4)
         ],
         axis=0,
@@ -312,11 +314,11 @@ def test_oversampling_trains_on_the_rare_again(smear: Path, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_two_executions_agree_bit_for_bit(smear: Path, tmp_path: Path) -> None:
     """Two processes, both phases: identical predictions, features and learning curves."""
-    from harness.data.shifted_test import made_once
-    from harness.data.splitting import carry_out
+    from harness.data.shifted_test import get_or_corrupt
+    from harness.data.splitting import split_indices
 
     data = open_dataset(smear)
-    shifted = made_once(smear, data, carry_out(SMALL, data).test, SMALL, "full")
+    shifted = get_or_corrupt(smear, data, split_indices(SMALL, data).test, SMALL, "full")
     chosen = protocol(test_views=2, fine_tuning=Phase(epochs=2, batch_size=16, unfreeze=0.6))
     device = Device("cpu", "Test CPU")
     ends = []
