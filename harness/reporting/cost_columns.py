@@ -43,7 +43,7 @@ def told(row: Row) -> list[str]:
 
 def most_parts(row: Row) -> int:
     """Into which a batch of the row's runs was cut for want of memory; 1: none was."""
-    return max((result.parts for result in row.runs), default=1)
+    return max((result.micro_batches for result in row.runs), default=1)
 
 
 def notes_on_parts(board: Board) -> list[str]:

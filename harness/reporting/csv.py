@@ -138,6 +138,6 @@ def _csv_cost(result: Finished) -> dict[str, Any]:
         "total_seconds": result.timings.total,
         "compile_seconds": result.timings.compile,
         "peak_memory_mb": cost.peak_memory_mb,
-        "parts": result.parts,
+        "parts": result.micro_batches,
         **(result.ledger.model_dump() if result.ledger else {}),
     }

@@ -7,7 +7,7 @@ import json
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from harness.schema.base import FrozenModel
 from harness.schema.dataset import DataSummary
@@ -89,14 +89,15 @@ class Epoch(FrozenModel):
 class Outcome(FrozenModel):
     """What the worker hands back beside the predictions."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("parts", "resumed", "ledger")
+    ADDED: ClassVar[tuple[str, ...]] = ("micro_batches", "resumed", "ledger")
 
     cost: Cost
     timings: Timings
     environment: Environment
     history: tuple[Epoch, ...]
-    parts: int = 1
-    """Micro-batches that a batch was cut into, because memory was too small for it whole."""
+    micro_batches: int = Field(1, validation_alias=AliasChoices("micro_batches", "parts"))
+    """Into which each batch was split, because memory was too small for the whole of it. Older
+    records call the field ``parts``."""
     resumed: int = 0
     """Epochs that this process took from a checkpoint; their seconds count in ``training``."""
     ledger: Ledger | None = None

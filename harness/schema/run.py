@@ -64,8 +64,8 @@ class Job(FrozenModel):
     """Whether other runs of the sweep may be on it meanwhile."""
     shifted: str | None = None
     """File of the shifted copy of the test images, if there is to be a pass over it."""
-    parts: int = Field(1, ge=1)
-    """Micro-batches to cut each batch into; images go through in as many smaller batches."""
+    micro_batches: int = Field(1, ge=1)
+    """Into which each training batch is split; inference batches shrink by the same factor."""
     checkpoint_seconds: float = Field(30.0, ge=0)
     """At least so long between two checkpoints."""
     epochs: EpochCacheSettings | None = None

@@ -26,7 +26,7 @@ from harness.sweep.status import StatusWriter
 
 POLL_SECONDS = 0.5
 """Between two looks at runs that another sweep has claimed."""
-MOST_PARTS = 8
+MOST_MICRO_BATCHES = 8
 """Into which a batch is cut when memory is too small, before the run is given up."""
 
 
@@ -204,13 +204,13 @@ class _Sweep:
             ended = self.launch(job, environment, trail)
             if ended.how != "out of memory":
                 return ended
-            if job.parts >= MOST_PARTS:
+            if job.micro_batches >= MOST_MICRO_BATCHES:
                 assert ended.failed is not None
                 reason = f"out of memory: {ended.failed.reason.removeprefix('out of memory: ')}"
                 return ProcessResult(
                     "failed", failed=ended.failed.model_copy(update={"reason": reason})
                 )
-            job = job.model_copy(update={"parts": 2 * job.parts})
+            job = job.model_copy(update={"micro_batches": 2 * job.micro_batches})
 
     def _conclude(self, future: Future[ProcessResult]) -> None:
         planned, _, held = self.running[future]

@@ -68,7 +68,7 @@ def _train(job: Job, device_lock: DeviceLock, pulse: ResourceMonitor, emit: Any)
         device_lock=device_lock,
         device=job.device_name,
         keeper=_keeper(job, emit),
-        parts=job.parts,
+        parts=job.micro_batches,
     )
     start = time.perf_counter() - BEGAN
     weights = tuple(Path(file) if file else None for file in job.weights)
@@ -94,7 +94,9 @@ def _train(job: Job, device_lock: DeviceLock, pulse: ResourceMonitor, emit: Any)
         energy_joules=None if resumed else pulse.energy.joules,
         energy_exclusive=not job.device_shared,
     )
-    told = told.model_copy(update={"parts": trained.parts, "resumed": resumed, "ledger": ledger})
+    told = told.model_copy(
+        update={"micro_batches": trained.parts, "resumed": resumed, "ledger": ledger}
+    )
     return told.model_dump(mode="json")
 
 

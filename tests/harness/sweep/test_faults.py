@@ -319,31 +319,31 @@ def test_a_small_file_system_fills_up_and_the_same_command_finishes(tmp_path: Pa
 
 
 class Greedy(StandIn):
-    """Needs its batches cut into so many parts."""
+    """Needs its batches split into this many micro-batches."""
 
     def __init__(self, needs: int) -> None:
         super().__init__()
-        self.needs, self.parts = needs, list[int]()
+        self.needs, self.micro_batches = needs, list[int]()
 
     def __call__(self, job, environment, report):  # type: ignore[no-untyped-def]
-        self.parts.append(job.parts)
-        if job.parts < self.needs:
+        self.micro_batches.append(job.micro_batches)
+        if job.micro_batches < self.needs:
             failed = Failed(reason="ResourceExhaustedError: OOM", log_tail=())
             return ProcessResult("out of memory", failed=failed)
         ended = super().__call__(job, environment, report)
-        outcome = made_outcome().model_copy(update={"parts": job.parts})
+        outcome = made_outcome().model_copy(update={"micro_batches": job.micro_batches})
         return ProcessResult(ended.how, outcome=outcome)
 
 
 def test_too_little_memory_is_tried_again_in_smaller_parts(tmp_path: Path) -> None:
     one, greedy = made_planned(), Greedy(needs=4)
     sweep([one], setting(tmp_path), greedy, Nobody())
-    assert greedy.parts == [1, 2, 4]
+    assert greedy.micro_batches == [1, 2, 4]
     record = Store(tmp_path).find(one.run)
     assert record is not None
     assert isinstance(record.result, Finished)
-    assert record.result.parts == 4
-    assert '"parts": 4' in Store(tmp_path).record_path(one.run).read_text()
+    assert record.result.micro_batches == 4
+    assert '"micro_batches": 4' in Store(tmp_path).record_path(one.run).read_text()
 
 
 def test_a_run_that_fits_in_no_parts_fails_of_memory(tmp_path: Path) -> None:
@@ -362,9 +362,9 @@ def test_a_child_over_its_limit_is_ended_and_tried_in_parts(tmp_path: Path) -> N
     """A real child that takes memory as its batch is large; the limit is the launcher's."""
     outcome = made_outcome().model_dump_json()
     program = HEAR + (
-        "block = bytearray(600_000_000 // job['parts'])\n"
+        "block = bytearray(600_000_000 // job['micro_batches'])\n"
         "block[::4096] = b'x' * len(block[::4096])\n"
-        "time.sleep(0 if job['parts'] > 1 else 600)\n"
+        "time.sleep(0 if job['micro_batches'] > 1 else 600)\n"
         "from pathlib import Path\n"
         "from harness.schema.run import Job\n"
         "from harness.storage.predictions import write_predictions\n"
@@ -373,7 +373,7 @@ def test_a_child_over_its_limit_is_ended_and_tried_in_parts(tmp_path: Path) -> N
         "job = Job(**job)\n"
         "write_predictions(Path(job.output) / PREDICTIONS, made_predictions(job.run))\n"
         f"told = json.loads({outcome!r})\n"
-        "told['parts'] = job.parts\n"
+        "told['micro_batches'] = job.micro_batches\n"
         "print(json.dumps({'event': 'done', 'outcome': told}), flush=True)\n"
     )
     launcher = WorkerProcess(command=(sys.executable, "-c", program), memory_gb=0.5)
@@ -386,7 +386,7 @@ def test_a_child_over_its_limit_is_ended_and_tried_in_parts(tmp_path: Path) -> N
     record = Store(tmp_path).find(one.run)
     assert record is not None
     assert isinstance(record.result, Finished), record.result
-    assert record.result.parts == 2
+    assert record.result.micro_batches == 2
 
 
 MAPS = """

@@ -161,7 +161,8 @@ def test_energy_of_a_shared_device_is_marked() -> None:
 
 
 def test_the_csv_has_every_field_of_it() -> None:
-    records = [with_ledger(made_record("vgg16"), ledger=LEDGER, parts=2), made_record("lite0")]
+    split = with_ledger(made_record("vgg16"), ledger=LEDGER, micro_batches=2)
+    records = [split, made_record("lite0")]
     lines = {
         line["recipe"]: line for line in csv.DictReader(io.StringIO(csv_text(boards(records))))
     }
@@ -172,7 +173,7 @@ def test_the_csv_has_every_field_of_it() -> None:
 
 
 def test_a_row_that_was_cut_into_parts_is_marked_and_explained() -> None:
-    whole, cut = made_record("lite0"), with_ledger(made_record("vgg16", seed=1), parts=4)
+    whole, cut = made_record("lite0"), with_ledger(made_record("vgg16", seed=1), micro_batches=4)
     (board,) = boards([whole, made_record("vgg16"), cut])
     cells = {
         row.name: line[1] for row, line in zip(board.rows, main_table(board).rows, strict=True)
