@@ -23,7 +23,7 @@ def main() -> int:
 
 def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     from harness.audit.embeddings import FeatureJob
-    from harness.execution.device_lock import DeviceLock
+    from harness.execution.locks import DeviceLock
 
     job = FeatureJob.model_validate_json(job_text)
     device_lock = DeviceLock(job.device)

@@ -29,14 +29,10 @@ import numpy as np
 from harness.augmentation import engine
 from harness.augmentation.engine import Batch
 from harness.execution import devices
+from harness.execution.locks import FileLock
 from harness.schema.augmentation import STREAM, Augmentation, Enlarged, Step
 from harness.schema.dataset import Dataset
 from harness.schema.run import Run
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes may make the same epoch; the first to finish wins.
-    fcntl = None  # type: ignore[assignment]
 
 BATCH = 256
 """Images that are augmented together, at least, where there are as many; partners of mixing."""
@@ -242,7 +238,7 @@ class EpochCache:
         folder = self.folder(stream, epoch)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(folder.with_name(f".{folder.name}.lock")):
+            with FileLock(folder.with_name(f".{folder.name}.lock")):
                 found = self.find(stream, epoch)
                 if found is None and self._room(stream):
                     self._make(folder, stream, epoch, how)
@@ -268,7 +264,7 @@ class EpochCache:
 
     def _room(self, stream: Stream) -> bool:
         """Whether one more epoch fits; the oldest epochs of other streams make way for it."""
-        with _locked(self.root / ".room.lock"):
+        with FileLock(self.root / ".room.lock"):
             _sweep(self.root)
             epochs = {path: _size(path) for path in self.root.glob("*/*epoch-*") if path.is_dir()}
             free = self.limit - sum(epochs.values())
@@ -366,17 +362,6 @@ def _last_read(folder: Path) -> float:
         return folder.stat().st_mtime
     except OSError:
         return 0.0
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Alone among processes; the kernel drops the lock of a dead one."""
-    if fcntl is None:
-        yield
-        return
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 # --- reading -------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def main() -> int:
     wanted = _Wanted()
     threading.Thread(target=_listen, args=(wanted,), daemon=True).start()
 
-    from harness.execution.device_lock import DeviceLock
+    from harness.execution.locks import DeviceLock
 
     if job.run.protocol.augmentation.provider == "keras-cv":
         import tensorflow as tf

@@ -21,7 +21,7 @@ def main() -> int:
 
 def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     from harness.ensembling.throughput import RelayJob
-    from harness.execution.device_lock import DeviceLock
+    from harness.execution.locks import DeviceLock
 
     job = RelayJob.model_validate_json(job_text)
     protocol, device_lock = job.protocol, DeviceLock(job.device)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,12 +73,6 @@ def _gpus(environment: Mapping[str, str]) -> tuple[Device, ...]:
         if allowed is None or any(_means(item.strip(), index, uuid) for item in allowed.split(",")):
             gpus.append(Device(f"gpu:{index}", name))
     return tuple(gpus)
-
-
-def lock_file(device: str, kind: str, folder: Path | None = None) -> Path:
-    """Of a device of this machine, one for all sweeps of this user, wherever their results lie."""
-    folder = folder or Path(tempfile.gettempdir())
-    return folder / f"wbc-bench-{getpass.getuser()}-{device.replace(':', '')}.{kind}"
 
 
 def _means(item: str, index: str, uuid: str) -> bool:

@@ -31,8 +31,9 @@ from distributed.scheduler import KilledWorker
 
 from harness import __version__
 from harness.errors import UserError
-from harness.execution import devices, run_lock
+from harness.execution import devices
 from harness.execution.devices import Device
+from harness.execution.locks import acquire_gpu
 from harness.execution.processes import LOG, Event, How, ProcessResult
 from harness.schema.records import Failed, Outcome
 from harness.schema.run import Job
@@ -284,7 +285,7 @@ def _device(worker: Any) -> Iterator[Device]:
     gpus = tuple(replace(gpu, shared=runs > len(gpus)) for gpu in gpus)
     while True:
         for gpu in random.sample(gpus, len(gpus)):
-            if hold := run_lock.acquire_gpu(gpu):
+            if hold := acquire_gpu(gpu):
                 try:
                     yield gpu
                 finally:

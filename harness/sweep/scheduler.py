@@ -13,8 +13,8 @@ from typing import Protocol
 from harness.errors import NoRoom, StoreError, is_no_room
 from harness.evaluation import metrics
 from harness.execution.devices import Device
+from harness.execution.locks import FileLock, RunLock, acquire_gpu
 from harness.execution.processes import Event, ProcessResult
-from harness.execution.run_lock import RunLock, acquire, acquire_gpu
 from harness.schema.augmentation import EpochCacheSettings
 from harness.schema.dataset import DataSummary
 from harness.schema.records import Failed, Finished, RunRecord
@@ -102,7 +102,7 @@ class _Sweep:
     watcher: ProgressCallback
     pending: Sequence[PlannedRun]
     summary: Summary = field(default_factory=Summary)
-    running: dict[Future[ProcessResult], tuple[PlannedRun, Device, tuple[RunLock, ...]]] = field(
+    running: dict[Future[ProcessResult], tuple[PlannedRun, Device, tuple[FileLock, ...]]] = field(
         default_factory=dict
     )
     full: NoRoom | None = None
@@ -150,7 +150,7 @@ class _Sweep:
                 left.remove(device)
         return left
 
-    def _place(self, free: list[Device]) -> tuple[Device, tuple[RunLock, ...]] | None:
+    def _place(self, free: list[Device]) -> tuple[Device, tuple[FileLock, ...]] | None:
         """The next free slot, and the hold on its GPU; those that another sweep is on are not."""
         while free:
             device = free.pop(0)
@@ -161,9 +161,9 @@ class _Sweep:
         return None
 
     def _claim(self, planned: PlannedRun) -> RunLock | None:
-        folder = self.setting.store.artefacts(planned.run)
+        lock = RunLock(self.setting.store.artefacts(planned.run))
         try:
-            return acquire(folder, recipe=planned.recipe.name, seed=planned.run.seed)
+            return lock if lock.acquire_for(planned.recipe.name, planned.run.seed) else None
         except OSError as error:
             self._disk_full(error)
             return None

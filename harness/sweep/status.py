@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.execution import run_lock
+from harness.execution.locks import RUN_LOCK, RunLock
 from harness.execution.processes import Event
 from harness.storage.records import Store
 from harness.sweep.run_state import RunState
@@ -69,18 +69,18 @@ class Running:
 def running(store: Store, now: float) -> tuple[Running, ...]:
     """Every run under way in this folder, by whichever sweep; ``now`` in seconds of the epoch."""
     found = []
-    for claim in sorted((store.root / "artefacts").glob(f"*/{run_lock.LOCK_FILE}")):
-        told = run_lock.owner(claim.parent)
-        if told is None:
+    for file in sorted((store.root / "artefacts").glob(f"*/{RUN_LOCK}")):
+        owner = RunLock(file.parent).owner()
+        if owner is None:
             continue
         found.append(
             Running(
-                recipe=str(told.get("recipe", "?")),
-                seed=int(told.get("seed", 0)),
-                holder=f"{told.get('host', '?')}:{told.get('pid', '?')}",
-                seconds=max(now - float(told.get("since", now)), 0.0),
-                standing=_standing(claim.parent / PROGRESS),
-                log=claim.parent / "log.txt",
+                recipe=owner.recipe,
+                seed=owner.seed,
+                holder=f"{owner.host}:{owner.pid}",
+                seconds=max(now - (owner.since or now), 0.0),
+                standing=_standing(file.parent / PROGRESS),
+                log=file.parent / "log.txt",
             )
         )
     return tuple(found)

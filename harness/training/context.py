@@ -16,7 +16,7 @@ from harness.augmentation import epoch_cache as augmented
 from harness.augmentation.worker import augmenter
 from harness.data.sampling import sample_indices
 from harness.data.shifted_test import Shifted
-from harness.execution.device_lock import DeviceLock
+from harness.execution.locks import DeviceLock
 from harness.schema.dataset import Dataset, Parts
 from harness.schema.predictions import Predictions
 from harness.schema.protocol import Phase

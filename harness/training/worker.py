@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from harness.execution.child import serve, throttled
 
 if TYPE_CHECKING:
-    from harness.execution.device_lock import DeviceLock
+    from harness.execution.locks import DeviceLock
     from harness.execution.monitor import ResourceMonitor
     from harness.schema.run import Job
 
@@ -29,9 +29,8 @@ def main() -> int:
 
 def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     from harness.execution import energy
-    from harness.execution.device_lock import DeviceLock
+    from harness.execution.locks import DeviceLock, artefacts_lock
     from harness.execution.monitor import ResourceMonitor
-    from harness.execution.run_lock import artefacts_lock
     from harness.schema.run import Job
 
     job = Job.model_validate_json(job_text)

@@ -6,7 +6,6 @@ addresses are those of MedMNIST v2+ (Yang et al. 2023, Scientific Data 10, 41).
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from harness.data.image_cache import Content
 from harness.data.readers import npz
 from harness.errors import DataError, Offline
+from harness.execution.locks import FileLock
 
 PARTS = ("train", "val", "test")
 """In the order of ``Dataset.given``: 0, 1, 2."""
@@ -116,13 +116,15 @@ def download(url: str, md5: str, target: Path, sleep: Callable[[float], None] = 
 
     def resume(url: str, output: str, _pooch: object) -> None:
         part = target.with_name(f"{target.name}.part")
-        with part.open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DataError(f"{part}: another process is downloading it") from None
-            _fill(url, file, sleep)
+        lock = FileLock(part)
+        if not lock.acquire(blocking=False):
+            raise DataError(f"{part}: another process is downloading it")
+        try:
+            with part.open("ab") as file:
+                _fill(url, file, sleep)
             part.replace(output)
+        finally:
+            lock.release()
 
     try:
         pooch.get_logger().setLevel("WARNING")

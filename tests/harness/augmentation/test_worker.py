@@ -144,7 +144,7 @@ def test_a_dead_maker_does_not_stop_the_training(folder: Path, tmp_path: Path) -
 
 
 def trained(run: Run, folder: Path, shelf: EpochCache | None, tmp_path: Path) -> Any:
-    from harness.execution.device_lock import DeviceLock
+    from harness.execution.locks import DeviceLock
     from harness.training import context, trainer
 
     events = context.Events(

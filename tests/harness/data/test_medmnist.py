@@ -15,6 +15,7 @@ import pytest
 from harness.data import sources
 from harness.data.readers import medmnist
 from harness.errors import DataError, Offline
+from harness.execution.locks import FileLock
 from harness.schema.dataset import Dataset
 
 Save = Callable[..., Path]
@@ -214,13 +215,11 @@ def test_a_damaged_file_is_fetched_again(server: Server, target: Path) -> None:
 
 
 def test_two_at_once(server: Server, target: Path) -> None:
-    import fcntl
-
-    target.parent.mkdir()
-    with target.with_name("cells.npz.part").open("ab") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match="another process is downloading"):
-            medmnist.download(server.url, MD5, target)
+    with (
+        FileLock(target.with_name("cells.npz.part")),
+        pytest.raises(DataError, match="another process is downloading"),
+    ):
+        medmnist.download(server.url, MD5, target)
 
 
 def test_offline_says_what_to_do(

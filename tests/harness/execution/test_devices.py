@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.execution.devices import Device, visible
-from harness.execution.run_lock import acquire_gpu
+from harness.execution.locks import acquire_gpu
 from harness.storage.records import Store
 from harness.sweep.planner import pending
 from harness.sweep.scheduler import sweep

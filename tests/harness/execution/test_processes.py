@@ -108,7 +108,7 @@ def test_stopping_ends_the_children_and_lets_none_be_born(tmp_path: Path) -> Non
 
 BUSY_WORKER = """
 import time
-from harness import worker
+from harness.training import worker
 worker._execute = lambda *_: time.sleep(600)
 worker.main()
 """

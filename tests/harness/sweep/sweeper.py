@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from harness.execution.devices import Device
+from harness.execution.locks import artefacts_lock
 from harness.execution.processes import Event, ProcessResult
-from harness.execution.run_lock import artefacts_lock
 from harness.schema.run import Job
 from harness.storage.records import Store
 from harness.sweep.planner import PlannedRun, pending

@@ -296,7 +296,7 @@ def test_two_sweeps_may_bring_the_same_images(cluster: Any, images: Path, tmp_pa
 
 
 def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.sweep.scheduler import cluster as module
+    from harness.sweep import cluster as module
 
     monkeypatch.setattr(module, "CONNECT_SECONDS", 1)
     with pytest.raises(UserError, match=r"--cluster tcp://127\.0\.0\.1:9: no scheduler answers"):

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from harness.errors import NoRoom
-from harness.execution import processes, run_lock
+from harness.execution import processes
 from harness.execution.devices import Device
+from harness.execution.locks import RunLock
 from harness.execution.processes import ProcessResult, WorkerProcess
 from harness.reporting.publish import write_tables
 from harness.schema.records import Failed, Finished
@@ -123,7 +124,7 @@ def test_eight_sweeps_share_one_folder_though_two_are_killed(tmp_path: Path) -> 
     assert len(ends) == 50
     assert len({pid for _, _, pid in heard}) >= 6, "the work was not shared"
     # What is left behind stops nobody.
-    assert all(run_lock.owner(folder) is None for folder in (results / "artefacts").iterdir())
+    assert all(RunLock(folder).owner() is None for folder in (results / "artefacts").iterdir())
 
 
 def test_a_run_that_another_sweep_holds_is_left_to_it(tmp_path: Path) -> None:
@@ -132,11 +133,11 @@ def test_a_run_that_another_sweep_holds_is_left_to_it(tmp_path: Path) -> None:
     one = many(1, 1)[0]
     folder = Store(tmp_path).artefacts(one.run)
     deadline = time.monotonic() + 20
-    while (told := run_lock.owner(folder)) is None and time.monotonic() < deadline:
+    while (told := RunLock(folder).owner()) is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert told is not None
-    assert (told["pid"], told["recipe"]) == (holder.pid, one.recipe.name)
-    assert run_lock.acquire(folder) is None
+    assert (told.pid, told.recipe) == (holder.pid, one.recipe.name)
+    assert not RunLock(folder).acquire_for("lite0", 0)
     holder.kill()
     holder.wait()
     stand_in = StandIn()
@@ -189,14 +190,15 @@ import resource, signal, sys
 from pathlib import Path
 from harness.errors import UserError
 from harness.execution.devices import Device
+from harness.execution.locks import RunLock
 from harness.storage.predictions import write_predictions
 from harness.storage.records import PREDICTIONS, Store
-from harness.sweep.scheduler import Setting, sweep
+from harness.sweep.scheduler import SweepContext, sweep
 from tests.harness.conftest import SUMMARY, StandIn, made_planned
 from tests.harness.sweep.sweeper import Nobody
 results, limit = Path(sys.argv[1]), int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-setting = Setting(Store(results), results, SUMMARY, "quick", lambda: [Device("cpu", "Test")])
+setting = SweepContext(Store(results), results, SUMMARY, "quick", lambda: [Device("cpu", "Test")])
 try:
     sweep([made_planned("vgg16"), made_planned("vgg19")], setting, StandIn(), Nobody())
 except UserError as error:

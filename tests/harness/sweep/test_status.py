@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from harness.execution import run_lock
+from harness.execution.locks import RunLock
 from harness.execution.processes import Event
 from harness.storage.records import Store
 from harness.sweep.scheduler import sweep
@@ -30,13 +30,14 @@ def test_a_run_under_way_tells_where_it_is(tmp_path: Path) -> None:
     class Looking(StandIn):
         def __call__(self, job, environment, report_event):  # type: ignore[no-untyped-def]
             report_event({"event": "phase", "name": "fine-tuning", "steps": 20})
-            told = run_lock.owner(store.artefacts(job.run))
-            assert told is not None
-            (one,) = running(store, told["since"] + 90)
+            owner = RunLock(store.artefacts(job.run)).owner()
+            assert owner is not None
+            assert owner.since is not None
+            (one,) = running(store, owner.since + 90)
             assert (one.recipe, one.seed, one.seconds) == ("lite0", 2, 90)
             assert one.holder.endswith(f":{os.getpid()}")
             assert one.log == store.artefacts(job.run) / "log.txt"
-            seen.append(report(store, told["since"] + 90))
+            seen.append(report(store, owner.since + 90))
             return super().__call__(job, environment, report_event)
 
     ended = sweep([made_planned("lite0", 2)], setting(tmp_path), Looking(), Nobody())
@@ -62,8 +63,8 @@ def test_the_trail_passes_every_event_on(tmp_path: Path) -> None:
 
 def test_an_epoch_is_told_with_its_losses(tmp_path: Path) -> None:
     folder = tmp_path / "artefacts" / "0123"
-    held = run_lock.acquire(folder, recipe="lite0", seed=0)
-    assert held is not None
+    lock = RunLock(folder)
+    assert lock.acquire_for("lite0", 0)
     trail = StatusWriter(folder, lambda _: None)
     trail({"event": "phase", "name": "fine-tuning", "steps": 20})
     trail._last -= 60
@@ -72,5 +73,5 @@ def test_an_epoch_is_told_with_its_losses(tmp_path: Path) -> None:
     assert one.what == (
         "fine-tuning, epoch 2 of 20 at most: loss 0.300, validation 0.500, F1 66.67 %"
     )
-    held.release()
+    lock.release()
     assert running(Store(tmp_path), 0) == ()

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness.execution.device_lock import DeviceLock
 from harness.execution.devices import Device, slots
+from harness.execution.locks import DeviceLock
 from harness.reporting.csv import csv_text
 from harness.reporting.markdown import full_table, main_table, notes
 from harness.schema.ledger import Ledger
@@ -112,14 +112,16 @@ def test_a_run_that_goes_on_accounts_for_what_was_before(smear: Path, tmp_path: 
 def test_the_turns_are_timed_and_the_waiting_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([10.0, 12.5, 100.0, 101.0])
-    monkeypatch.setattr("harness.execution.device_lock.time.perf_counter", lambda: next(clock))
+    now = [10.0]
+    monkeypatch.setattr("harness.execution.locks.time.perf_counter", lambda: now[0])
     device_lock = DeviceLock("cpu", tmp_path)
     with device_lock.shared():
-        pass
+        now[0] += 2.5
+    now[0] += 100.0
     with device_lock.exclusive():
-        pass
+        now[0] += 1.0
     assert device_lock.seconds == pytest.approx(2.5 + 1.0)
+    assert device_lock.waited_seconds == 0
 
 
 def test_a_device_is_shared_where_it_has_several_slots() -> None:

@@ -58,7 +58,7 @@ def train(
 ) -> Any:
     from harness.data.shifted_test import get_or_corrupt, open_shifted
     from harness.data.splitting import split_indices
-    from harness.execution.device_lock import DeviceLock
+    from harness.execution.locks import DeviceLock
     from harness.training import context, trainer
 
     data, shifted = open_dataset(folder), None
