@@ -18,7 +18,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from harness.commands.data import open_source
+from harness.commands.data import prepare
+from harness.commands.settings import DataOptions, load_settings
 from harness.config import load
 from harness.evaluation.metrics import macro_f1
 from harness.schema.dataset import Dataset
@@ -81,7 +82,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "settings.toml"
         config.write_text("")
-        data, _ = open_source(asked.data, config, "quick")
+        data = prepare(load_settings(DataOptions(asked.data, config, "quick"))).dataset
     sizes = asked.train, asked.train // 4
     ids = np.random.default_rng(0).permutation(len(data))[: max(2000, sum(sizes) + TEST)]
     wanted = planner.recipes(benchmark, asked.recipes)

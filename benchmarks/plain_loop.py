@@ -40,7 +40,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from harness.commands.data import open_source
+from harness.commands.data import prepare
+from harness.commands.settings import DataOptions, load_settings
 from harness.config import load
 from harness.data.splitting import split_indices
 from harness.evaluation.metrics import macro_f1
@@ -180,7 +181,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = settings(asked, Path(folder))
         benchmark = load(config, "quick")
-        data, _ = open_source(asked.data, config, "quick")
+        data = prepare(load_settings(DataOptions(asked.data, config, "quick"))).dataset
         wanted = planner.recipes(benchmark, asked.recipes)
         planned = planner.runs(
             benchmark, wanted, data, planner.resolve_weights(benchmark.weights, wanted)

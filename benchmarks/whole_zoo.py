@@ -117,9 +117,8 @@ def sweep_and_tell(asked: argparse.Namespace) -> int:
         f"{precision} matrix product: {best['rate'] / 1e12:.3g} T multiply-adds/s"
     )
     request = Request(
-        recipes=tuple(asked.recipes), everything=not asked.recipes, profile="full", seeds=None,
-        retry_failed=False, config=config, data=asked.data, clean=asked.clean,
-        results=asked.results,
+        recipes=tuple(asked.recipes), everything=not asked.recipes, profile="full",
+        config=config, source=asked.data, clean=asked.clean, results=asked.results,
     )  # fmt: skip
     begin = time.perf_counter()
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))

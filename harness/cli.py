@@ -79,7 +79,7 @@ def _recipe_names(ctx: click.Context, param: click.Parameter, typed: str) -> lis
 config_option = click.option(
     "--config", type=click.Path(path_type=Path), help=f"Settings file [{CONFIG} here, if any]."
 )
-data_option = click.option("--data", metavar="SOURCE", help="Overrides data.source.")
+data_option = click.option("--data", "source", metavar="SOURCE", help="Overrides data.source.")
 clean_option = click.option(
     "--clean", is_flag=True, help="Leave out what 'data audit' would remove."
 )
@@ -216,8 +216,9 @@ def ensemble(members: tuple[str, ...], joint: bool, **options: Any) -> int:
     """
     if joint:
         return _train_joint(members, options)
-    for name in ("profile", "config", "data"):
+    for name in ("profile", "config", "source"):
         if options[name] is not None:
+            name = name.replace("source", "data")
             raise UserError(f"--{name} belongs to --joint; finished runs have theirs already")
     return _combine(members, options)
 
@@ -259,11 +260,7 @@ def _train_joint(members: tuple[str, ...], options: dict[str, Any]) -> int:
         raise UserError("a joint network needs at least two different branches")
     request = Request(
         recipes=(joint.name,),
-        everything=False,
-        seeds=None,
-        retry_failed=False,
-        clean=False,
-        **{name: options[name] for name in ("profile", "config", "data", "results")},
+        **{name: options[name] for name in ("profile", "config", "source", "results")},
     )
     return run_recipes(request)
 
@@ -362,24 +359,11 @@ def fetch(source: str) -> int:
 def preview(source: str | None, config: Path | None, clean: bool, mask: bool, **how: Any) -> int:
     """Write a labelled sheet of a data set as PNG."""
     from harness.commands import data as data_commands
+    from harness.commands.settings import DataOptions
 
-    dataset, _ = data_commands.open_source(source, config, None, clean=clean, mask=mask)
-    out = how["out"]
-    if how["policy"] is not None:
-        from harness.augmentation.preview import sheet as policy_sheet
-        from harness.config import augmentation_named
-
-        policy_sheet(
-            dataset, augmentation_named(how["policy"]), out, versions=min(how["per_class"], 12)
-        )
-    elif how["shift"]:
-        from harness.data.preview_shifted import shift_sheet
-
-        shift_sheet(dataset, out)
-    else:
-        from harness.data.preview import sheet
-
-        sheet(dataset, out, per_class=how["per_class"])
+    out = how.pop("out")
+    options = DataOptions(source, config, clean=clean, mask=mask)
+    data_commands.draw_preview(options, out, **how)
     click.echo(out)
     return 0
 
@@ -391,11 +375,12 @@ def preview(source: str | None, config: Path | None, clean: bool, mask: bool, **
 @mask_option
 @profile_option
 @config_option
-def write_split(**asked: Any) -> int:
+def write_split(out: Path, **options: Any) -> int:
     """Write which image is train, validation or test: CSV of index, part and hash."""
     from harness.commands import data as data_commands
+    from harness.commands.settings import DataOptions
 
-    click.echo(data_commands.write_split(**asked))
+    click.echo(data_commands.write_split(DataOptions(**options), out))
     return 0
 
 
@@ -411,16 +396,23 @@ def write_split(**asked: Any) -> int:
     help="An image that you know to be no cell: what is like it goes too.",
 )  # fmt: skip
 @config_option
-def audit(**asked: Any) -> int:
+def audit(
+    source: str | None,
+    config: Path | None,
+    out: Path | None,
+    also: tuple[str, ...],
+    named: tuple[int, ...],
+) -> int:
     """What is wrong with a data set, and what to leave out of it."""
     from harness.audit.audit import REMOVABLE
     from harness.commands import data as data_commands
+    from harness.commands.settings import DataOptions
     from harness.errors import UnknownName
 
-    for kind in asked["also"]:
+    for kind in also:
         if kind not in REMOVABLE:
             raise UnknownName("kind of finding", kind, REMOVABLE)
-    lines, page = data_commands.run_audit(**asked)
+    lines, page = data_commands.run_audit(DataOptions(source, config), out, also, named)
     for line in (*lines, page):
         click.echo(line)
     return 0

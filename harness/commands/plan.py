@@ -1,70 +1,115 @@
-"""What ``plan`` does: say what is pending, how long it takes, and what fits a budget."""
+"""Second step: what is pending of an experiment, and how long it takes; what ``plan`` prints."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
+from tabulate import tabulate
 
 from harness.commands.resolve import Experiment, Request, resolve
+from harness.commands.settings import cache_folder
+from harness.schema.augmentation import EpochCacheSettings
+from harness.schema.records import RunRecord
+from harness.schema.run import Run
 from harness.sweep import planner
 from harness.sweep.planner import PlannedRun
+from harness.sweep.progress import clock
+
+
+@dataclass(frozen=True)
+class Plan:
+    experiment: Experiment
+    runs: tuple[PlannedRun, ...]
+    pending: tuple[PlannedRun, ...]
+    """Those of ``runs`` that are not done, longest first."""
+    seconds: dict[str, float]
+    """Id of a pending run -> its estimated duration."""
+    epoch_cache: EpochCacheSettings | None
+
+    @property
+    def done(self) -> int:
+        return len(self.runs) - len(self.pending)
+
+    def finished_records(self) -> list[RunRecord]:
+        """Records of the runs that have finished by now."""
+        records = (self.experiment.store.find(planned.run) for planned in self.runs)
+        return [record for record in records if record is not None and record.finished]
+
+    def finished_runs(self) -> list[Run]:
+        return [record.run for record in self.finished_records()]
+
+
+def make_plan(experiment: Experiment, console: Console) -> Plan:
+    """The experiment's runs, and which of them are pending. Raises ConfigError, StoreError."""
+    benchmark, store = experiment.benchmark, experiment.store
+    runs = planner.runs(benchmark, experiment.recipes, experiment.data.dataset, experiment.weights)
+    pending = planner.pending(
+        runs, store, retry_failed=experiment.request.retry_failed, tell=console.print
+    )
+    seconds = planner.estimates(
+        pending,
+        experiment.summary,
+        store.records(),
+        experiment.settings.devices[0],
+        benchmark.sweep.shift,
+    )
+    return Plan(
+        experiment=experiment,
+        runs=runs,
+        pending=tuple(sorted(pending, key=lambda planned: -seconds[planned.run.id])),
+        seconds=seconds,
+        epoch_cache=planner.epoch_store(benchmark, experiment.summary, cache_folder() / "epochs"),
+    )
 
 
 def show_plan(request: Request, budget: float | None = None) -> int:
     """Print what is pending, about how long it takes, and what of it fits ``budget`` seconds."""
-    from harness.sweep.progress import clock
-
     console = Console()
-    wanted = resolve(request, console, fetch=False)
-    seconds, machines = estimates(wanted), len(wanted.devices)
-    done = len(wanted.planned) - len(wanted.pending)
-    console.print(f"{wanted.profile} profile: {wanted.why}")
-    console.print(f"{done} done, {len(wanted.pending)} pending, on {wanted.devices[0].name}")
-    if not wanted.pending:
+    plan = make_plan(resolve(request, console, download=False), console)
+    settings = plan.experiment.settings
+    devices = len(settings.devices)
+    console.print(f"{settings.profile} profile: {settings.profile_reason}")
+    console.print(f"{plan.done} done, {len(plan.pending)} pending, on {settings.devices[0].name}")
+    if not plan.pending:
         return 0
-    fits = wanted.pending
+    fitting = plan.pending
     if budget is not None:
-        fits = planner.within_budget(budget, wanted.pending, seconds, machines)
-    console.print(_plan_table(wanted, seconds, fits), soft_wrap=True, markup=False)
-    if fits:
-        total = max(planner.end_times([seconds[one.run.id] for one in fits], machines))
-        console.print(f"about {clock(total)} for {len(fits)} runs, if no phase stops early")
-    if len(fits) < len(wanted.pending):
-        left_out = len(wanted.pending) - len(fits)
+        fitting = planner.within_budget(budget, plan.pending, plan.seconds, devices)
+    console.print(_table(plan, fitting), soft_wrap=True, markup=False)
+    if fitting:
+        seconds = [plan.seconds[planned.run.id] for planned in fitting]
+        total = clock(max(planner.end_times(seconds, devices)))
+        console.print(f"about {total} for {len(fitting)} runs, if no phase stops early")
+    if len(fitting) < len(plan.pending):
+        left_out = len(plan.pending) - len(fitting)
         console.print(f"{left_out} left out, which do not fit {clock(budget or 0)}")
-        if fits:
-            names = " ".join(dict.fromkeys(one.recipe.name for one in fits))
+        if fitting:
+            names = " ".join(dict.fromkeys(planned.recipe.name for planned in fitting))
             console.print(f"those that fit: wbc-bench run {names}", soft_wrap=True)
     return 0
 
 
-def _plan_table(wanted: Experiment, seconds: dict[str, float], fits: Sequence[PlannedRun]) -> str:
-    from tabulate import tabulate
-
-    from harness.sweep.progress import clock
-
-    records, device = wanted.store.records(), wanted.devices[0].name
-    kept = {one.run.id for one in fits}
+def _table(plan: Plan, fitting: Sequence[PlannedRun]) -> str:
+    records = plan.experiment.store.records()
+    device = plan.experiment.settings.devices[0].name
+    fitting_ids = {planned.run.id for planned in fitting}
     rows = []
-    for one in wanted.pending:
-        memory = planner.memory_mb(one, records, device)
+    for planned in plan.pending:
+        memory = planner.memory_mb(planned, records, device)
         rows.append(
-            [
-                one.recipe.name,
-                one.variant or "–",
-                one.run.seed,
-                one.run.weights.source,
-                clock(seconds[one.run.id]),
-                "?" if memory is None else f"{memory:,.0f}",
-                f"{planner.disk_mb(one, wanted.data):,.0f}",
-                one.note if one.run.id in kept else "left out: over the budget",
-            ]
+            {
+                "recipe": planned.recipe.name,
+                "variant": planned.variant or "–",
+                "seed": planned.run.seed,
+                "weights": planned.run.weights.source,
+                "about": clock(plan.seconds[planned.run.id]),
+                "memory (MiB)": "?" if memory is None else f"{memory:,.0f}",
+                "disk (MiB)": f"{planner.disk_mb(planned, plan.experiment.summary):,.0f}",
+                "note": planned.note
+                if planned.run.id in fitting_ids
+                else "left out: over the budget",
+            }
         )
-    heads = ["recipe", "variant", "seed", "weights", "about", "memory (MiB)", "disk (MiB)", "note"]
-    return tabulate(rows, heads, disable_numparse=True)
-
-
-def estimates(wanted: Experiment) -> dict[str, float]:
-    device, shift = wanted.devices[0], wanted.benchmark.sweep.shift
-    return planner.estimates(wanted.pending, wanted.data, wanted.store.records(), device, shift)
+    return tabulate(rows, headers="keys", disable_numparse=True)

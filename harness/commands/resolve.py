@@ -1,166 +1,115 @@
-"""From the command line and the settings file to what is to be run, and on what."""
+"""``run`` and ``plan``, first step: from what was typed to data, recipes and weights."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import get_args
 
 from rich.console import Console
 
-from harness.audit.inspection import Workspace, prepare_data
-from harness.config import FILENAME, Benchmark, DataSettings, Profile, load
-from harness.data.image_cache import open_dataset
+from harness.commands.data import PreparedData, prepare
+from harness.commands.settings import DataOptions, Settings, load_settings
+from harness.config import Benchmark
 from harness.data.splitting import split_indices
 from harness.errors import ConfigError, UnknownName, UserError
-from harness.execution import devices
-from harness.schema.augmentation import EpochCacheSettings
-from harness.schema.dataset import DataSummary
+from harness.schema.dataset import DataSummary, Parts
 from harness.schema.run import Shift
 from harness.storage.records import Store
 from harness.sweep import planner
-from harness.sweep.planner import PlannedRun
+from harness.sweep.planner import ResolvedWeights
+from harness.sweep.tensorboard import with_tensorboard
+from zoo.recipe import Recipe
 from zoo.registry import find
 
-Devices = Sequence[devices.Device]
 
-
-@dataclass(frozen=True)
-class Request:
+@dataclass(frozen=True, kw_only=True)
+class Request(DataOptions):
     """The command line of ``run`` and ``plan``, as typed."""
 
-    recipes: tuple[str, ...]
-    everything: bool
-    profile: Profile | None
-    seeds: int | None
-    retry_failed: bool
-    config: Path | None
-    data: str | None
-    clean: bool
-    results: Path
-    mask: bool = False
+    recipes: tuple[str, ...] = ()
+    everything: bool = False
+    variants: tuple[str, ...] = ()
+    """Variants of the settings file to run besides the plain protocol."""
+    seeds: int | None = None
     shift: Shift | None = None
     per_gpu: int | None = None
-    variants: tuple[str, ...] = ()
-    """Of the settings file, besides the plain protocol."""
+    retry_failed: bool = False
+    results: Path = Path("results")
     cluster: str | None = None
     """Address of a Dask scheduler; None: this machine."""
     tensorboard: Path | None = None
-    """Folder for learning curves as TensorBoard reads them; None: none are written."""
+    """Folder for learning curves that TensorBoard reads; None: none are written."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A request, resolved: what is wanted, what of it is left, and on what it will run."""
+    """A request with everything that it names found: settings, recipes, weights, images."""
 
-    benchmark: Benchmark
-    profile: Profile
-    why: str
-    devices: tuple[devices.Device, ...]
-    data_folder: Path
-    data: DataSummary
-    planned: tuple[PlannedRun, ...]
-    pending: tuple[PlannedRun, ...]
+    request: Request
+    settings: Settings
+    recipes: tuple[Recipe, ...]
+    weights: Mapping[str, ResolvedWeights]
+    data: PreparedData
+    parts: Parts
+    summary: DataSummary
     store: Store
-    epochs: EpochCacheSettings | None
+
+    @property
+    def benchmark(self) -> Benchmark:
+        return self.settings.benchmark
 
 
-def workplace(at_hand: Devices, benchmark: Benchmark) -> Workspace:
-    return Workspace(cache_folder(), at_hand[0], backend=benchmark.backend)
+def resolve(request: Request, console: Console, *, download: bool) -> Experiment:
+    """Load settings and images, and find the weights, downloading them if ``download``.
+
+    Raises UserError, before anything slow where possible.
+    """
+    settings = _load_settings(request)
+    benchmark = settings.benchmark
+    _check(request, benchmark)
+    recipes = planner.recipes(benchmark, () if request.everything else request.recipes)
+    with console.status("reading the images") as status:
+        data = prepare(settings, status.update)
+    parts = split_indices(benchmark.split, data.dataset)
+    with console.status("looking for weights") as status:
+        weights = planner.resolve_weights(
+            benchmark.weights, recipes, fetch=download, tell=status.update
+        )
+    return Experiment(
+        request=request,
+        settings=settings,
+        recipes=recipes,
+        weights=weights,
+        data=data,
+        parts=parts,
+        summary=planner.summarise(data.dataset, parts),
+        store=Store(request.results),
+    )
 
 
-def cache_folder() -> Path:
-    """Where decoded images are kept between commands; ``WBC_BENCH_CACHE`` moves it."""
-    import pooch
+def _load_settings(request: Request) -> Settings:
+    settings = load_settings(request)
+    options = {name: getattr(request, name) for name in ("seeds", "shift", "per_gpu")}
+    given = {name: value for name, value in options.items() if value is not None}
+    sweep = settings.benchmark.sweep.model_copy(update=given)
+    benchmark = settings.benchmark.model_copy(update={"sweep": sweep})
+    return replace(settings, benchmark=benchmark.with_variants(request.variants))
 
-    return Path(os.environ.get("WBC_BENCH_CACHE") or pooch.os_cache("wbc-bench"))
 
-
-def resolve(request: Request, console: Console, *, fetch: bool) -> Experiment:
-    at_hand = devices.visible()
-    profile, why = choose_profile(request.profile, at_hand)
-    benchmark = _settings(request, benchmark_of(request.config, profile, at_hand))
+def _check(request: Request, benchmark: Benchmark) -> None:
     if not (request.recipes or request.everything or benchmark.sweep.recipes):
         raise UserError("name recipes to run, or say --all; 'wbc-bench zoo' lists them")
     if importlib.util.find_spec(benchmark.backend) is None:
         hint = f"pip install {benchmark.backend}, or choose another backend"
         raise UserError(f"backend = {benchmark.backend!r} is not installed; {hint}")
-    names = () if request.everything else request.recipes
-    wanted = planner.recipes(benchmark, names)
-    _check_ensembles(benchmark)
-    with console.status("reading the images") as status:
-        at = replace(workplace(at_hand, benchmark), tell=status.update)
-        folder = prepare_data(benchmark.data, benchmark.protocol.image_size, at)
-    dataset = open_dataset(folder)
-    summary = planner.summarise(dataset, split_indices(benchmark.split, dataset))
-    with console.status("looking for weights") as status:
-        supply = planner.resolve_weights(benchmark.weights, wanted, fetch=fetch, tell=status.update)
-    planned = planner.runs(benchmark, wanted, dataset, supply)
-    store = Store(request.results)
-    if fetch:
-        store.set_aside_torn(partial(console.print, soft_wrap=True, markup=False))
-    pending = planner.pending(planned, store, retry_failed=request.retry_failed, tell=console.print)
-    shift = benchmark.sweep.shift
-    seconds = planner.estimates(pending, summary, store.records(), at_hand[0], shift)
-    return Experiment(
-        benchmark=benchmark,
-        profile=profile,
-        why=why,
-        devices=at_hand,
-        data_folder=folder,
-        data=summary,
-        planned=planned,
-        pending=tuple(sorted(pending, key=lambda one: -seconds[one.run.id])),
-        store=store,
-        epochs=planner.epoch_store(benchmark, summary, cache_folder() / "epochs"),
-    )
-
-
-def _check_ensembles(benchmark: Benchmark) -> None:
-    """Before hours of training: are the listed members networks at all?"""
+    if request.cluster is not None and importlib.util.find_spec("distributed") is None:
+        raise UserError("--cluster needs Dask: pip install distributed")
+    with_tensorboard(request.tensorboard)
     for name in (name for members in benchmark.ensembles.members for name in members):
-        if not name.startswith("@"):
+        if not name.startswith("@"):  # An import, which may come later.
             try:
                 find(name)
             except UnknownName as error:
                 raise ConfigError(f"ensembles.members: {error}") from None
-
-
-def choose_profile(asked: Profile | None, at_hand: Devices) -> tuple[Profile, str]:
-    if asked is not None:
-        assert asked in get_args(Profile)
-        return asked, "asked for"
-    if at_hand[0].id == "cpu":
-        return "quick", "no accelerator is visible"
-    return "full", f"{at_hand[0].name} is visible"
-
-
-def benchmark_of(config: Path | None, profile: Profile | None, at_hand: Devices) -> Benchmark:
-    chosen, _ = choose_profile(profile, at_hand)
-    here = Path(FILENAME)
-    file = config or (here if here.exists() else None)
-    return load(file, chosen, gpu=at_hand[0].id != "cpu")
-
-
-def _settings(request: Request, benchmark: Benchmark) -> Benchmark:
-    """The command line over the file."""
-    data = overridden(benchmark.data, request.data, clean=request.clean, mask=request.mask)
-    benchmark = benchmark.model_copy(update={"data": data})
-    asked = {"seeds": request.seeds, "shift": request.shift, "per_gpu": request.per_gpu}
-    update = {name: value for name, value in asked.items() if value is not None}
-    sweep = benchmark.sweep.model_copy(update=update)
-    return benchmark.model_copy(update={"sweep": sweep}).with_variants(request.variants)
-
-
-def overridden(
-    settings: DataSettings, source: str | None, *, clean: bool, mask: bool
-) -> DataSettings:
-    """The command line over the file. A manifest belongs to the file's source alone."""
-    if source is not None and source != settings.source:
-        settings = settings.model_copy(update={"source": source, "manifest": None})
-    update = {name: True for name, asked in (("clean", clean), ("mask", mask)) if asked}
-    return settings.model_copy(update=update)

@@ -484,7 +484,8 @@ def test_recipes_are_completed() -> None:
 @pytest.mark.slow
 def test_audit_then_clean_data(wbc: Cli, tmp_path: Path, offline: None) -> None:
     """With the real network: a page, a manifest, and the data without what it lists."""
-    from harness.commands.data import open_source
+    from harness.commands.data import prepare
+    from harness.commands.settings import DataOptions, load_settings
 
     code, out, err = wbc("data", "audit", "smear@200")
     assert code == 0, err
@@ -492,13 +493,13 @@ def test_audit_then_clean_data(wbc: Cli, tmp_path: Path, offline: None) -> None:
     assert out.splitlines()[-1] == "audit/smear@200/AUDIT.md"
     assert len((tmp_path / "audit" / "smear@200" / "manifest.csv").read_text().splitlines()) == 6
     assert wbc("data", "preview", "smear@200", "--clean")[0] == 0
-    by_audit, _ = open_source("smear@200", None, clean=True)
+    by_audit = prepare(load_settings(DataOptions("smear@200", clean=True))).dataset
     assert len(by_audit) == 195
     # A manifest of the user's own, relative to the settings: the same images, the same data.
     manifest = "audit/smear@200/manifest.csv"
     clean = f'[data]\nsource = "smear@200"\nclean = true\nmanifest = "{manifest}"\n'
     (tmp_path / "benchmark.toml").write_text(clean)
-    by_manifest, _ = open_source(None, None)
+    by_manifest = prepare(load_settings(DataOptions())).dataset
     assert by_manifest.fingerprint == by_audit.fingerprint
 
 

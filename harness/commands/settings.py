@@ -1,0 +1,70 @@
+"""The settings of a command: the settings file, the command line over it, and the devices."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pooch
+
+from harness.audit.inspection import Workspace
+from harness.config import FILENAME, Benchmark, DataSettings, Profile, load
+from harness.execution import devices
+from harness.execution.devices import Device
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Options of every subcommand that reads images, as typed."""
+
+    source: str | None = None
+    config: Path | None = None
+    profile: Profile | None = None
+    clean: bool = False
+    mask: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    benchmark: Benchmark
+    profile: Profile
+    profile_reason: str
+    devices: tuple[Device, ...]
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(cache_folder(), self.devices[0], backend=self.benchmark.backend)
+
+
+def cache_folder() -> Path:
+    """Where decoded images and augmented epochs are cached; ``WBC_BENCH_CACHE`` moves it."""
+    return Path(os.environ.get("WBC_BENCH_CACHE") or pooch.os_cache("wbc-bench"))
+
+
+def load_settings(options: DataOptions) -> Settings:
+    """The settings file's benchmark, or the default one, with ``options`` over it.
+
+    Raises ConfigError.
+    """
+    visible = devices.visible()
+    gpu = visible[0].id != "cpu"
+    if options.profile is not None:
+        profile, reason = options.profile, "requested"
+    elif gpu:
+        profile, reason = "full", f"{visible[0].name} is visible"
+    else:
+        profile, reason = "quick", "no accelerator is visible"
+    default = Path(FILENAME)
+    file = options.config or (default if default.exists() else None)
+    benchmark = load(file, profile, gpu=gpu)
+    data = _override(benchmark.data, options)
+    return Settings(benchmark.model_copy(update={"data": data}), profile, reason, visible)
+
+
+def _override(settings: DataSettings, options: DataOptions) -> DataSettings:
+    flags = {"clean": settings.clean or options.clean, "mask": settings.mask or options.mask}
+    if options.source is None or options.source == settings.source:
+        return settings.model_copy(update=flags)
+    # A manifest lists images of the file's own source.
+    return settings.model_copy(update={**flags, "source": options.source, "manifest": None})
