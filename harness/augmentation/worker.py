@@ -37,6 +37,7 @@ from harness.data.image_cache import open_dataset
 from harness.data.sampling import sample_indices
 from harness.data.splitting import split_indices
 from harness.execution import devices
+from harness.execution.processes import module_command
 from harness.schema.augmentation import Augmentation
 from harness.schema.dataset import Dataset
 from harness.schema.run import Job, Run
@@ -82,7 +83,7 @@ class EpochPrefetcher:
             return
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "harness.augmentation.worker"],
+                module_command("harness.augmentation.worker"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 text=True,

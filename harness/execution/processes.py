@@ -32,6 +32,15 @@ Event = dict[str, Any]
 _Child = subprocess.Popen[str]
 
 
+def module_command(module: str) -> tuple[str, ...]:
+    """The command of a child process that runs a module of this program.
+
+    With ``-P`` it imports nothing from the current folder, in which a ``keras.py`` of the user may
+    be; Python passes the option on to processes that the child spawns.
+    """
+    return (sys.executable, "-P", "-m", module)
+
+
 How = Literal["finished", "failed", "wrong input", "no room", "out of memory", "stopped"]
 
 
@@ -189,7 +198,7 @@ class WorkerProcess:
 
     children: Children = field(default_factory=Children)
     timeout: float = 0
-    command: tuple[str, ...] = (sys.executable, "-m", "harness.training.worker")
+    command: tuple[str, ...] = module_command("harness.training.worker")
     memory_gb: float = 0
 
     def stop(self) -> None:
@@ -236,7 +245,7 @@ def run_task(
     module: str, job: FrozenModel, environment: Mapping[str, str], report: Callable[[Event], None]
 ) -> tuple[Any, str]:
     """What a child of another kind than a run brings home: its outcome, or else why it did not."""
-    launcher = WorkerProcess(command=(sys.executable, "-m", module))
+    launcher = WorkerProcess(command=module_command(module))
     with tempfile.TemporaryDirectory() as folder:
         try:
             heard = launcher.hear(job, Path(folder) / "log.txt", environment, report)
