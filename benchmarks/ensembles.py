@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.ensembling.rules import best_subset
+from harness.ensembling.selection import best_subset
 from harness.evaluation import metrics
 from harness.schema.dataset import DataSummary, Split
 from harness.schema.predictions import Predictions

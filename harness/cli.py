@@ -231,7 +231,7 @@ def _combine(members: tuple[str, ...], options: dict[str, Any]) -> int:
     search, results = options["search"], options["results"]
     if not (members or search):
         raise UserError("name two or more networks, or say --search for the best of all")
-    wanted = builder.chosen_rules(options["rules"], search=search)
+    wanted = builder.resolve_rules(options["rules"], search=search)
     for together in builder.group_members(Store(results), members):
         convened = builder.fit_ensembles(together, wanted)
         for record in convened.records:

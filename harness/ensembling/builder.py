@@ -1,4 +1,4 @@
-"""Finished runs -> ensembles: find the members, apply the rules, keep the records."""
+"""Finished runs -> ensembles: group the members, fit the rules, store the records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from typing import TypeVar
 import numpy as np
 
 from harness.data.sampling import sample_indices
-from harness.ensembling import rules as ensembles
+from harness.ensembling.concatenation import fit_concatenation
+from harness.ensembling.selection import best_subset, greedy_selection
+from harness.ensembling.stacking import fit_stacking
+from harness.ensembling.voting import fit_weights, soft_vote
 from harness.errors import StoreError, UnknownName, UserError, did_you_mean
 from harness.evaluation import calibration, metrics
 from harness.schema.predictions import SHIFTED, Predictions
@@ -26,7 +29,6 @@ from harness.schema.records import (
     Finished,
     Rule,
     RunRecord,
-    Throughput,
 )
 from harness.schema.run import Run
 from harness.storage.files import read_arrays
@@ -40,17 +42,31 @@ PARTS = ("validation", "test", SHIFTED)
 RULES: tuple[Rule, ...] = ("soft vote", "weighted vote", "greedy", "stacking", "concatenation")
 SEARCH_RULES: tuple[Rule, ...] = ("greedy", "best subset")
 ALL_RULES: tuple[Rule, ...] = (*RULES, "best subset")
-LARGEST_SEARCH = 16
+MOST_SEARCHED = 16
 """Members of which all subsets are tried; each further one doubles the work."""
 
-Fitted = tuple[np.ndarray, Callable[[str], np.ndarray]]
-"""The shares of the members, and what predicts a part."""
 Member = RunRecord | ExternalRecord
+PredictPart = Callable[[str], np.ndarray]
+"""Name of a part -> the ensemble's probabilities (n, K)."""
+
+
+def resolve_rules(names: Sequence[str], *, search: bool) -> tuple[Rule, ...]:
+    """The rules of these names; without names the default ones. Raises UnknownName."""
+    if not names:
+        return SEARCH_RULES if search else RULES
+    known: dict[str, Rule] = {rule: rule for rule in ALL_RULES}
+    for name in names:
+        if name.replace("-", " ") not in known:
+            raise UnknownName("rule", name, known)
+    return tuple(dict.fromkeys(known[name.replace("-", " ")] for name in names))
+
+
+# --- members -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class EnsembleMembers:
-    """Members that can vote together: the same images, split, protocol and seed."""
+    """Members that can be combined: they share images, split, protocol and seed."""
 
     store: Store
     records: tuple[Member, ...]
@@ -63,11 +79,14 @@ class EnsembleMembers:
     def parts(self) -> tuple[dict[str, Predictions], ...]:
         return tuple(self.store.load_verified(record) for record in self.records)
 
+    def have(self, part: str) -> bool:
+        return all(part in parts for parts in self.parts)
+
     def labels(self, part: str) -> np.ndarray:
         return self.parts[0][part].labels
 
     def probabilities(self, part: str) -> np.ndarray:
-        """(m, n, K). Raises UserError if a member's images are not the first one's, in order."""
+        """(m, n, K). Raises UserError if a member has other images, or another order, of a part."""
         for record, parts in zip(self.records, self.parts, strict=True):
             path = self.store.predictions_path(record.of)
             if part not in parts:
@@ -76,83 +95,64 @@ class EnsembleMembers:
                 raise UserError(f"{path}: {part} images other than those of {self.names[0]}")
         return np.stack([parts[part].probabilities for parts in self.parts])
 
-    def features(self, part: str) -> np.ndarray:
-        """The members' pooled features side by side, (n, sum of widths)."""
-        return np.concatenate([arrays[part] for arrays in self._features], axis=1)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Of each member's features."""
-        return tuple(arrays["train"].shape[1] for arrays in self._features)
+    @cached_property
+    def features(self) -> tuple[dict[str, np.ndarray], ...]:
+        """Each member's pooled features (n, width) by part. Raises UserError."""
+        return tuple(self._read(record, FEATURES, read_arrays) for record in self.records)
 
     def train_labels(self) -> np.ndarray:
-        return self._artefact(self.records[0], PREDICTIONS, read_predictions)["train"].labels
+        return self._read(self.records[0], PREDICTIONS, read_predictions)["train"].labels
 
-    @cached_property
-    def _features(self) -> tuple[dict[str, np.ndarray], ...]:
-        return tuple(self._artefact(record, FEATURES, read_arrays) for record in self.records)
-
-    def _artefact(self, record: Member, name: str, read: Callable[[Path], T]) -> T:
+    def _read(self, record: Member, file: str, read: Callable[[Path], T]) -> T:
         if isinstance(record, ExternalRecord):
             raise UserError(f"{record.outside.name} was imported: it has no features")
-        path = self.store.artefacts(record.run) / name
-        again = f"delete {self.store.record_path(record.run)}, then 'wbc-bench run"
+        path = self.store.artefacts(record.run) / file
+        remedy = (
+            f"delete {self.store.record_path(record.run)}, then 'wbc-bench run {record.run.recipe}'"
+        )
         if not path.exists():
-            raise UserError(f"{path} is missing; {again} {record.run.recipe}'")
+            raise UserError(f"{path} is missing; {remedy}")
         try:
             return read(path)
         except StoreError:
-            raise UserError(f"{path} is damaged; {again} {record.run.recipe}'") from None
-
-
-def chosen_rules(names: Sequence[str], *, search: bool) -> tuple[Rule, ...]:
-    """The rules of these names, else all that were asked for. Raises UnknownName."""
-    if not names:
-        return SEARCH_RULES if search else RULES
-    known: dict[str, Rule] = {rule: rule for rule in ALL_RULES}
-    for name in names:
-        if name.replace("-", " ") not in known:
-            raise UnknownName("rule", name, known)
-    return tuple(dict.fromkeys(known[name.replace("-", " ")] for name in names))
-
-
-# --- who votes together --------------------------------------------------------------------------
+            raise UserError(f"{path} is damaged; {remedy}") from None
 
 
 def group_members(
-    store: Store, names: Sequence[str], like: Run | None = None
+    store: Store, names: Sequence[str], reference: Run | None = None
 ) -> tuple[EnsembleMembers, ...]:
-    """A committee for every board and seed where all these recipes and imports are finished.
+    """The named recipes and imports, once per board and seed for which all are finished.
 
-    Without names: every single network that has finished there. ``like``: only on the board of
-    this run. Raises UserError for a missing or lonely member.
+    Without names: every finished network that is not a joint one. With a ``reference`` run: on
+    its board only. Raises UserError where fewer than two members can be combined.
     """
-    finished = [r for r in store.records() if r.finished and (not like or _beside(r.run, like))]
+    finished = [r for r in store.records() if r.finished and _same_board(r.run, reference)]
     imported = [record for record in store.external_records() if not record.baseline]
-    known = {record.outside.name for record in imported}
-    wanted = tuple(dict.fromkeys(_resolve(name, known) for name in names))
-    if names and len(wanted) < 2:
+    imported_names = {record.outside.name for record in imported}
+    requested = tuple(dict.fromkeys(_resolve(name, imported_names) for name in names))
+    if names and len(requested) < 2:
         raise UserError("an ensemble needs at least two different members")
-    singles = [record for record in finished if not find(record.run.recipe).branches]
-    members: list[Member] = [*finished, *imported] if names else [*singles]
-    for name in wanted:
-        if name not in map(_name, members):
+    candidates: list[Member] = [r for r in finished if names or not find(r.run.recipe).branches]
+    candidates += imported if names else []
+    for name in requested:
+        if name not in map(_name, candidates):
             raise UserError(f"{store.root}: no finished run of {name}; 'wbc-bench run {name}'")
     groups: dict[tuple[str, ...], list[Member]] = defaultdict(list)
-    for record in members:
+    for record in candidates:
         run = record.run
         key = (record.profile, run.data, run.split.canonical(), run.protocol.canonical())
         groups[(*key, str(run.seed))].append(record)
-    chosen = [_members(groups[key], wanted) for key in sorted(groups)]
-    committees = tuple(EnsembleMembers(store, members) for members in chosen if len(members) >= 2)
-    if not committees:
-        what = " + ".join(wanted) or "two finished runs"
+    selected = [_one_per_name(groups[key], requested) for key in sorted(groups)]
+    if not any(len(records) > 1 for records in selected):
+        what = " + ".join(requested) or "two finished runs"
         raise UserError(f"{store.root}: no common images, protocol and seed for {what}")
-    return committees
+    return tuple(EnsembleMembers(store, records) for records in selected if len(records) > 1)
 
 
-def _beside(run: Run, other: Run) -> bool:
-    return (run.data, run.split, run.protocol) == (other.data, other.split, other.protocol)
+def _same_board(run: Run, reference: Run | None) -> bool:
+    return reference is None or (run.data, run.split, run.protocol) == (
+        reference.data, reference.split, reference.protocol,
+    )  # fmt: skip
 
 
 def _resolve(name: str, imported: set[str]) -> str:
@@ -175,192 +175,181 @@ def _name(record: Member) -> str:
     return record.run.recipe
 
 
-def _members(records: Sequence[Member], wanted: Sequence[str]) -> tuple[Member, ...]:
-    """One record a name, in the order asked for; pretrained weights before random ones."""
+def _one_per_name(records: Sequence[Member], requested: Sequence[str]) -> tuple[Member, ...]:
+    """One record per name, in the requested order; pretrained weights before random ones.
+
+    Empty if a requested one is missing.
+    """
     best: dict[str, Member] = {}
     for record in sorted(records, key=lambda r: (r.run.weights.source == "random", r.of.id)):
         best.setdefault(_name(record), record)
-    if not wanted:
-        return tuple(best[name] for name in sorted(best))
-    return tuple(best[name] for name in wanted) if set(wanted) <= best.keys() else ()
+    names = requested or sorted(best)
+    return tuple(best[name] for name in names) if best.keys() >= set(names) else ()
 
 
-# --- the rules -----------------------------------------------------------------------------------
+# --- fitting -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class FittedEnsembles:
-    """The ensembles that were made, and each rule that could not be followed, with the reason."""
+    """The new ensembles, and each rule that could not be fitted, with the reason."""
 
     records: tuple[EnsembleRecord, ...]
     left_out: tuple[tuple[Rule, str], ...]
 
 
 def fit_ensembles(
-    committee: EnsembleMembers, rules: Sequence[Rule], *, pending: bool = False
+    members: EnsembleMembers, rules: Sequence[Rule], *, pending: bool = False
 ) -> FittedEnsembles:
-    """Apply every rule, and keep predictions and record of each; if ``pending``, only new ones.
+    """Fit every rule and store its predictions and record; if ``pending``, only missing ones.
 
-    A rule that lacks what it is fitted on is left out, with the reason; raises UserError if that
-    leaves none, StoreError for what cannot be read.
+    Raises UserError if no rule could be fitted, StoreError for what cannot be read.
     """
-    made, left_out = [], []
+    records, left_out = [], []
     for rule in rules:
-        ensemble = Ensemble(rule=rule, members=tuple(r.of.id for r in committee.records))
-        if pending and committee.store.record_path(ensemble).exists():
+        ensemble = Ensemble(rule=rule, members=tuple(r.of.id for r in members.records))
+        if pending and members.store.record_path(ensemble).exists():
             continue
         try:
-            made.append(_convene(committee, ensemble))
+            records.append(_fit_ensemble(members, ensemble))
         except StoreError:
             raise
         except UserError as error:
             left_out.append((rule, str(error)))
-    if left_out and not made and not pending:
-        rule, reason = left_out[0]
-        raise UserError(f"{rule}: {reason}")
-    return FittedEnsembles(tuple(made), tuple(left_out))
+    if left_out and not records and not pending:
+        raise UserError(": ".join(left_out[0]))
+    return FittedEnsembles(tuple(records), tuple(left_out))
 
 
-def _convene(committee: EnsembleMembers, ensemble: Ensemble) -> EnsembleRecord:
-    began, rule = time.perf_counter(), ensemble.rule
-    shares, predict = _fit(committee, rule)
+def _fit_ensemble(members: EnsembleMembers, ensemble: Ensemble) -> EnsembleRecord:
+    start, first = time.perf_counter(), members.records[0]
+    weights, predict = _fit(members, ensemble.rule)
     parts = {}
-    for part in PARTS:
-        if all(part in held for held in committee.parts):
-            like = committee.parts[0][part]
-            parts[part] = Predictions(like.ids, like.labels, predict(part).astype(np.float32))
-    first = committee.records[0]
+    for name in filter(members.have, PARTS):
+        part = members.parts[0][name]
+        parts[name] = Predictions(part.ids, part.labels, predict(name).astype(np.float32))
     record = EnsembleRecord(
         ensemble=ensemble,
-        recipes=committee.names,
-        shares=tuple(float(share) for share in shares / shares.sum()),
+        recipes=members.names,
+        shares=tuple(float(weight) for weight in weights / weights.sum()),
         run=first.run,
         profile=first.profile,
         data=first.data,
-        cost=_cost(committee, ensemble, shares),
-        seconds=time.perf_counter() - began,
-        calibrated_members=_calibrated_members(committee, rule, shares),
+        cost=_cost(members, ensemble, weights),
+        seconds=time.perf_counter() - start,
+        calibrated_members=_calibrated_members(members, ensemble.rule, weights),
         **dict(metrics.evaluate(parts, first.data.class_names)),
     )
-    committee.store.save_predictions(ensemble, parts)
-    committee.store.save(record)
+    members.store.save_predictions(ensemble, parts)
+    members.store.save(record)
     return record
 
 
-def _fit(committee: EnsembleMembers, rule: Rule) -> Fitted:
-    """Learnt from train and validation alone; the test part is only ever predicted."""
+def _fit(members: EnsembleMembers, rule: Rule) -> tuple[np.ndarray, PredictPart]:
+    """The members' weights, and what predicts a part; fitted on train and validation only."""
+    weights = np.ones(len(members.records))
     if rule == "concatenation":
-        return _fit_concatenation(committee)
-    shares = np.ones(len(committee.records))
+        return weights, _fit_concatenation(members)
     if rule != "soft vote":
-        votes, labels = committee.probabilities("validation"), committee.labels("validation")
+        votes, labels = members.probabilities("validation"), members.labels("validation")
+        if rule == "best subset" and len(votes) > MOST_SEARCHED:
+            raise UserError(f"{len(votes)} members are too many: {MOST_SEARCHED} at most")
         if rule == "stacking":
-            predict = ensembles.stack(votes, labels)
-            return shares, lambda part: predict(committee.probabilities(part))
-        shares = _fit_shares(rule, votes, labels)
-    return shares, lambda part: ensembles.soft_vote(committee.probabilities(part), shares)
+            stacked = fit_stacking(votes, labels)
+            return weights, lambda part: stacked(members.probabilities(part))
+        fits = {
+            "weighted vote": fit_weights, "greedy": greedy_selection, "best subset": best_subset,
+        }  # fmt: skip
+        weights = fits[rule](votes, labels).astype(float)
+    return weights, lambda part: soft_vote(members.probabilities(part), weights)
 
 
-def _fit_shares(rule: Rule, votes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    if rule == "weighted vote":
-        return ensembles.fit_weights(votes, labels)
-    if rule == "greedy":
-        return ensembles.greedy(votes, labels).astype(float)
-    if len(votes) > LARGEST_SEARCH:
-        raise UserError(f"{len(votes)} members are too many: {LARGEST_SEARCH} at most")
-    return ensembles.best_subset(votes, labels).astype(float)
+def _fit_concatenation(members: EnsembleMembers) -> PredictPart:
+    def features(part: str) -> np.ndarray:
+        return np.concatenate([arrays[part] for arrays in members.features], axis=1)
 
-
-def _fit_concatenation(committee: EnsembleMembers) -> Fitted:
-    run = committee.records[0].run
-    one_hot = np.eye(len(committee.records[0].data.class_names), dtype=np.float32)
-    features, targets = committee.features("train"), one_hot[committee.train_labels()]
+    run = members.records[0].run
+    one_hot = np.eye(len(members.records[0].data.class_names), dtype=np.float32)
+    inputs, targets = features("train"), one_hot[members.train_labels()]
     rows = sample_indices(run.protocol.loss, targets, run.seed)
-    side = ensembles.TrainingSide(
-        train=(features[rows], targets[rows]),
-        validation=(committee.features("validation"), one_hot[committee.labels("validation")]),
+    head = fit_concatenation(
+        (inputs[rows], targets[rows]),
+        (features("validation"), one_hot[members.labels("validation")]),
+        run.protocol,
+        run.seed,
+        [arrays["train"].shape[1] for arrays in members.features],
     )
-    head = ensembles.concatenate(side, run.protocol, run.seed, committee.widths)
-    return np.ones(len(committee.records)), lambda part: head.predict(committee.features(part))
+    return lambda part: head.predict(features(part))
 
 
 def _calibrated_members(
-    committee: EnsembleMembers, rule: Rule, shares: np.ndarray
+    members: EnsembleMembers, rule: Rule, weights: np.ndarray
 ) -> CalibratedMembers | None:
-    """The same vote with each member softened first, by a temperature from validation."""
-    if rule in {"stacking", "concatenation"} or not all("validation" in p for p in committee.parts):
+    """The same vote of calibrated members, each by its own temperature from validation."""
+    if rule in {"stacking", "concatenation"} or not members.have("validation"):
         return None
-    labels = committee.labels("validation")
+    labels = members.labels("validation")
     temperatures = [
-        calibration.fit_temperature(vote, labels) for vote in committee.probabilities("validation")
+        calibration.fit_temperature(probabilities, labels)
+        for probabilities in members.probabilities("validation")
     ]
-    softened = [
-        calibration.soften(vote, temperature)
-        for vote, temperature in zip(committee.probabilities("test"), temperatures, strict=True)
-    ]
-    vote, truth = ensembles.soft_vote(np.stack(softened), shares), committee.labels("test")
+    calibrated = map(calibration.soften, members.probabilities("test"), temperatures)
+    vote, labels = soft_vote(np.stack(list(calibrated)), weights), members.labels("test")
     return CalibratedMembers(
         temperatures=tuple(temperatures),
-        macro_f1=metrics.macro_f1(truth, vote.argmax(axis=1), vote.shape[1]),
-        log_loss=calibration.log_loss(truth, vote),
-        brier=calibration.brier(truth, vote),
-        calibration_error=calibration.expected_calibration_error(truth, vote),
+        macro_f1=metrics.macro_f1(labels, vote.argmax(axis=1), vote.shape[1]),
+        log_loss=calibration.log_loss(labels, vote),
+        brier=calibration.brier(labels, vote),
+        calibration_error=calibration.expected_calibration_error(labels, vote),
     )
 
 
-def _cost(
-    committee: EnsembleMembers, ensemble: Ensemble, shares: np.ndarray
-) -> EnsembleCost | None:
-    """Summed over the members that are kept; run one after the other, they add up their times.
-
-    What was measured before of the same members is kept.
-    """
-    costs = []
-    for record, share in zip(committee.records, shares, strict=True):
-        if share > 0:
-            if not (isinstance(record, RunRecord) and isinstance(record.result, Finished)):
-                return None
-            costs.append(record.result.cost)
+def _cost(members: EnsembleMembers, ensemble: Ensemble, weights: np.ndarray) -> EnsembleCost | None:
+    """Summed over the members with a weight; a rate measured before of the same ones is kept."""
+    used = [(n, r) for n, r, w in zip(members.names, members.records, weights, strict=True) if w]
+    costs = [
+        record.result.cost
+        for _, record in used
+        if isinstance(record, RunRecord) and isinstance(record.result, Finished)
+    ]
+    if len(costs) < len(used):
+        return None
+    before = members.store.find_ensemble(ensemble)
+    throughput = None
+    if before and before.cost and before.kept == tuple(name for name, _ in used):
+        throughput = before.cost.throughput
     return EnsembleCost(
         parameters=sum(cost.parameters for cost in costs),
         multiply_adds=sum(cost.multiply_adds for cost in costs),
         images_per_second=1 / sum(1 / cost.throughput.median for cost in costs),
         device="; ".join(sorted({cost.throughput.device for cost in costs})),
-        throughput=_measured_before(committee, ensemble, shares),
+        throughput=throughput,
     )
 
 
-def _measured_before(
-    committee: EnsembleMembers, ensemble: Ensemble, shares: np.ndarray
-) -> Throughput | None:
-    kept = tuple(name for name, share in zip(committee.names, shares, strict=True) if share > 0)
-    before = committee.store.find_ensemble(ensemble)
-    return before.cost.throughput if before and before.cost and before.kept == kept else None
+# --- verification --------------------------------------------------------------------------------
 
 
-# --- the truth of a vote -------------------------------------------------------------------------
+def vote_mismatch(members: EnsembleMembers, record: EnsembleRecord) -> str:
+    """How a vote's stored predictions differ from the vote of its members; "" if they do not.
 
-
-def vote_mismatch(committee: EnsembleMembers, record: EnsembleRecord) -> str:
-    """What is wrong with a vote's stored predictions, recounted from its members; "" if nothing.
-
-    Stacking and concatenation are no votes: nothing is recounted of them.
+    Stacking and concatenation are not votes and are not recomputed.
     """
-    if record.ensemble.rule in {"stacking", "concatenation"}:
+    rule, weights = record.ensemble.rule, np.array(record.shares)
+    if rule in {"stacking", "concatenation"}:
         return ""
-    shares = np.array(record.shares)
-    vote = ensembles.soft_vote(committee.probabilities("test"), shares)
-    stored = committee.store.predictions(record.ensemble)["test"].probabilities
+    vote = soft_vote(members.probabilities("test"), weights)
+    stored = members.store.predictions(record.ensemble)["test"].probabilities
     if np.abs(vote - stored).max() > 1e-6:
         return "the stored predictions are not the vote of its members"
-    told = record.calibrated_members
-    found = _calibrated_members(committee, record.ensemble.rule, shares)
-    if (told is None) != (found is None):
-        return "calibrated_members is missing"
-    if told and found and not np.allclose(_numbers(told), _numbers(found), rtol=0, atol=1e-9):
-        return f"calibrated_members is {told}, the predictions give {found}"
+    recorded = record.calibrated_members
+    computed = _calibrated_members(members, rule, weights)
+    if recorded is None or computed is None:
+        return "" if recorded is computed else "calibrated_members is missing"
+    if not np.allclose(_numbers(recorded), _numbers(computed), rtol=0, atol=1e-9):
+        return f"calibrated_members is {recorded}, the predictions give {computed}"
     return ""
 
 
-def _numbers(of: CalibratedMembers) -> list[float]:
-    return [*of.temperatures, of.macro_f1, of.log_loss, of.brier, of.calibration_error]
+def _numbers(values: CalibratedMembers) -> list[float]:
+    return [*values.temperatures, *list(values.model_dump(exclude={"temperatures"}).values())]

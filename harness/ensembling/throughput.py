@@ -1,4 +1,4 @@
-"""How fast an ensemble is: its members one after the other in one child process, timed."""
+"""The measured throughput of ensembles: members run one after the other in a child process."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from harness.storage.records import Store
 COMMAND_MODULE = "harness.ensembling.throughput_worker"
 
 
-class RelayJob(FrozenModel):
-    """What the child is told: the members, and the protocol's image size, batch and precision."""
+class ThroughputTask(FrozenModel):
+    """Input of the child process; image size, batch and precision are the protocol's."""
 
     recipes: tuple[str, ...]
     protocol: Protocol
@@ -23,22 +23,24 @@ class RelayJob(FrozenModel):
 
 
 def measure(recipes: tuple[str, ...], protocol: Protocol, device: Device) -> Throughput:
-    """Images a second through all these networks, one after the other, warm. UserError."""
-    job = RelayJob(recipes=recipes, protocol=protocol, device=device.id, device_name=device.name)
-    outcome, reason = run_task(COMMAND_MODULE, job, device.environment, lambda _: None)
+    """Images per second through all these networks in turn, warm. Raises UserError."""
+    task = ThroughputTask(
+        recipes=recipes, protocol=protocol, device=device.id, device_name=device.name
+    )
+    result, reason = run_task(COMMAND_MODULE, task, device.environment, lambda _: None)
     if reason:
         raise UserError(f"the throughput of {' + '.join(recipes)} was not measured: {reason}")
-    return Throughput.model_validate(outcome)
+    return Throughput.model_validate(result)
 
 
 def measure_all(store: Store, records: list[EnsembleRecord], device: Device) -> None:
-    """Put measured rates into the records of ensembles; members that recur are timed once."""
-    known: dict[tuple[frozenset[str], str], Throughput] = {}
+    """Store measured throughputs in the records; each set of members is measured once."""
+    measured: dict[tuple[frozenset[str], str], Throughput] = {}
     for record in records:
         if record.cost is None:
             continue
         key = (frozenset(record.kept), record.run.protocol.canonical())
-        if key not in known:
-            known[key] = measure(record.kept, record.run.protocol, device)
-        cost = record.cost.model_copy(update={"throughput": known[key]})
+        if key not in measured:
+            measured[key] = measure(record.kept, record.run.protocol, device)
+        cost = record.cost.model_copy(update={"throughput": measured[key]})
         store.save(record.model_copy(update={"cost": cost}))

@@ -1,7 +1,7 @@
-"""Times members one after the other: ``python -m harness.ensembling.throughput_worker``.
+"""Measures members one after the other: ``python -m harness.ensembling.throughput_worker``.
 
-A RelayJob comes on stdin, a Throughput goes back. The networks have random weights: how fast they
-are does not depend on what they have learnt. The rest is as with harness.training.worker.
+Reads a ThroughputTask from stdin and returns a Throughput. The networks have random weights, which
+do not change their speed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ def main() -> int:
     return serve(_execute)
 
 
-def _execute(job_text: str, emit: Any) -> dict[str, Any]:
-    from harness.ensembling.throughput import RelayJob
+def _execute(task_text: str, emit: Any) -> dict[str, Any]:
+    from harness.ensembling.throughput import ThroughputTask
     from harness.execution.locks import DeviceLock
 
-    job = RelayJob.model_validate_json(job_text)
-    protocol, device_lock = job.protocol, DeviceLock(job.device)
+    task = ThroughputTask.model_validate_json(task_text)
+    protocol, device_lock = task.protocol, DeviceLock(task.device)
     with device_lock.shared():
         import keras
 
@@ -35,26 +35,26 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
         from zoo.registry import find
 
         keras.config.set_dtype_policy(protocol.precision)
-        networks = [Forward(build(find(name), protocol.image_size)) for name in job.recipes]
+        networks = [Forward(build(find(name), protocol.image_size)) for name in task.recipes]
     size = protocol.image_size
     shape = (protocol.inference_batch, size, size, 3)
     batch = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     views = [apply_view(batch, view) for view in range(protocol.test_views)]
 
-    def relay() -> None:
+    def predict_all() -> None:
         for forward in networks:
             for view in views:
                 to_numpy(forward(view))
 
     meter, step = Meter(), throttled(lambda done, of: emit("step", done=done, of=of))
     with device_lock.exclusive() as exclusive:
-        relay()  # Warm: the first batch also traces.
+        predict_all()  # Warm up: the first call compiles.
         while not meter.enough():
-            begin = time.perf_counter()
-            relay()
-            meter.seconds.append(time.perf_counter() - begin)
+            start = time.perf_counter()
+            predict_all()
+            meter.seconds.append(time.perf_counter() - start)
             step(len(meter.seconds), len(meter.seconds))
-    result = meter.result(len(batch), protocol.precision, job.device_name, exclusive)
+    result = meter.result(len(batch), protocol.precision, task.device_name, exclusive)
     return result.model_dump(mode="json")
 
 

@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from harness.ensembling.rules import soft_vote
+from harness.ensembling.voting import soft_vote
 from harness.evaluation import robustness
 from harness.evaluation import significance as statistics
 from harness.evaluation.metrics import macro_f1

@@ -24,10 +24,10 @@ def test_members_are_timed_one_after_the_other(tmp_path: Path) -> None:
     for name in ("lite0", "mobilenetv2"):
         save_finished(store, made_record(name))
     (together,) = group_members(store, ["lite0", "mobilenetv2"])
-    convened = fit_ensembles(together, ("soft vote", "weighted vote"))
+    fitted = fit_ensembles(together, ("soft vote", "weighted vote"))
     write_tables(tmp_path)
     assert "§ By formula" in (tmp_path / "LEADERBOARD.md").read_text()
-    measure_all(store, list(convened.records), CPU)
+    measure_all(store, list(fitted.records), CPU)
     soft, weighted = store.ensembles()
     assert soft.cost is not None
     assert weighted.cost is not None

@@ -73,8 +73,8 @@ def test_an_import_votes_where_a_vote_needs_no_validation(results: Path, tmp_pat
     import_predictions(as_npz(tmp_path / "a.npz"), "theirs", results)
     store = Store(results)
     (together,) = group_members(store, ["vgg16", "theirs"])
-    convened = fit_ensembles(together, ("soft vote", "weighted vote", "stacking", "concatenation"))
-    (record,) = convened.records
+    fitted = fit_ensembles(together, ("soft vote", "weighted vote", "stacking", "concatenation"))
+    (record,) = fitted.records
     assert record.ensemble.rule == "soft vote"
     assert record.cost is None
     assert record.validation is None
@@ -82,7 +82,7 @@ def test_an_import_votes_where_a_vote_needs_no_validation(results: Path, tmp_pat
     mean = (store.predictions(made_record().run)["test"].probabilities + truth()[0]) / 2
     found = store.predictions(record.ensemble)["test"].probabilities
     np.testing.assert_allclose(found, mean, rtol=1e-6)
-    assert [rule for rule, _ in convened.left_out] == ["weighted vote", "stacking", "concatenation"]
+    assert [rule for rule, _ in fitted.left_out] == ["weighted vote", "stacking", "concatenation"]
     write_tables(results)
     assert "Soft vote: VGG16 + theirs" in (results / "LEADERBOARD.md").read_text()
     assert verify(results) == []
@@ -92,8 +92,8 @@ def test_with_validation_images_every_vote_is_possible(results: Path, tmp_path: 
     (path,) = export_predictions("lite0", results, tmp_path, "npz")
     import_predictions(path, "theirs", results)
     (together,) = group_members(Store(results), ["vgg16", "@theirs"])
-    convened = fit_ensembles(together, ("soft vote", "weighted vote", "greedy", "stacking"))
-    assert len(convened.records) == 4
+    fitted = fit_ensembles(together, ("soft vote", "weighted vote", "greedy", "stacking"))
+    assert len(fitted.records) == 4
     assert read_boards(results)[0].rows
 
 
