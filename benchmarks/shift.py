@@ -34,13 +34,13 @@ def main() -> None:
         folder = prepare(f"smear@{max(count, 400)}", SIZE, Path(cache))
         data, ids = open_dataset(folder), np.arange(count)
         images = np.asarray(data.images[:500])
-        streams = [[i] for i in range(len(images))]
+        seeds = [[i] for i in range(len(images))]
         seconds = []
-        for kind in corruptions.KINDS:
+        for corruption in corruptions.CORRUPTIONS:
             begin = time.process_time()
-            corruptions.corrupt(images, kind, 3, streams)
+            corruptions.corrupt(images, corruption, 3, seeds)
             seconds.append((time.process_time() - begin) / len(images))
-            print(f"{kind:<14} {1 / seconds[-1]:>7,.0f} images/s at {SIZE} px, one core")
+            print(f"{corruption:<14} {1 / seconds[-1]:>7,.0f} images/s at {SIZE} px, one core")
         print(f"{'all alike':<14} {len(seconds) / sum(seconds):>7,.0f} images/s")
         copies: tuple[tuple[Literal["mixed", "full"], np.ndarray], ...]
         copies = (("mixed", ids), ("full", ids[:FULL]))

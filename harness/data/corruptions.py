@@ -1,11 +1,10 @@
-"""Eleven ways in which a picture of a cell goes wrong, at five severities each.
+"""Eleven corruptions of cell images, at five severities each.
 
-The kinds are those of MedMNIST-C for blood cells (Di Salvo et al. 2024, arXiv:2406.17536), and so
-are the ladders of numbers where a kind has any; lengths are for its 224 pixels and scale with the
-side, so that a picture is harmed alike at every size. Only JPEG's blocks are 8 pixels whatever the
-size, as in a file. The pictures are drawn by this program's own means.
+They are those of MedMNIST-C for blood cells (Di Salvo et al. 2024, arXiv:2406.17536), with its
+parameters where it has any; lengths are for its 224 pixels and scale with the side, so that an
+image is corrupted equally at every size. Only JPEG's blocks are 8 pixels at every size.
 
-All functions take and give uint8 RGB, and change nothing in place.
+All functions take and return uint8 RGB images, and change nothing in place.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ import numpy as np
 from harness.errors import DataError, UnknownName
 
 DRAWING = 1
-"""Raised when the same kind, severity and stream would give other pixels."""
+"""Raised when the same corruption, severity and seed would give other pixels."""
 
 REFERENCE = 224
-"""Pixels of the side that the lengths below are meant for."""
+"""Side in pixels that the lengths below are for."""
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
-KEPT_SIDE = (0.6, 0.5, 0.4, 0.3, 0.25)
-"""Of pixelate: what is left of the side, as in MedMNIST-C."""
+PIXELATED_SIDE = (0.6, 0.5, 0.4, 0.3, 0.25)
+"""Fraction of the side."""
 JPEG_QUALITY = (50, 30, 15, 10, 7)
 DEFOCUS_RADIUS = (2.0, 3.0, 4.0, 5.0, 6.0)
 MOTION_RADIUS, MOTION_SIGMA = (3.0, 5.0, 10.0, 10.0, 10.0), (3.0, 5.0, 5.0, 7.0, 9.0)
@@ -36,52 +35,52 @@ ADDED_SATURATION = (0.05, 0.10, 0.15, 0.17, 0.20)
 
 DEPOSITS = (1, 2, 3, 4, 5)
 DEPOSIT_RADIUS = (0.030, 0.035, 0.040, 0.045, 0.050)
-"""Of the side. MedMNIST-C stops at three deposits; here number and size go on rising."""
+"""Fraction of the side. MedMNIST-C stops at three deposits; here number and size go on rising."""
 BUBBLES = (1, 2, 2, 3, 3)
 BUBBLE_RADIUS = (0.07, 0.09, 0.12, 0.14, 0.17)
-"""Of the side."""
+"""Fraction of the side."""
 
 GREY = np.array([0.299, 0.587, 0.114])
 """Rec. 601 luma."""
 COLOURLESS = 0.1
-"""Saturation below which a hue is noise: what has none must not be given a colour."""
+"""Saturation below which a hue is noise, and is not amplified."""
 
 Corruption = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
-"""(H, W, 3), severity 0-4, the picture's own stream -> (H, W, 3)."""
+"""Image (H, W, 3), severity 0-4, the image's own generator -> image (H, W, 3)."""
 
 
 def corrupt(
-    images: np.ndarray, kind: str, severity: int, streams: Sequence[Sequence[int]]
+    images: np.ndarray, corruption: str, severity: int, seeds: Sequence[Sequence[int]]
 ) -> np.ndarray:
-    """Every image of a batch uint8 (n, H, W, 3), corrupted by one kind at one severity, 1-5.
+    """Corrupt a batch uint8 (n, H, W, 3) by one corruption at one severity, 1-5.
 
-    ``streams``: for each image the numbers that its own randomness is drawn from, so that an
-    image comes out alike in whatever batch it is. Raises UnknownName for a kind that is none,
-    DataError for a severity that is none or for images that are not uint8 RGB.
+    ``seeds``: those of each image's own generator, so that an image is corrupted the same way in
+    every batch. Raises UnknownName for an unknown corruption, DataError for an impossible severity
+    or images that are not uint8 RGB.
     """
-    if kind not in CORRUPTIONS:
-        raise UnknownName("kind of shift", kind, CORRUPTIONS)
+    if corruption not in CORRUPTIONS:
+        raise UnknownName("corruption", corruption, CORRUPTIONS)
     if severity not in SEVERITIES:
-        raise DataError(f"severity {severity} of {kind}: choose from 1 to {len(SEVERITIES)}")
+        raise DataError(f"severity {severity} of {corruption}: choose from 1 to {len(SEVERITIES)}")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        shown = f"{images.dtype} {images.shape}"
-        raise DataError(f"shift takes uint8 images (n, height, width, 3), not {shown}")
-    out = np.empty_like(images)
-    change, number = CORRUPTIONS[kind], KINDS.index(kind)
-    for i, (image, stream) in enumerate(zip(images, streams, strict=True)):
-        rng = np.random.default_rng([*stream, number, severity])
-        out[i] = change(np.ascontiguousarray(image), severity - 1, rng)
-    return out
+        given = f"{images.dtype} {images.shape}"
+        raise DataError(f"corrupt takes uint8 images (n, height, width, 3), not {given}")
+    corrupted = np.empty_like(images)
+    function, number = _FUNCTIONS[corruption], CORRUPTIONS.index(corruption)
+    for i, (image, seed) in enumerate(zip(images, seeds, strict=True)):
+        rng = np.random.default_rng([*seed, number, severity])
+        corrupted[i] = function(np.ascontiguousarray(image), severity - 1, rng)
+    return corrupted
 
 
-# --- what a camera and a file do -----------------------------------------------------------------
+# --- camera and file format ----------------------------------------------------------------------
 
 
 def pixelate(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     height, width = image.shape[:2]
-    kept = KEPT_SIDE[severity]
-    coarse = (max(1, round(width * kept)), max(1, round(height * kept)))
-    small = cv2.resize(image, coarse, interpolation=cv2.INTER_AREA)
+    factor = PIXELATED_SIDE[severity]
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
 
 
@@ -92,36 +91,37 @@ def jpeg(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarr
 
 
 def defocus(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """A point becomes an even disc."""
+    """Convolution with a uniform disc."""
     return _filtered(image, _disc(_scaled(DEFOCUS_RADIUS[severity], image)))
 
 
 def motion(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """A point becomes a fading trail in a random direction, centred on where it was."""
+    """Convolution with half a Gaussian along a random direction, its mean at the centre."""
     length = _scaled(2 * MOTION_RADIUS[severity] + 1, image)
     sigma = _scaled(MOTION_SIGMA[severity], image)
     return _filtered(image, _trail(length, sigma, rng.uniform(0, 2 * np.pi)))
 
 
-# --- what a lamp and a dye do --------------------------------------------------------------------
+# --- light and stain -----------------------------------------------------------------------------
 
 
-def brighter(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Every value times a factor: more light on a sensor that clips."""
-    return _looked_up(image, np.arange(256) * BRIGHTER[severity])
+def _brightness(factors: Sequence[float]) -> Corruption:
+    """Every value times a factor, clipped."""
+
+    def change(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+        return _looked_up(image, np.arange(256) * factors[severity])
+
+    return change
 
 
-def darker(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    return _looked_up(image, np.arange(256) * DARKER[severity])
+def _contrast(factors: Sequence[float]) -> Corruption:
+    """Every value's distance from the image's mean luma times a factor, in all channels alike."""
 
+    def change(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+        grey = float(image.mean(axis=(0, 1)) @ GREY)
+        return _looked_up(image, grey + (np.arange(256) - grey) * factors[severity])
 
-def less_contrast(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Every value nearer to the picture's mean grey, one for all three channels."""
-    return _stretched(image, LESS_CONTRAST[severity])
-
-
-def more_contrast(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    return _stretched(image, MORE_CONTRAST[severity])
+    return change
 
 
 def saturation(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
@@ -135,11 +135,11 @@ def saturation(image: np.ndarray, severity: int, rng: np.random.Generator) -> np
     )
 
 
-# --- what lies on the glass ----------------------------------------------------------------------
+# --- artefacts on the slide ----------------------------------------------------------------------
 
 
 def stain_deposit(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Grains of dried dye, dark violet and ragged, that swallow light."""
+    """Dark violet grains of dried dye with ragged outlines, which absorb light."""
     out, side = image.copy(), min(image.shape[:2])
     for _ in range(DEPOSITS[severity]):
         centre = rng.uniform(0.08, 0.92, 2) * image.shape[1::-1]
@@ -152,7 +152,7 @@ def stain_deposit(image: np.ndarray, severity: int, rng: np.random.Generator) ->
 
 
 def bubble(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Air under the glass: a bright lens with a dark rim and a glint."""
+    """Air bubbles: bright lenses with a dark rim and a highlight."""
     out, side = image.copy(), min(image.shape[:2])
     for _ in range(BUBBLES[severity]):
         centre = rng.uniform(0.1, 0.9, 2) * image.shape[1::-1]
@@ -162,23 +162,23 @@ def bubble(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.nda
     return out
 
 
-CORRUPTIONS: dict[str, Corruption] = {
+_FUNCTIONS: dict[str, Corruption] = {
     "pixelate": pixelate,
     "JPEG": jpeg,
     "defocus": defocus,
     "motion": motion,
-    "brighter": brighter,
-    "darker": darker,
-    "less contrast": less_contrast,
-    "more contrast": more_contrast,
+    "brighter": _brightness(BRIGHTER),
+    "darker": _brightness(DARKER),
+    "less contrast": _contrast(LESS_CONTRAST),
+    "more contrast": _contrast(MORE_CONTRAST),
     "saturation": saturation,
     "stain deposit": stain_deposit,
     "bubble": bubble,
 }
-KINDS = tuple(CORRUPTIONS)
+CORRUPTIONS = tuple(_FUNCTIONS)
 
 
-# --- the pieces ----------------------------------------------------------------------------------
+# --- steps ---------------------------------------------------------------------------------------
 
 
 def _scaled(length: float, image: np.ndarray) -> float:
@@ -193,13 +193,8 @@ def _looked_up(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.LUT(image, _rounded(values)))
 
 
-def _stretched(image: np.ndarray, factor: float) -> np.ndarray:
-    grey = float(image.mean(axis=(0, 1)) @ GREY)
-    return _looked_up(image, grey + (np.arange(256) - grey) * factor)
-
-
 def _saturating(added: float) -> np.ndarray:
-    """(256, 256): new over old saturation for every pair of largest and smallest channel."""
+    """(256, 256): new over old saturation, by the largest and the smallest channel."""
     top, bottom = np.arange(256.0)[:, None], np.arange(256.0)
     old = np.clip((top - bottom) / np.maximum(top, 1), 0, 1)
     new = np.minimum(old + added * np.minimum(old / COLOURLESS, 1), 1)
@@ -214,7 +209,7 @@ def _filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def _disc(radius: float, fine: int = 8) -> np.ndarray:
-    """The share of each pixel that a disc covers, summing to 1; from ``fine``² points a pixel."""
+    """The kernel of a uniform disc with a smooth edge, from ``fine``² points a pixel."""
     reach = int(np.ceil(radius - 0.5))
     points = (np.arange((2 * reach + 1) * fine) + 0.5) / fine - reach - 0.5
     inside = np.hypot(points[:, None], points) <= max(radius, 0.5)
@@ -223,7 +218,7 @@ def _disc(radius: float, fine: int = 8) -> np.ndarray:
 
 
 def _trail(length: float, sigma: float, angle: float) -> np.ndarray:
-    """A line from a point on, fading as half a Gaussian, centred on its mean and summing to 1."""
+    """The kernel of half a Gaussian along a line, its mean at the centre."""
     along = np.linspace(0, length, 8 * int(np.ceil(length)) + 1)
     weights = np.exp(-0.5 * (along / sigma) ** 2)
     along -= (along * weights).sum() / weights.sum()
@@ -240,7 +235,7 @@ def _trail(length: float, sigma: float, angle: float) -> np.ndarray:
 def _around(
     image: np.ndarray, centre: np.ndarray, reach: float
 ) -> tuple[tuple[slice, slice], np.ndarray]:
-    """The pixels within ``reach`` of a point (x, y), and where in the image they begin."""
+    """The window within ``reach`` of a point (x, y), and its upper left corner (x, y)."""
     low = np.maximum(np.floor(centre - reach), 0).astype(int)
     high = np.ceil(centre + reach).astype(int) + 1
     return (slice(low[1], high[1]), slice(low[0], high[0])), low
@@ -249,7 +244,7 @@ def _around(
 def _ragged(
     shape: tuple[int, ...], centre: np.ndarray, radius: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """How far a blob with a ragged outline covers each pixel, 0-1, float32 (H, W)."""
+    """The coverage of each pixel by a blob with a ragged outline, 0-1, float32 (H, W)."""
     angles = np.linspace(0, 2 * np.pi, 28, endpoint=False)
     waves = np.arange(2, 7)
     phases = rng.uniform(0, 2 * np.pi, len(waves))
@@ -263,18 +258,18 @@ def _ragged(
 
 
 def _lens(image: np.ndarray, centre: np.ndarray, radius: float) -> np.ndarray:
-    """The uint8 image with one bubble, as float32; what lies under it is seen bent and brighter."""
+    """The uint8 image with one bubble, as float32; it refracts and brightens what is behind it."""
     height, width = image.shape[:2]
     x = ((np.arange(width) - centre[0]) / radius).astype(np.float32)[None]
     y = ((np.arange(height) - centre[1]) / radius).astype(np.float32)[:, None]
-    away = np.hypot(x, y)
-    bend = np.float32(radius) * (0.75 + 0.9 * np.minimum(away, 1) ** 2)
-    seen = cv2.remap(
+    distance = np.hypot(x, y)
+    bend = np.float32(radius) * (0.75 + 0.9 * np.minimum(distance, 1) ** 2)
+    refracted = cv2.remap(
         image, x * bend + np.float32(centre[0]), y * bend + np.float32(centre[1]),
         cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101,
     ).astype(np.float32)  # fmt: skip
-    seen += (255 - seen) * 0.3
-    seen *= 1 - 0.6 * np.exp(-(((away - 0.93) / 0.09) ** 2))[..., None]
-    seen += 120 * np.exp(-((x + 0.4) ** 2 + (y + 0.4) ** 2) / 0.03)[..., None]
-    inside = np.clip((1 - away) * radius + 0.5, 0, 1)[..., None]
-    return np.asarray(image + (seen - image) * inside)
+    refracted += (255 - refracted) * 0.3
+    refracted *= 1 - 0.6 * np.exp(-(((distance - 0.93) / 0.09) ** 2))[..., None]
+    refracted += 120 * np.exp(-((x + 0.4) ** 2 + (y + 0.4) ** 2) / 0.03)[..., None]
+    inside = np.clip((1 - distance) * radius + 0.5, 0, 1)[..., None]
+    return np.asarray(image + (refracted - image) * inside)

@@ -1,43 +1,37 @@
-"""The decoded form of a data set: one folder of plain arrays, made once, mapped by every worker.
+"""The cache of decoded images: one folder of plain arrays, made once, mapped by every worker.
 
-A folder holds ``images.npy`` (uint8, N x S x S x 3), ``labels.npy``, ``groups.npy``, ``given.npy``
+A folder has ``images.npy`` (uint8, N x S x S x 3), ``labels.npy``, ``groups.npy``, ``given.npy``
 where the source came with its own split, ``digests.npy`` and ``sizes.npy`` of the images as the
-source had them, and ``meta.json``. Its name is the hash of what went in:
-the source's bytes, the size, the resizer and the schema. It is made under another name and
-renamed when it is whole, so a reader never sees half of one.
+source had them, and ``meta.json``. Its key is the hash of the source's bytes, the size, the
+resizer and the schema.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 
 from harness.errors import DataError
 from harness.schema.dataset import Dataset
+from harness.storage.artifact_cache import ArtifactCache, damage
+from harness.storage.files import write_images
 
 SCHEMA = 2
-"""Of the folder. Raised when the same source would be decoded into something else."""
-
-ABANDONED = 24 * 3600
-"""Seconds after which the unfinished folder of a process that died is swept away."""
+"""Raised when the same source would be decoded into something else."""
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """In place of an image: why there is none, and the SHA-256 of the bytes that should be one."""
+    """An image that cannot be decoded: the reason, and the SHA-256 of its bytes."""
 
-    why: str
+    reason: str
     digest: bytes
 
 
@@ -74,57 +68,48 @@ class Provenance:
     sizes: np.ndarray
     """int32 (N, 2): height and width; 0 where it is unreadable."""
     unreadable: dict[int, str]
-    """Id -> why. Such an image is black in a tolerant folder."""
+    """Id -> reason. Such an image is black in a tolerant folder."""
     source: str
 
 
 def get_or_decode(source: Source, image_size: int, cache: Path, *, tolerant: bool = False) -> Path:
-    """The folder of ``source`` decoded at ``image_size`` pixels, made now unless it lies there.
+    """The folder of ``source`` decoded at ``image_size`` pixels, made now unless it exists.
 
-    A damaged folder is made again. When two processes make the same one, the first to finish
-    wins and the other takes it. Raises DataError for content that must not be trained on (single
-    unreadable images too, unless ``tolerant``), and when ``cache`` cannot be written.
+    Raises DataError for content that must not be trained on (single unreadable images too, unless
+    ``tolerant``), NoRoom, and StoreError where ``cache`` cannot be written.
     """
-    resizer = resizer_version()
-    key = json.dumps([source.identity, source.name, image_size, resizer, SCHEMA])
-    folder = cache / hashlib.sha256(key.encode()).hexdigest()[:24]
-    if is_whole(folder):
-        return folder if tolerant else _refusing_unreadable(folder)
-    making = cache / f".making-{folder.name}-{uuid4().hex}"
-    try:
-        making.mkdir(parents=True)
-        _sweep(cache)
+    resizer, artifacts = resizer_version(), ArtifactCache(cache)
+    parts = json.dumps([source.identity, source.name, image_size, resizer, SCHEMA])
+    key = hashlib.sha256(parts.encode()).hexdigest()[:24]
+    folder = artifacts.find(key, verify=True)
+    if folder is None:
         meta = {"name": source.name, "source": source.description, "resizer": resizer}
-        content = source.read()
-        _write(making, content if tolerant else _strict(content), image_size, meta)
-        _publish(making, folder)
-    except OSError as error:
-        raise DataError(f"{cache}: cannot keep the decoded images there: {error}") from error
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
+        content = source.read() if tolerant else _strict(source.read())
+        _check_classes(content, source.name)
+        folder = artifacts.get_or_create(
+            key,
+            lambda folder: _decode(folder, content, image_size, meta),
+            size=3 * image_size**2 * len(content.labels),
+            verify=True,
+        )
+    if not tolerant:
+        for reason in provenance(folder).unreadable.values():
+            raise _unusable(reason)
     return folder
 
 
 def open_dataset(folder: Path) -> Dataset:
     """The Dataset in ``folder``, its images mapped and not loaded; DataError if it is damaged."""
     meta = _meta(folder)
-    if meta is None:
-        raise DataError(f"{folder}: not a whole folder of decoded images; prepare the data again")
     try:
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        small = {
-            name: np.load(folder / f"{name}.npy", allow_pickle=False)
-            for name in ("labels", "groups", "given")
-            if f"{name}.npy" in meta["files"]
-        }
         return Dataset(
             name=meta["name"],
-            images=images,
-            labels=small["labels"],
+            images=np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),
+            labels=_load(folder, "labels"),
             class_names=tuple(meta["class_names"]),
             fingerprint=meta["fingerprint"],
-            groups=small["groups"],
-            given=small.get("given"),
+            groups=_load(folder, "groups"),
+            given=_load(folder, "given") if (folder / "given.npy").exists() else None,
         )
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(f"{folder}: damaged decoded images; delete it: {error}") from error
@@ -133,18 +118,19 @@ def open_dataset(folder: Path) -> Dataset:
 def provenance(folder: Path) -> Provenance:
     """What the images in ``folder`` were in their source; DataError if it is damaged."""
     meta = _meta(folder)
-    if meta is None:
-        raise DataError(f"{folder}: not a whole folder of decoded images; prepare the data again")
-    digests, sizes = (
-        np.load(folder / f"{n}.npy", allow_pickle=False) for n in ("digests", "sizes")
-    )
-    unreadable = {int(i): why for i, why in meta["unreadable"].items()}
-    return Provenance(digests, sizes, unreadable, meta["source"])
+    unreadable = {int(i): reason for i, reason in meta["unreadable"].items()}
+    return Provenance(_load(folder, "digests"), _load(folder, "sizes"), unreadable, meta["source"])
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether every file that ``meta.json`` lists lies in ``folder`` with its full size."""
-    return _meta(folder) is not None
+def _meta(folder: Path) -> dict[str, Any]:
+    problem = damage(folder)
+    if problem is None:
+        return json.loads((folder / "meta.json").read_text("utf-8"))
+    raise DataError(f"{folder}: not whole decoded images ({problem}); prepare the data again")
+
+
+def _load(folder: Path, name: str) -> np.ndarray:
+    return np.load(folder / f"{name}.npy", allow_pickle=False)
 
 
 def resizer_version() -> str:
@@ -167,97 +153,8 @@ def square(image: np.ndarray, size: int) -> np.ndarray:
     image = image[top : top + side, left : left + side]
     if side == size:
         return image
-    how = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(image, (size, size), interpolation=how))
-
-
-def _meta(folder: Path) -> dict[str, Any] | None:
-    try:
-        meta = json.loads((folder / "meta.json").read_text("utf-8"))
-        sizes = {name: (folder / name).stat().st_size for name in meta["files"]}
-        whole = meta["schema"] == SCHEMA and sizes == meta["files"]
-        needed = {f"{name}.npy" for name in ("images", "labels", "groups", "digests", "sizes")}
-        return meta if whole and needed <= sizes.keys() else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _refusing_unreadable(folder: Path) -> Path:
-    for why in provenance(folder).unreadable.values():
-        raise _unusable(why)
-    return folder
-
-
-def _strict(content: Content) -> Content:
-    """The same content, which raises at the first image that cannot be read."""
-
-    def batches() -> Iterator[Batch]:
-        for batch in content.batches():
-            for image in () if isinstance(batch, np.ndarray) else batch:
-                if isinstance(image, Unreadable):
-                    raise _unusable(image.why)
-            yield batch
-
-    return replace(content, batches=batches)
-
-
-def _unusable(why: str) -> DataError:
-    return DataError(f"{why}; clean = true leaves such images out")
-
-
-def _write(folder: Path, content: Content, size: int, meta: dict[str, str]) -> None:
-    where = meta["name"]
-    _check_classes(content, where)
-    labels = content.labels.astype("<i8")
-    _check_room(folder, len(labels), size)
-    written = _write_images(folder / "images.npy", content, size, where)
-    first: dict[bytes, int] = {}
-    groups = np.array([first.setdefault(d, i) for i, d in enumerate(written.digests)], "<i8")
-    arrays = {
-        "labels": labels,
-        "groups": groups,
-        "digests": np.frombuffer(b"".join(written.originals), np.uint8).reshape(-1, 32),
-        "sizes": np.array(written.sizes, "<i4"),
-    }
-    if content.given is not None:
-        arrays["given"] = content.given.astype("<i8")
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
-    whole = meta | {
-        "schema": SCHEMA,
-        "image_size": size,
-        "class_names": content.class_names,
-        "fingerprint": _fingerprint(written.digests, arrays, size, content.class_names),
-        "unreadable": written.unreadable,
-        "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
-    }
-    (folder / "meta.json").write_text(json.dumps(whole, indent=1), "utf-8")
-
-
-@dataclass
-class _Written:
-    """What was learnt of the images while they were written."""
-
-    digests: list[bytes] = field(default_factory=list)
-    """SHA-256 of each image's final pixels."""
-    originals: list[bytes] = field(default_factory=list)
-    sizes: list[tuple[int, int]] = field(default_factory=list)
-    unreadable: dict[int, str] = field(default_factory=dict)
-    brightest: int = 0
-
-    def add(self, image: np.ndarray | Unreadable, size: int) -> np.ndarray:
-        """Take notes of one image and give its final pixels."""
-        if isinstance(image, Unreadable):
-            self.unreadable[len(self.digests)] = image.why
-            pixels, shape = np.zeros((size, size, 3), np.uint8), (0, 0)
-        else:
-            pixels, shape = np.ascontiguousarray(square(image, size)), image.shape[:2]
-        final = hashlib.sha256(pixels.data).digest()
-        self.digests.append(final)
-        self.originals.append(final if shape == (size, size) else original_digest(image))
-        self.sizes.append((shape[0], shape[1]))
-        self.brightest = self.brightest if self.brightest > 1 else int(pixels.max())
-        return pixels
+    interpolation = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (size, size), interpolation=interpolation))
 
 
 def original_digest(image: np.ndarray | Unreadable) -> bytes:
@@ -267,24 +164,85 @@ def original_digest(image: np.ndarray | Unreadable) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(image).data).digest()
 
 
-def _write_images(path: Path, content: Content, size: int, where: str) -> _Written:
-    """Write image after image, and say what they were."""
-    count, written = len(content.labels), _Written()
-    # Written, not mapped: dirty pages of a mapping would count as memory of this process.
-    with path.open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
-        np.lib.format.write_array_header_1_0(file, header)
-        for images in content.batches():
-            for image in images:
-                file.write(written.add(image, size).data)
-        file.flush()
-        os.fsync(file.fileno())
-    if written.brightest < 2:
-        scaled = "no pixel is above 1: pixels already scaled to 0-1?"
-        raise DataError(f"{where}: {scaled} give raw 0-255 pixels")
-    if len(written.digests) != count:
-        raise DataError(f"{where}: {len(written.digests)} images but {count} labels")
-    return written
+def _strict(content: Content) -> Content:
+    """The same content, which raises at the first image that cannot be read."""
+
+    def batches() -> Iterator[Batch]:
+        for batch in content.batches():
+            for image in () if isinstance(batch, np.ndarray) else batch:
+                if isinstance(image, Unreadable):
+                    raise _unusable(image.reason)
+            yield batch
+
+    return replace(content, batches=batches)
+
+
+def _unusable(reason: str) -> DataError:
+    return DataError(f"{reason}; clean = true leaves such images out")
+
+
+def _check_classes(content: Content, name: str) -> None:
+    names, present = content.class_names, np.unique(content.labels)
+    if len(content.labels) == 0:
+        raise DataError(f"{name}: it has no images")
+    if len(present) < 2:
+        raise DataError(f"{name}: fewer than two classes: every image has label {present[0]}")
+    if len(set(names)) < len(names):
+        raise DataError(f"{name}: two classes have the same name: {', '.join(names)}")
+    if absent := sorted(set(range(len(names))) - set(present.tolist())):
+        raise DataError(f"{name}: class {names[absent[0]]!r} (label {absent[0]}) has no images")
+
+
+def _decode(folder: Path, content: Content, size: int, meta: dict[str, Any]) -> None:
+    """Write the images, square and resized, and what is known of each."""
+    name, count = meta["name"], len(content.labels)
+    digests: list[bytes] = []  # SHA-256 of each image's final pixels.
+    originals: list[bytes] = []
+    sizes: list[tuple[int, ...]] = []
+    unreadable: dict[int, str] = {}
+    brightest = 0
+
+    def resized() -> Iterator[np.ndarray]:
+        nonlocal brightest
+        for image in chain.from_iterable(content.batches()):
+            if isinstance(image, Unreadable):
+                unreadable[len(digests)] = image.reason
+                pixels, shape = np.zeros((size, size, 3), np.uint8), (0, 0)
+            else:
+                pixels, shape = np.ascontiguousarray(square(image, size)), image.shape[:2]
+            digest = hashlib.sha256(pixels.data).digest()
+            digests.append(digest)
+            originals.append(digest if shape == (size, size) else original_digest(image))
+            sizes.append(shape)
+            brightest = max(brightest, int(pixels.max()))
+            yield pixels
+
+    write_images(folder / "images.npy", (count, size, size, 3), resized())
+    if brightest < 2:
+        raise DataError(
+            f"{name}: no pixel is above 1: pixels already scaled to 0-1? give raw 0-255 pixels"
+        )
+    if len(digests) != count:
+        raise DataError(f"{name}: {len(digests)} images but {count} labels")
+    first: dict[bytes, int] = {}
+    arrays = {
+        "labels": content.labels.astype("<i8"),
+        "groups": np.array([first.setdefault(d, i) for i, d in enumerate(digests)], "<i8"),
+        "digests": np.frombuffer(b"".join(originals), np.uint8).reshape(-1, 32),
+        "sizes": np.array(sizes, "<i4"),
+    }
+    if content.given is not None:
+        arrays["given"] = content.given.astype("<i8")
+    for array_name, array in arrays.items():
+        np.save(folder / f"{array_name}.npy", array, allow_pickle=False)
+    meta = meta | {
+        "schema": SCHEMA,
+        "image_size": size,
+        "class_names": content.class_names,
+        "fingerprint": _fingerprint(digests, arrays, size, content.class_names),
+        "unreadable": unreadable,
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1), "utf-8")
 
 
 def _fingerprint(
@@ -299,51 +257,3 @@ def _fingerprint(
     if given is not None:
         total.update(given.tobytes())
     return total.hexdigest()[:24]
-
-
-def _check_classes(content: Content, where: str) -> None:
-    names, present = content.class_names, np.unique(content.labels)
-    if len(content.labels) == 0:
-        raise DataError(f"{where}: it holds no images")
-    if len(present) < 2:
-        raise DataError(f"{where}: fewer than two classes: every image has label {present[0]}")
-    if len(set(names)) < len(names):
-        raise DataError(f"{where}: two classes have the same name: {', '.join(names)}")
-    absent = sorted(set(range(len(names))) - set(present.tolist()))
-    if absent:
-        absentee = f"class {names[absent[0]]!r} (label {absent[0]})"
-        raise DataError(f"{where}: {absentee} has no images")
-
-
-def _check_room(folder: Path, count: int, size: int) -> None:
-    need, free = count * size * size * 3, shutil.disk_usage(folder).free
-    if need > free:
-        what = f"{count:,} images of {size} px take {need / 1e9:.1f} GB"
-        raise DataError(f"{folder.parent}: {what}, but {free / 1e9:.1f} GB are free there")
-
-
-def _publish(making: Path, folder: Path) -> None:
-    for attempt in range(10):
-        try:
-            making.rename(folder)
-            return
-        except OSError:
-            if is_whole(folder):
-                return  # another process was faster
-            if attempt == 9:
-                raise
-        damaged = making.with_name(f"{making.name}-replaced")
-        with suppress(OSError):  # another process may be moving it away as well
-            folder.rename(damaged)
-        shutil.rmtree(damaged, ignore_errors=True)
-
-
-def _sweep(cache: Path) -> None:
-    """Remove what processes left behind that died while they decoded."""
-    for path in cache.glob(".making-*"):
-        try:
-            old = time.time() - path.stat().st_mtime > ABANDONED
-        except OSError:
-            continue  # its owner has just renamed it
-        if old:
-            shutil.rmtree(path, ignore_errors=True)

@@ -14,8 +14,8 @@ from statistics import fmean
 
 import numpy as np
 
-from harness.data.corruptions import KINDS, SEVERITIES
-from harness.data.shifted_test import CORRUPTIONS, assign_corruptions
+from harness.data.corruptions import CORRUPTIONS, SEVERITIES
+from harness.data.shifted_test import PAIRS, assign_corruptions
 from harness.evaluation import significance
 from harness.evaluation.metrics import confusion_matrix, macro_f1, ranks
 from harness.evaluation.significance import Paired
@@ -77,22 +77,24 @@ def robustness(
     they are; of an ensemble the first member's. Without ``intervals`` their ends are NaN: they
     are most of the work.
     """
-    ways = ways_of(part, shifted.labels, run)
-    kind, severity = ways // len(SEVERITIES), ways % len(SEVERITIES)
+    pairs = pairs_of(part, shifted.labels, run)
+    kind, severity = pairs // len(SEVERITIES), pairs % len(SEVERITIES)
     return Robustness(
         clean=_macro_f1(test, np.ones(len(test.labels), bool)),
         shifted=_macro_f1(shifted, np.ones(len(shifted.labels), bool)),
-        kinds=tuple(_group(name, shifted, kind == i, intervals) for i, name in enumerate(KINDS)),
+        kinds=tuple(
+            _group(name, shifted, kind == i, intervals) for i, name in enumerate(CORRUPTIONS)
+        ),
         severities=tuple(
             _group(str(s), shifted, severity == i, intervals) for i, s in enumerate(SEVERITIES)
         ),
     )
 
 
-def ways_of(part: str, labels: np.ndarray, run: Run) -> np.ndarray:
-    """The way (m,) in which each row of a shifted part was harmed: an index of WAYS."""
+def pairs_of(part: str, labels: np.ndarray, run: Run) -> np.ndarray:
+    """The index in ``PAIRS`` (m,) of the corruption and severity of each row of a shifted part."""
     if part.removeprefix(PLAIN) == EVERY_SHIFT:
-        return np.repeat(np.arange(len(CORRUPTIONS)), len(labels) // len(CORRUPTIONS))
+        return np.repeat(np.arange(len(PAIRS)), len(labels) // len(PAIRS))
     return assign_corruptions(labels, run.data, run.split)
 
 
@@ -303,4 +305,4 @@ def overlap(operations: Collection[str]) -> tuple[str, ...]:
     A network trained with it is not surprised by them, so the table must say which they are.
     """
     seen = {kind for operation in operations for kind in RESEMBLES.get(operation, ())}
-    return tuple(kind for kind in KINDS if kind in seen)
+    return tuple(kind for kind in CORRUPTIONS if kind in seen)

@@ -7,7 +7,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from uuid import uuid4
 
@@ -43,6 +43,18 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], compress: bool = 
     save = np.savez_compressed if compress else np.savez
     save(buffer, allow_pickle=False, **dict(arrays))
     write_atomically(path, buffer.getvalue())
+
+
+def write_images(path: Path, shape: tuple[int, ...], batches: Iterable[np.ndarray]) -> None:
+    """An npy of uint8 images (n, H, W, 3), written batch by batch.
+
+    Not through a mapping, whose dirty pages would count as memory of this process.
+    """
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for batch in batches:
+            file.write(np.ascontiguousarray(batch).data)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -68,14 +68,11 @@ class ImagesPlugin(WorkerPlugin):  # type: ignore[misc]
     idempotent = True
 
     def __init__(self, folder: Path, shifted: Path | None = None) -> None:
-        """``shifted`` is the one shifted copy in that folder that is asked for."""
-        self.place = f"wbc-bench-{folder.name}" + (f"-{shifted.stem}" if shifted else "")
+        """``shifted``: file of the shifted copy of the test images, if it is needed."""
+        self.place = f"wbc-bench-{folder.name}" + (f"-{shifted.parent.name}" if shifted else "")
         self.name = f"{self.place}-{uuid4().hex[:8]}"  # Another sweep may bring the same images.
-        self.files = {
-            path.name: path.read_bytes()
-            for path in folder.iterdir()
-            if path == shifted or (path.is_file() and not path.name.startswith((".", "shifted")))
-        }
+        paths = [*folder.iterdir(), *([shifted] if shifted else [])]
+        self.files = {path.name: path.read_bytes() for path in paths}
 
     def setup(self, worker: Any) -> None:
         folder = images_folder(worker, self.place)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.augmentation.test_time import apply_view
-from harness.data.shifted_test import CORRUPTIONS, Shifted
+from harness.data.shifted_test import PAIRS, Shifted
 from harness.schema.dataset import Dataset
 from harness.schema.predictions import EVERY_SHIFT, PLAIN, SHIFTED, Predictions
 
@@ -112,4 +112,4 @@ def images_to_pass(views: int, evaluation: tuple[int, int], shifted: Shifted | N
 
 
 def _each_way(copy: Shifted) -> list[np.ndarray]:
-    return np.split(np.arange(len(copy.ids)), len(CORRUPTIONS))
+    return np.split(np.arange(len(copy.ids)), len(PAIRS))

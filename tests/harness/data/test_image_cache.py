@@ -1,11 +1,9 @@
-"""The cache of decoded images: made once, by one winner, whole or not at all."""
+"""The cache of decoded images: what it has, what its key covers, and what it rejects."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import time
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.data import image_cache as decoded
+from harness.data import image_cache
 from harness.data.image_cache import Content, Source, get_or_decode, open_dataset, square
-from harness.errors import DataError
+from harness.errors import DataError, NoRoom, StoreError
 
 Stack = Callable[..., np.ndarray]
 
@@ -46,6 +44,11 @@ class Reader:
         return Content(self.labels, self.names, batches, self.given)
 
 
+def visible(cache: Path) -> list[str]:
+    """Names in a cache but for its hidden lock files; temporary folders are not left out."""
+    return [path.name for path in cache.iterdir() if not path.name.endswith(".lock")]
+
+
 @pytest.fixture
 def reader(stack: Stack) -> Reader:
     return Reader(stack(12), np.arange(12) % 2)
@@ -55,7 +58,7 @@ def test_the_second_call_decodes_nothing(reader: Reader, tmp_path: Path) -> None
     first = get_or_decode(reader.source, 8, tmp_path)
     assert get_or_decode(reader.source, 8, tmp_path) == first
     assert reader.decoded == 1
-    assert [p.name for p in tmp_path.iterdir()] == [first.name]
+    assert visible(tmp_path) == [first.name]
 
 
 def test_what_the_folder_holds(reader: Reader, tmp_path: Path) -> None:
@@ -82,9 +85,9 @@ def test_the_key_covers_all_that_counts(
     if change == "identity":
         reader.identity = "2"
     elif change == "resizer":
-        monkeypatch.setattr(decoded, "resizer_version", lambda: "another")
+        monkeypatch.setattr(image_cache, "resizer_version", lambda: "another")
     elif change == "schema":
-        monkeypatch.setattr(decoded, "SCHEMA", decoded.SCHEMA + 1)
+        monkeypatch.setattr(image_cache, "SCHEMA", image_cache.SCHEMA + 1)
     second = get_or_decode(reader.source, 4 if change == "size" else 8, tmp_path)
     assert second != first
     assert reader.decoded == 2
@@ -146,23 +149,33 @@ def lose_meta(folder: Path) -> None:
     (folder / "meta.json").unlink()
 
 
-def spoil_meta(folder: Path) -> None:
-    (folder / "meta.json").write_text('{"schema": 2, "files": []}')
+def lose_manifest(folder: Path) -> None:
+    """As in the folders of older versions."""
+    (folder / "manifest.json").unlink()
 
 
-@pytest.mark.parametrize("damage", [cut_images, lose_labels, lose_meta, spoil_meta])
+@pytest.mark.parametrize("damage", [cut_images, lose_labels, lose_meta, lose_manifest])
 def test_a_damaged_folder_is_made_again(
     reader: Reader, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     folder = get_or_decode(reader.source, 8, tmp_path)
     before = open_dataset(folder).fingerprint
     damage(folder)
-    with pytest.raises(DataError, match="not a whole folder"):
+    with pytest.raises(DataError, match="not whole decoded images"):
         open_dataset(folder)
     assert get_or_decode(reader.source, 8, tmp_path) == folder
     assert open_dataset(folder).fingerprint == before
     assert reader.decoded == 2
-    assert [p.name for p in tmp_path.iterdir()] == [folder.name]
+    assert visible(tmp_path) == [folder.name]
+
+
+def test_a_changed_pixel_is_found_by_its_checksum(reader: Reader, tmp_path: Path) -> None:
+    folder = get_or_decode(reader.source, 8, tmp_path)
+    whole = (folder / "images.npy").read_bytes()
+    (folder / "images.npy").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    get_or_decode(reader.source, 8, tmp_path)
+    assert (folder / "images.npy").read_bytes() == whole
+    assert reader.decoded == 2
 
 
 def test_a_header_damaged_in_place_is_said(reader: Reader, tmp_path: Path) -> None:
@@ -180,31 +193,20 @@ def test_a_failure_leaves_nothing_behind(reader: Reader, tmp_path: Path) -> None
     reader.hook = fail
     with pytest.raises(DataError, match="the source is broken"):
         get_or_decode(reader.source, 8, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_only_old_unfinished_folders_are_swept(reader: Reader, tmp_path: Path) -> None:
-    old, young = tmp_path / ".making-old", tmp_path / ".making-young"
-    old.mkdir()
-    young.mkdir()
-    long_ago = time.time() - 2 * decoded.ABANDONED
-    os.utime(old, (long_ago, long_ago))
-    get_or_decode(reader.source, 8, tmp_path)
-    assert young.exists()
-    assert not old.exists()
+    assert visible(tmp_path) == []
 
 
 def test_a_cache_that_cannot_be_written(reader: Reader, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(DataError, match="cannot keep the decoded images"):
+    with pytest.raises(StoreError, match="the cache cannot be written"):
         get_or_decode(reader.source, 8, tmp_path / "file")
 
 
 def test_a_full_disk_is_noticed_before_decoding(
     reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    with pytest.raises(DataError, match="are free there"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(NoRoom, match="are free there"):
         get_or_decode(reader.source, 8, tmp_path)
     assert reader.decoded == 0
 
@@ -213,45 +215,6 @@ def test_batches_that_do_not_match_the_labels(reader: Reader, tmp_path: Path) ->
     reader.labels = reader.labels[:10]
     with pytest.raises(DataError, match="12 images but 10 labels"):
         get_or_decode(reader.source, 8, tmp_path)
-
-
-# --- races ---------------------------------------------------------------------------------------
-
-
-def prepare_at_once(barrier: object, cache: Path, answers: object) -> None:
-    """In a process of its own: both have found no folder before either publishes one."""
-    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
-    reader = Reader(images, np.arange(12) % 2, hook=lambda: barrier.wait(30))
-    folder = get_or_decode(reader.source, 8, cache)
-    answers.put((str(folder), open_dataset(folder).fingerprint, reader.decoded))
-
-
-def test_two_processes_make_the_same_folder(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    barrier, answers = context.Barrier(2), context.Queue()
-    workers = [
-        context.Process(target=prepare_at_once, args=(barrier, tmp_path, answers)) for _ in "ab"
-    ]
-    for worker in workers:
-        worker.start()
-    first, second = answers.get(timeout=60), answers.get(timeout=60)
-    for worker in workers:
-        worker.join(30)
-    assert first == second
-    assert first[2] == 1  # each decoded: the barrier let neither skip
-    assert [str(p) for p in tmp_path.iterdir()] == [first[0]]
-
-
-def test_the_loser_takes_the_winners_folder(reader: Reader, tmp_path: Path) -> None:
-    winner = replace(reader)
-
-    def overtake() -> None:
-        get_or_decode(winner.source, 8, tmp_path)
-
-    reader.hook = overtake
-    folder = get_or_decode(reader.source, 8, tmp_path)
-    assert (reader.decoded, winner.decoded) == (1, 1)
-    assert [p.name for p in tmp_path.iterdir()] == [folder.name]
 
 
 # --- resizing ------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.data.preview import sheet
+from harness.data.preview import class_preview
 from harness.errors import DataError
 from harness.schema.dataset import Dataset
 
@@ -37,7 +37,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def test_a_row_a_class(tmp_path: Path) -> None:
-    sheet(dataset(3), tmp_path / "sheet.png", per_class=4)
+    class_preview(dataset(3), tmp_path / "sheet.png", per_class=4)
     picture = pixels(tmp_path / "sheet.png")
     assert (picture == RED).all(axis=2).sum() == 4 * 64 * 64
     rows = [
@@ -49,20 +49,20 @@ def test_a_row_a_class(tmp_path: Path) -> None:
 
 
 def test_no_more_than_asked_for(tmp_path: Path) -> None:
-    sheet(dataset(2, each=9), tmp_path / "sheet.png", per_class=3)
+    class_preview(dataset(2, each=9), tmp_path / "sheet.png", per_class=3)
     assert (pixels(tmp_path / "sheet.png") == RED).all(axis=2).sum() == 3 * 64 * 64
 
 
 @pytest.mark.parametrize(("size", "side"), [(16, 48), (96, 96), (300, 128)])
 def test_thumbnails_have_a_readable_size(tmp_path: Path, size: int, side: int) -> None:
-    sheet(dataset(2, size), tmp_path / "sheet.png", per_class=2)
+    class_preview(dataset(2, size), tmp_path / "sheet.png", per_class=2)
     assert (pixels(tmp_path / "sheet.png") == RED).all(axis=2).sum() == 2 * side * side
 
 
 def test_names_counts_and_title_are_written(tmp_path: Path) -> None:
     """Each text leaves dark ink on light paper where it belongs, and changes with its content."""
     data = dataset(3)
-    sheet(data, tmp_path / "sheet.png")
+    class_preview(data, tmp_path / "sheet.png")
     picture = pixels(tmp_path / "sheet.png").astype(int)
     assert picture[0, 0].min() > 240
     dark = picture.sum(axis=2) < 3 * 130
@@ -75,7 +75,7 @@ def test_names_counts_and_title_are_written(tmp_path: Path) -> None:
 
 
 def test_a_hundred_classes(tmp_path: Path) -> None:
-    sheet(dataset(100, 32, 2), tmp_path / "deep" / "sheet.png")
+    class_preview(dataset(100, 32, 2), tmp_path / "deep" / "sheet.png")
     picture = pixels(tmp_path / "deep" / "sheet.png")
     assert picture.shape[0] > 100 * 48
     assert ((picture == [0, 198, 255]).all(axis=2)).sum() == 2 * 48 * 48
@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_sheet(tmp_path: Path) -> None:
     data = dataset(2, each=50)
     data.images[:, 0, 0, 0] = np.arange(100)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        sheet(data, tmp_path / name, seed=seed)
+        class_preview(data, tmp_path / name, seed=seed)
     a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
     assert a == b
     assert a != c
@@ -94,4 +94,4 @@ def test_the_same_seed_gives_the_same_sheet(tmp_path: Path) -> None:
 def test_where_it_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(DataError, match="the preview cannot be written"):
-        sheet(dataset(2), tmp_path / "file" / "sheet.png")
+        class_preview(dataset(2), tmp_path / "file" / "sheet.png")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from harness.data import sources
 from harness.data.image_cache import open_dataset
-from harness.data.preview import sheet
+from harness.data.preview import class_preview
 from harness.data.readers.npz import BLOOD_CELLS
 from harness.data.splitting import split_indices
 from harness.schema.dataset import Dataset, Split

@@ -1,8 +1,7 @@
-"""The shifted copy: dealt evenly, made once, the same for all."""
+"""The shifted copy: corruptions evenly assigned, made once, the same for all."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -14,15 +13,15 @@ from hypothesis import strategies as st
 from harness.data import corruptions, shifted_test
 from harness.data.image_cache import open_dataset
 from harness.data.shifted_test import (
-    CORRUPTIONS,
+    PAIRS,
     assign_corruptions,
+    corrupt_images,
     get_or_corrupt,
-    harmed,
     open_shifted,
 )
 from harness.data.sources import prepare
 from harness.data.splitting import split_indices
-from harness.errors import DataError
+from harness.errors import DataError, NoRoom
 from harness.schema.dataset import Dataset, Split
 
 SPLIT = Split()
@@ -35,8 +34,8 @@ def decoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(decoded: Path, tmp_path: Path) -> Path:
-    """A folder of decoded images of one's own."""
-    return Path(shutil.copytree(decoded, tmp_path / "decoded"))
+    """Decoded images, in a cache of their own."""
+    return Path(shutil.copytree(decoded, tmp_path / "cache" / "decoded"))
 
 
 def opened(folder: Path) -> tuple[Dataset, np.ndarray]:
@@ -44,22 +43,25 @@ def opened(folder: Path) -> tuple[Dataset, np.ndarray]:
     return data, split_indices(SPLIT, data).test
 
 
-# --- the deal ------------------------------------------------------------------------------------
+# --- assignment ---------------------------------------------------------------------------------
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 120), min_size=2, max_size=9), st.integers(0, 99))
-def test_ways_are_dealt_evenly(sizes: list[int], seed: int) -> None:
-    """Over all images each way, and over the images of a class each kind, as often or once more."""
+def test_corruptions_are_assigned_evenly(sizes: list[int], seed: int) -> None:
+    """Over all images each pair, and over a class each corruption, as often or once more."""
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
-    ways = assign_corruptions(labels, "f" * 24, Split(seed=seed))
-    assert np.ptp(np.bincount(ways, minlength=len(CORRUPTIONS))) <= 1
-    kinds = ways // len(corruptions.SEVERITIES)
+    pairs = assign_corruptions(labels, "f" * 24, Split(seed=seed))
+    assert np.ptp(np.bincount(pairs, minlength=len(PAIRS))) <= 1
+    corruption = pairs // len(corruptions.SEVERITIES)
     for k in range(len(sizes)):
-        assert np.ptp(np.bincount(kinds[labels == k], minlength=len(corruptions.KINDS))) <= 1
+        assert (
+            np.ptp(np.bincount(corruption[labels == k], minlength=len(corruptions.CORRUPTIONS)))
+            <= 1
+        )
 
 
-def test_the_deal_depends_on_the_data_and_the_split_alone() -> None:
+def test_the_assignment_depends_on_the_data_and_the_split_alone() -> None:
     labels = np.arange(200) % 8
     first = assign_corruptions(labels, "a" * 24, SPLIT)
     np.testing.assert_array_equal(first, assign_corruptions(labels, "a" * 24, Split()))
@@ -67,50 +69,50 @@ def test_the_deal_depends_on_the_data_and_the_split_alone() -> None:
     assert (first != assign_corruptions(labels, "a" * 24, Split(seed=1))).mean() > 0.5
 
 
-def test_a_way_says_nothing_of_the_class_or_the_place() -> None:
+def test_a_pair_is_independent_of_class_and_position() -> None:
     labels = np.repeat(np.arange(8), 110)
-    ways = assign_corruptions(labels, "a" * 24, SPLIT)
-    assert abs(np.corrcoef(labels, ways)[0, 1]) < 0.1
-    assert abs(np.corrcoef(np.arange(len(labels)), ways % 5)[0, 1]) < 0.1
+    pairs = assign_corruptions(labels, "a" * 24, SPLIT)
+    assert abs(np.corrcoef(labels, pairs)[0, 1]) < 0.1
+    assert abs(np.corrcoef(np.arange(len(labels)), pairs % 5)[0, 1]) < 0.1
 
 
 # --- the copy ------------------------------------------------------------------------------------
 
 
-def test_each_test_image_once_harmed_as_dealt(folder: Path) -> None:
+def test_each_test_image_is_corrupted_once_as_assigned(folder: Path) -> None:
     data, test = opened(folder)
     copy = open_shifted(get_or_corrupt(folder, data, test, SPLIT), data, test, SPLIT)
     np.testing.assert_array_equal(copy.ids, test)
     np.testing.assert_array_equal(copy.mixed, np.arange(len(test)))
     np.testing.assert_array_equal(
-        copy.ways, assign_corruptions(data.labels[test], data.fingerprint, SPLIT)
+        copy.pairs, assign_corruptions(data.labels[test], data.fingerprint, SPLIT)
     )
     assert isinstance(copy.images, np.memmap)
     changed = (copy.images != data.images[test]).reshape(len(test), -1).any(axis=1)
     assert changed.mean() > 0.9
-    brighter = [i for i, way in enumerate(copy.ways) if CORRUPTIONS[way] == ("brighter", 5)]
+    brighter = [i for i, pair in enumerate(copy.pairs) if PAIRS[pair] == ("brighter", 5)]
     assert brighter, "the test needs one of these"
     for i in brighter:
-        wanted = np.minimum(data.images[test[i]] * 1.4, 255)
-        assert np.abs(copy.images[i] - wanted).max() <= 0.5 + 1e-9
+        expected = np.minimum(data.images[test[i]] * 1.4, 255)
+        assert np.abs(copy.images[i] - expected).max() <= 0.5 + 1e-9
 
 
-def test_the_full_copy_holds_every_way_and_the_mixed_one(folder: Path) -> None:
+def test_the_full_copy_has_every_pair_and_the_mixed_copy(folder: Path) -> None:
     data, test = opened(folder)
     mixed = open_shifted(get_or_corrupt(folder, data, test, SPLIT), data, test, SPLIT)
     full = open_shifted(get_or_corrupt(folder, data, test, SPLIT, "full"), data, test, SPLIT)
     assert len(full.images) == 55 * len(test)
     np.testing.assert_array_equal(full.images[full.mixed], mixed.images)
     np.testing.assert_array_equal(full.ids[full.mixed], test)
-    np.testing.assert_array_equal(full.ways[full.mixed], mixed.ways)
-    np.testing.assert_array_equal(full.ways, np.repeat(np.arange(55), len(test)))
+    np.testing.assert_array_equal(full.pairs[full.mixed], mixed.pairs)
+    np.testing.assert_array_equal(full.pairs, np.repeat(np.arange(55), len(test)))
 
 
-def test_an_image_is_harmed_alike_whatever_stands_beside_it(folder: Path) -> None:
+def test_an_image_is_corrupted_the_same_way_in_every_batch(folder: Path) -> None:
     data, test = opened(folder)
-    ways = np.full(len(test), CORRUPTIONS.index(("bubble", 4)))
-    whole = harmed(data, test, ways, SPLIT)
-    np.testing.assert_array_equal(whole[3:5], harmed(data, test[3:5], ways[3:5], SPLIT))
+    pairs = np.full(len(test), PAIRS.index(("bubble", 4)))
+    whole = corrupt_images(data, test, pairs, SPLIT)
+    np.testing.assert_array_equal(whole[3:5], corrupt_images(data, test[3:5], pairs[3:5], SPLIT))
 
 
 def test_it_is_made_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +124,7 @@ def test_it_is_made_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     path.unlink()
     assert get_or_corrupt(folder, data, test, SPLIT).read_bytes() == written
-    assert [p.name for p in folder.glob("*shifted*")] == [path.name]
+    assert [p.name for p in folder.parent.glob("shifted*")] == [path.parent.name]
 
 
 def test_another_split_or_drawing_is_another_file(
@@ -148,36 +150,26 @@ def test_a_torn_copy_is_made_again(folder: Path, left: bytes | None) -> None:
     assert get_or_corrupt(folder, data, test, SPLIT).read_bytes() == whole
 
 
-def test_a_copy_of_other_images_is_refused(folder: Path) -> None:
+def test_a_copy_of_other_images_is_rejected(folder: Path) -> None:
     data, test = opened(folder)
     path = get_or_corrupt(folder, data, test, SPLIT)
     with pytest.raises(DataError, match="not the shifted copy of these"):
         open_shifted(path, data, test[1:], SPLIT)
 
 
-def test_what_a_dead_process_left_is_swept_away(folder: Path) -> None:
-    data, test = opened(folder)
-    old, new = folder / ".making-shifted-old", folder / ".making-shifted-new"
-    for path in (old, new):
-        path.write_bytes(b"half")
-    os.utime(old, (0, 0))
-    get_or_corrupt(folder, data, test, SPLIT)
-    assert not old.exists()
-    assert new.exists()
-
-
 def test_no_room_is_said_and_nothing_is_left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, test = opened(folder)
     usage = shutil.disk_usage(folder)._replace(free=1000)
-    monkeypatch.setattr(shifted_test.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(DataError, match=r"shifted images take 0\.0 GB, but 0\.0 GB are free"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(NoRoom, match=r"takes 0\.0 GB, but 0\.0 GB are free there"):
         get_or_corrupt(folder, data, test, SPLIT)
     monkeypatch.undo()
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shifted_test, "harmed", full)
-    with pytest.raises(DataError, match="cannot keep the shifted images there"):
+    monkeypatch.setattr(shifted_test, "corrupt_images", full)
+    with pytest.raises(NoRoom, match="the disk is full"):
         get_or_corrupt(folder, data, test, SPLIT)
-    assert not list(folder.glob("*shifted*"))
+    assert not list(folder.parent.glob("shifted*"))
+    assert not list(folder.parent.glob(".*making*"))

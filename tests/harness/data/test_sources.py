@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,14 +73,14 @@ def test_a_file_is_read_again_only_when_it_changes(
     save: Save, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decodings = 0
-    real_write = image_cache._write_images
+    real_write = image_cache.write_images
 
-    def counted(*arguments: object) -> object:
+    def counted(*arguments: Any) -> None:
         nonlocal decodings
         decodings += 1
-        return real_write(*arguments)
+        real_write(*arguments)
 
-    monkeypatch.setattr(image_cache, "_write_images", counted)
+    monkeypatch.setattr(image_cache, "write_images", counted)
     path, cache = save(), tmp_path / "cache"
     first = sources.prepare(str(path), 8, cache)
     assert sources.prepare(str(path), 8, cache) == first

@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, f1_score
 
-from harness.data.corruptions import KINDS
-from harness.data.shifted_test import CORRUPTIONS, assign_corruptions
+from harness.data.corruptions import CORRUPTIONS
+from harness.data.shifted_test import PAIRS, assign_corruptions
 from harness.evaluation.robustness import (
     RESAMPLES,
     choice,
     effect_of_views,
     mean,
     overlap,
+    pairs_of,
     rank_agreement,
     robustness,
-    ways_of,
 )
 from harness.evaluation.significance import bootstrap, interval, paired
 from harness.schema.predictions import EVERY_SHIFT, PLAIN, SHIFTED, Predictions
@@ -45,11 +45,11 @@ def guessed(right: np.ndarray, labels: np.ndarray = LABELS) -> Predictions:
 def harmed_by(run: Run, kind: str, from_severity: int = 1) -> np.ndarray:
     """Whether each row of the mixed copy has this kind at this severity or above."""
     return np.array(
-        [CORRUPTIONS[way][0] == kind and CORRUPTIONS[way][1] >= from_severity for way in ways(run)]
+        [PAIRS[pair][0] == kind and PAIRS[pair][1] >= from_severity for pair in pairs(run)]
     )
 
 
-def ways(run: Run) -> np.ndarray:
+def pairs(run: Run) -> np.ndarray:
     return assign_corruptions(LABELS, run.data, run.split)
 
 
@@ -77,7 +77,7 @@ def test_the_kind_that_a_network_fails_on_is_its_worst() -> None:
 
 def test_every_image_is_in_one_kind_and_one_severity() -> None:
     found = robustness(guessed(sure()), guessed(sure()), made_run())
-    assert [group.name for group in found.kinds] == list(KINDS)
+    assert [group.name for group in found.kinds] == list(CORRUPTIONS)
     assert sum(group.images for group in found.kinds) == len(LABELS)
     assert sum(group.images for group in found.severities) == len(LABELS)
 
@@ -94,7 +94,7 @@ def test_scores_are_scikit_learns(seed: int) -> None:
         f1_score(LABELS, test.probabilities.argmax(axis=1), average="macro")
     )
     assert found.shifted == pytest.approx(f1_score(LABELS, guess, average="macro"))
-    kinds = ways(run) // 5
+    kinds = pairs(run) // 5
     for i, group in enumerate(found.kinds):
         here = kinds == i
         present = np.unique(LABELS[here])
@@ -121,12 +121,12 @@ def test_fewer_images_than_kinds() -> None:
 def test_every_shift_is_scored_in_its_own_order() -> None:
     run, n = made_run(), len(LABELS)
     labels = np.tile(LABELS, 55)
-    right = np.array([CORRUPTIONS[w][0] != "bubble" for w in np.repeat(np.arange(55), n)])
+    right = np.array([PAIRS[w][0] != "bubble" for w in np.repeat(np.arange(55), n)])
     found = robustness(guessed(sure()), guessed(right, labels), run, part=EVERY_SHIFT)
     assert found.worst.name == "bubble"
     assert found.worst.macro_f1 == 0
     assert {group.images for group in found.kinds} == {5 * n}
-    np.testing.assert_array_equal(ways_of(PLAIN + SHIFTED, LABELS, run), ways(run))
+    np.testing.assert_array_equal(pairs_of(PLAIN + SHIFTED, LABELS, run), pairs(run))
 
 
 def test_images_that_come_again_do_not_narrow_an_interval() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.data.corruptions import KINDS
+from harness.data.corruptions import CORRUPTIONS
 from harness.evaluation import metrics
 from harness.reporting.csv import csv_text
 from harness.reporting.leaderboard import Board
@@ -136,7 +136,7 @@ def test_the_csv_holds_every_run_unrounded() -> None:
             assert int(line["parameters"]) == record.result.cost.parameters
             gap = float(line["macro_f1"]) - float(line["shifted_macro_f1"])
             assert float(line["shifted_gap"]) == gap
-            assert line["shifted_worst_kind"] in KINDS
+            assert line["shifted_worst_kind"] in CORRUPTIONS
         else:
             assert line["reason"] == record.result.reason
 

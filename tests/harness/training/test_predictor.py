@@ -11,7 +11,7 @@ import pytest
 
 from harness.augmentation.test_time import apply_view
 from harness.data.image_cache import open_dataset
-from harness.data.shifted_test import Shifted, get_or_corrupt, harmed, open_shifted
+from harness.data.shifted_test import Shifted, corrupt_images, get_or_corrupt, open_shifted
 from harness.data.sources import prepare
 from harness.data.splitting import split_indices
 from harness.schema.dataset import Dataset, Split
@@ -97,7 +97,7 @@ def test_the_shifted_copy_is_predicted_row_by_row(
     copy = copied(folder, data, test_ids, "mixed")
     made, told = judge(data, views)
     found = made.shifted(copy)
-    images = harmed(data, test_ids, copy.ways, SPLIT)
+    images = corrupt_images(data, test_ids, copy.pairs, SPLIT)
     mean = np.mean([classify(forward(apply_view(images, v))) for v in range(views)], axis=0)
     np.testing.assert_allclose(found[SHIFTED].probabilities, mean, rtol=1e-5)
     np.testing.assert_array_equal(found[SHIFTED].ids, test_ids)
