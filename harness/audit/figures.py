@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from harness.audit.audit import Audit, Kind
 from harness.audit.outliers import NEAR, Outlier, similarity_to
-from harness.data.image_cache import square
 from harness.data.contact_sheet import FAINT, GAP, INK, MARGIN, PAPER
+from harness.data.image_cache import square
 from harness.schema.dataset import Dataset
 
 SIDE = 96

@@ -65,13 +65,13 @@ def draw_preview(
         augmentation = augmentation_named(policy)
         augmentation_preview.sheet(dataset, augmentation, out, versions=min(per_class, 12))
     elif shift:
-        from harness.data.preview_shifted import shift_sheet
+        from harness.data.preview import shifted_preview
 
-        shift_sheet(dataset, out)
+        shifted_preview(dataset, out)
     else:
-        from harness.data.preview import sheet
+        from harness.data.preview import class_preview
 
-        sheet(dataset, out, per_class=per_class)
+        class_preview(dataset, out, per_class=per_class)
 
 
 def run_audit(

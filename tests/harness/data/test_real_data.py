@@ -90,7 +90,7 @@ def test_another_size_keeps_the_look(challenge: Dataset, real_data: Path, tmp_pa
 
 
 def test_the_preview(challenge: Dataset, tmp_path: Path) -> None:
-    sheet(challenge, tmp_path / "sheet.png")
+    class_preview(challenge, tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.width > 10 * 96
         assert picture.height > 8 * 96
