@@ -12,7 +12,7 @@ from harness.audit.inspection import inspect, prepare_data
 from harness.commands.settings import DataOptions, Settings, load_settings
 from harness.data.image_cache import open_dataset, provenance
 from harness.data.splitting import split_indices, table
-from harness.errors import UserError
+from harness.errors import UnknownName, UserError
 from harness.schema.dataset import Dataset
 from harness.storage.files import write_atomically
 
@@ -80,12 +80,15 @@ def run_audit(
     """Audit a source, write its page and manifest; the summary's lines, and the page.
 
     ``also_remove``: kinds of findings to remove besides those removed by default. ``not_cells``:
-    indices of images that are known to be no cells.
+    indices of images that are known to be no cells. Raises UserError.
     """
-    from harness.audit.audit import REMOVED
+    from harness.audit.audit import REMOVABLE, REMOVED
     from harness.audit.report import summary, write_page
     from harness.data.sources import find
 
+    for kind in also_remove:
+        if kind not in REMOVABLE:
+            raise UnknownName("kind of finding", kind, REMOVABLE)
     settings = load_settings(options)
     benchmark = settings.benchmark
     source = find(benchmark.data.source, benchmark.protocol.image_size)

@@ -64,7 +64,7 @@ def make_plan(experiment: Experiment, console: Console) -> Plan:
     )
 
 
-def show_plan(request: Request, budget: float | None = None) -> int:
+def show_plan(request: Request, budget: float | None = None) -> None:
     """Print what is pending, about how long it takes, and what of it fits ``budget`` seconds."""
     console = Console()
     plan = make_plan(resolve(request, console, download=False), console)
@@ -73,7 +73,7 @@ def show_plan(request: Request, budget: float | None = None) -> int:
     console.print(f"{settings.profile} profile: {settings.profile_reason}")
     console.print(f"{plan.done} done, {len(plan.pending)} pending, on {settings.devices[0].name}")
     if not plan.pending:
-        return 0
+        return
     fitting = plan.pending
     if budget is not None:
         fitting = planner.within_budget(budget, plan.pending, plan.seconds, devices)
@@ -88,7 +88,6 @@ def show_plan(request: Request, budget: float | None = None) -> int:
         if fitting:
             names = " ".join(dict.fromkeys(planned.recipe.name for planned in fitting))
             console.print(f"those that fit: wbc-bench run {names}", soft_wrap=True)
-    return 0
 
 
 def _table(plan: Plan, fitting: Sequence[PlannedRun]) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 import harness.execution.processes
 from harness.cli import cli, main
+from harness.commands.options import Duration
 from harness.ensembling.builder import RULES
 from harness.storage.files import write_arrays
 from harness.storage.predictions import write_predictions
@@ -188,7 +189,21 @@ def test_plan_tells_what_is_pending_and_downloads_nothing(
     assert not (tmp_path / "keras").exists()
 
 
-# --- the other verbs -----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("2h", 7200), ("90m", 5400), ("1h30m", 5400), ("45s", 45)]
+)
+def test_durations_are_read(text: str, seconds: float) -> None:
+    assert Duration()(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "2", "m2h", "1.5h", "2 hours"])
+def test_what_is_no_duration_is_rejected(wbc: Cli, text: str) -> None:
+    code, _, err = wbc("plan", "--all", "--budget", text)
+    assert code == 2
+    assert f"{text!r} is no duration; write 2h" in err
+
+
+# --- the other subcommands -----------------------------------------------------------------------
 
 
 def test_zoo_lists_every_recipe(wbc: Cli) -> None:
@@ -443,8 +458,8 @@ def test_torn_predictions_come_back_from_the_artefacts_or_are_named(
     (store.artefacts(run) / PREDICTIONS).unlink()
     for damage in (b"torn", true[:-1], true[:-4] + bytes(4)):
         path.write_bytes(damage)
-        for verb in (("ensemble", "vgg16", "lite0"), ("leaderboard",)):
-            code, _, err = wbc(*verb)
+        for subcommand in (("ensemble", "vgg16", "lite0"), ("leaderboard",)):
+            code, _, err = wbc(*subcommand)
             assert code == 2
             assert run.id in err
             assert err.count("\n") == 1
@@ -604,7 +619,7 @@ IMAGES = (
 
 BAD: dict[str, tuple[Callable[[Path], Sequence[str]], str]] = {
     "unknown recipe": (lambda _: ("run", "vg16"), "did you mean 'vgg16'?"),
-    "unknown verb": (lambda _: ("leaderbord",), "did you mean 'leaderboard'?"),
+    "unknown subcommand": (lambda _: ("leaderbord",), "did you mean 'leaderboard'?"),
     "unknown option": (lambda _: ("run", "--al"), "--all"),
     "nothing named": (lambda _: ("run",), "--all"),
     "unknown key": (lambda t: config(t, "[protcol]\n"), "did you mean 'protocol'?"),

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.cli import _duration
 from harness.execution.devices import Device, cores
 from harness.schema.records import Finished, RunRecord
 from harness.storage.records import Store
@@ -40,21 +39,6 @@ def test_what_fits_a_budget_ends_within_it(
     assert all(told[one.run.id] <= min(left, default=float("inf")) for one in fits)
     if sum(seconds) <= budget:
         assert fits == tuple(pending)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("2h", 7200), ("90m", 5400), ("1h30m", 5400), ("45s", 45)]
-)
-def test_durations_are_read(text: str, seconds: float) -> None:
-    assert _duration(None, None, text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "2", "m2h", "1.5h", "2 hours"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
-    import click
-
-    with pytest.raises(click.BadParameter, match="no duration"):
-        _duration(None, None, text)
 
 
 def test_memory_comes_from_a_record_of_the_same_protocol_and_device(tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""What ``ensemble`` does: combine finished runs, or train one joint network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.commands.resolve import Request
+from harness.commands.run import run
+from harness.commands.settings import DataOptions
+from harness.ensembling import builder, throughput
+from harness.ensembling.builder import FittedEnsembles
+from harness.errors import UserError
+from harness.execution import devices
+from harness.storage.records import Store
+from zoo.registry import find
+
+
+def combine(
+    members: Sequence[str], rules: Sequence[str], results: Path, *, search: bool, measure: bool
+) -> Iterator[FittedEnsembles]:
+    """Fit every rule on each group of runs that these members form; yields group by group.
+
+    ``search``: of all finished networks, where no members are named. ``measure``: time the
+    members too. Raises UserError.
+    """
+    if not (members or search):
+        raise UserError("name two or more networks, or say --search for the best of all")
+    chosen, store = builder.resolve_rules(rules, search=search), Store(results)
+    for group in builder.group_members(store, members):
+        fitted = builder.fit_ensembles(group, chosen)
+        if measure:
+            throughput.measure_all(store, list(fitted.records), devices.visible()[0])
+        yield fitted
+
+
+def train_joint(members: Sequence[str], options: DataOptions, results: Path) -> int:
+    """Train one network that concatenates the members' features, as ``run A+B`` does."""
+    joint = find("+".join(members)) if members else None
+    if joint is None or not joint.branches:
+        raise UserError("a joint network needs at least two different branches")
+    return run(Request(**vars(options), recipes=(joint.name,), results=results))

@@ -1,0 +1,97 @@
+"""Groups, types and options of the command line that several subcommands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.errors import did_you_mean
+
+CONFIG = "benchmark.toml"
+FILE = click.Path(path_type=Path)
+
+
+class Subcommands(click.Group):
+    """A group that names the nearest subcommand when one is mistyped."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], self.list_commands(ctx))
+            raise click.UsageError(f"unknown subcommand {args[0]!r}{hint}")
+        return super().resolve_command(ctx, args)
+
+
+class Duration(click.ParamType[float]):
+    """``2h``, ``90m``, ``1h30m`` or ``45s``, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", value)
+        if not value or match is None:
+            self.fail(f"{value!r} is no duration; write 2h, 90m or 1h30m", param, ctx)
+        hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        return float(3600 * hours + 60 * minutes + seconds)
+
+
+def complete_recipe(ctx: click.Context, param: click.Parameter, prefix: str) -> list[str]:
+    from zoo.registry import RECIPES
+
+    names = [name for recipe in RECIPES for name in (recipe.name, *recipe.aliases)]
+    return [name for name in names if name.startswith(prefix)]
+
+
+def several(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """One decorator for several options."""
+
+    def decorate(function: Any) -> Any:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+def recipe_argument(name: str, **settings: Any) -> Any:
+    return click.argument(name, shell_complete=complete_recipe, **settings)
+
+
+source_argument = click.argument("source", required=False)
+config = click.option("--config", type=FILE, help=f"Settings file.  [{CONFIG}, if any]")
+source = click.option("--data", "source", metavar="SOURCE", help="Overrides data.source.")
+profile = click.option(
+    "--profile", type=click.Choice(["quick", "full"]),
+    help="[full where a GPU is visible, else quick]",
+)  # fmt: skip
+results = click.option(
+    "--results", type=FILE, default=Path("results"), show_default=True,
+    help="Folder for records, tables and artefacts.",
+)  # fmt: skip
+cleaning = several(
+    click.option("--clean", is_flag=True, help="Leave out what 'data audit' would remove."),
+    click.option("--mask", is_flag=True, help="Paint everything white but the cells."),
+)
+running = several(
+    recipe_argument("recipes", nargs=-1),
+    click.option("--all", "everything", is_flag=True, help="Every recipe of the zoo."),
+    profile,
+    click.option("--seeds", type=click.IntRange(1, 100), help="Overrides sweep.seeds."),
+    click.option("--per-gpu", type=click.IntRange(1, 64), help="Overrides sweep.per_gpu."),
+    click.option("--retry-failed", is_flag=True, help="Run failed runs again."),
+    click.option(
+        "--shift", type=click.Choice(["none", "mixed", "full"]),
+        help="Overrides sweep.shift: which corrupted test images are predicted.",
+    ),
+    click.option(
+        "--variant", "variants", multiple=True, metavar="NAME",
+        help="Also run this variant of the protocol from the settings file; 'all' for every one.",
+    ),
+    config,
+    source,
+    cleaning,
+    results,
+)  # fmt: skip
