@@ -1,13 +1,17 @@
 # make run    set up, then run the main job: every recipe on the embedded data
 # make test   set up, then pass the tests
-# make check  before every commit: format, lint, types, fast tests, committed tables unchanged
+# make check  before every commit: format, lint, types, fast tests, documentation, committed results
+# make static the same without the tests
+# make docs   the generated parts of docs/, then the site: site/index.html
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+STUDY := results/augmentation
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-.PHONY: run test check bench lock clean
+.PHONY: run test check static docs bench lock clean
 
 run: $(READY)
 	$(BIN)/wbc-bench run --all
@@ -15,12 +19,25 @@ run: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-check: $(READY)
+check: static
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
+
+static: $(READY) $(STUDY)/index.html
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(MKDOCS)
 	$(BIN)/wbc-bench verify
+	$(BIN)/wbc-bench verify --results $(STUDY)
+
+# The page and the figures of the study are not committed: verify needs them drawn.
+$(STUDY)/index.html: | $(READY)
+	$(BIN)/wbc-bench leaderboard --results $(STUDY)
+	git diff --exit-code -- $(STUDY)
+
+docs: $(READY)
+	$(BIN)/python -m tests.reference
+	$(MKDOCS)
 
 bench: $(READY)
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
@@ -31,7 +48,7 @@ lock: $(READY)
 		--python-version 3.11 --no-header --upgrade -q -o requirements.lock
 
 clean:
-	rm -rf $(VENV) results/artefacts .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site results/artefacts .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

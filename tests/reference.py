@@ -1,0 +1,309 @@
+"""The parts of docs/ that the code itself says: ``python -m tests.reference`` writes them again.
+
+Between ``<!-- NAME: written by ... -->`` and ``<!-- end -->`` a page holds generated text: the
+options of every subcommand, the fields of every record, the packages and their levels, every
+setting.
+``docs/structure.svg`` shows which package imports which.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
+from html import escape
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import click
+from pydantic import BaseModel
+
+from tests import structure
+
+DOCS = structure.ROOT / "docs"
+BLOCK = re.compile(
+    r"(<!-- (\w+): written by `python -m tests\.reference` -->\n).*?(<!-- end -->)", re.S
+)
+
+
+def pages() -> dict[Path, str]:
+    """Path -> content of every page and figure that holds generated parts, as it should be."""
+    found = {DOCS / "structure.svg": figure()}
+    for path in sorted(DOCS.glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        if BLOCK.search(text):
+            found[path] = BLOCK.sub(_generated, text)
+    return found
+
+
+def _generated(match: re.Match[str]) -> str:
+    return f"{match[1]}\n{BLOCKS[match[2]]().strip()}\n\n{match[3]}"
+
+
+# --- subcommands ---------------------------------------------------------------------------------
+
+
+def commands() -> str:
+    """Usage, sentence and options of every subcommand, as ``--help`` prints them."""
+    from harness.cli import cli
+
+    return "\n\n".join(map(_command, subcommands(click.Context(cli, info_name="wbc-bench"))))
+
+
+def subcommands(context: click.Context) -> Iterator[click.Context]:
+    """A context for every subcommand below one, groups themselves left out."""
+    group = context.command
+    assert isinstance(group, click.Group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        inner = click.Context(command, parent=context, info_name=name)
+        if isinstance(command, click.Group):
+            yield from subcommands(inner)
+        else:
+            yield inner
+
+
+def _command(context: click.Context) -> str:
+    command = context.command
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    records = [p.get_help_record(context) for p in command.get_params(context)]
+    options = [(name, " ".join(text.split())) for name, text in filter(None, records)]
+    rows = [f"| `{name}` | {_cell(text)} |" for name, text in options if "--help" not in name]
+    table = ["| option | meaning |", "|---|---|", *rows] if rows else []
+    text = " ".join(dedent(command.help or "").split())
+    title = context.command_path.removeprefix("wbc-bench ")
+    return "\n".join([f"### {title}", "", f"`{usage}`", "", _cell(text), "", *table]).rstrip()
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"(?<!\w)(--[a-z-]+|[a-z_]+ = \w+)", r"`\1`", text.replace("|", r"\|"))
+
+
+# --- records -------------------------------------------------------------------------------------
+
+
+def records() -> str:
+    """Every field of the three kinds of records, model by model, each model once."""
+    from harness.schema.records import EnsembleRecord, ExternalRecord, RunRecord
+
+    models: dict[str, type[BaseModel]] = {}
+    for model in (RunRecord, EnsembleRecord, ExternalRecord):
+        _collect(model, models)
+    return "\n\n".join(_model_table(model, models) for model in models.values())
+
+
+def _collect(model: type[BaseModel], models: dict[str, type[BaseModel]]) -> None:
+    if model.__name__ in models:
+        return
+    models[model.__name__] = model
+    for field in model.model_fields.values():
+        for inner in _models_in(field.annotation):
+            _collect(inner, models)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models_in(argument)
+
+
+def _model_table(model: type[BaseModel], models: dict[str, type[BaseModel]]) -> str:
+    late, texts = getattr(model, "ADDED", ()), attribute_docs(model)
+    properties = model.model_json_schema()["properties"].items()
+    rows = [
+        f"| `{key}`{' *' if name in late else ''} | {_kind(part, models)} | "
+        f"{_plain(texts.get(name, ''))} |"
+        for name, (key, part) in zip(model.model_fields, properties, strict=True)
+    ]
+    own = vars(model).get("__doc__") or ""
+    heading = [f"### {model.__name__}", "", *([_plain(own), ""] if own else [])]
+    return "\n".join([*heading, "| field | type | meaning |", "|---|---|---|", *rows])
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.replace("``", "`").replace("|", r"\|").split())
+
+
+def _kind(part: dict[str, Any], models: dict[str, type[BaseModel]]) -> str:
+    """A property of a JSON schema in words, with links to the models of this page."""
+    if "$ref" in part:
+        name = part["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})" if name in models else name
+    if "const" in part:
+        return f"`{part['const']}`"
+    if "enum" in part:
+        return ", ".join(f"`{value}`" for value in part["enum"])
+    choices = part.get("anyOf") or part.get("oneOf")
+    if choices:
+        return " or ".join(dict.fromkeys(_kind(choice, models) for choice in choices))
+    match part.get("type"):
+        case "array" if "prefixItems" in part:
+            inner = dict.fromkeys(_kind(item, models) for item in part["prefixItems"])
+            return f"{len(part['prefixItems'])} × {' or '.join(inner)}"
+        case "array":
+            return f"list of {_kind(part['items'], models)}"
+        case None:
+            return "any"
+        case kind:
+            return str(kind)
+
+
+@cache
+def attribute_docs(model: type[BaseModel]) -> dict[str, str]:
+    """Field -> the string below it in the source, inherited ones included."""
+    found: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        if not issubclass(base, BaseModel) or base is BaseModel:
+            continue
+        tree = ast.parse(dedent(inspect.getsource(base))).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        for field, below in zip(tree.body, tree.body[1:], strict=False):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                    value=ast.Constant(value=str(text))
+                ):
+                    found[name] = text
+    return found
+
+
+# --- structure -----------------------------------------------------------------------------------
+
+
+def packages() -> str:
+    """Every package with its level and its sentence, from the top."""
+    rows = []
+    for place, units in reversed(list(enumerate(structure.LEVELS, start=1))):
+        for unit in units:
+            if unit not in structure.PRODUCT or unit == "harness":
+                continue
+            path = structure.PRODUCT[unit]
+            name = path.relative_to(structure.ROOT).as_posix().removesuffix("__init__.py")
+            rows.append(f"| {place} | `{name}` | {_sentence(path)} |")
+    return "\n".join(["| level | package | what it is |", "|---:|---|---|", *rows])
+
+
+def _sentence(path: Path) -> str:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return _plain(text.partition("\n\n")[0])
+
+
+def reduced(arrows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The arrows that do not follow from others: a -> c goes where a -> b -> c is there."""
+    graph: dict[str, set[str]] = {}
+    for start, end in arrows:
+        graph.setdefault(start, set()).add(end)
+
+    @cache
+    def reachable(node: str) -> frozenset[str]:
+        below = graph.get(node, set())
+        return frozenset(below).union(*map(reachable, below))
+
+    return sorted(
+        (start, end)
+        for start, ends in graph.items()
+        for end in ends
+        if not any(end in reachable(other) for other in ends - {end})
+    )
+
+
+WIDTH, ROW, BOX, HEIGHT = 900, 74, 112, 34
+
+
+def figure() -> str:
+    """docs/structure.svg: packages on their levels, and who imports whom, without what follows."""
+    arrows = [
+        (start, end)
+        for start, end in reduced(structure.arrows())
+        if "harness" not in (start, end)  # The version number, which everybody may read.
+    ]
+    at = _positions(arrows)
+    body = [_arrow(at[start], at[end]) for start, end in arrows]
+    body += [_box(name, *place) for name, place in at.items()]
+    levels = len(structure.LEVELS)
+    body += [
+        f'<text x="14" y="{(levels - level) * ROW + 52}" class="level">{level}</text>'
+        for level in range(1, levels + 1)
+    ]
+    return SVG.format(width=WIDTH, height=levels * ROW + 24, body="\n".join(body))
+
+
+SVG = """\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"
+ font-family="system-ui, sans-serif" font-size="14">
+<title>Packages by level; an arrow points to what is imported</title>
+<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7"
+ orient="auto"><path d="M0 0 8 4 0 8z" fill="#8a7fb0"/></marker></defs>
+<style>
+ .box {{ fill: #ede7f6; stroke: #5e35b1 }} .name {{ fill: #1f1140; text-anchor: middle }}
+ .arrow {{ fill: none; stroke: #8a7fb0; stroke-width: 1.4; marker-end: url(#tip) }}
+ .level {{ fill: #6b6480; font-size: 13px }}
+</style>
+<rect width="{width}" height="{height}" rx="8" fill="#ffffff"/>
+{body}
+</svg>
+"""
+
+
+def _positions(arrows: list[tuple[str, str]]) -> dict[str, tuple[float, float]]:
+    """The centre of every box; on its level a package stands near those that it imports."""
+    known = {unit for arrow in arrows for unit in arrow}
+    at: dict[str, tuple[float, float]] = {}
+    for place, units in enumerate(structure.LEVELS, start=1):
+        y = (len(structure.LEVELS) - place) * ROW + 48
+
+        def wish(unit: str) -> float:
+            below = [at[end][0] for start, end in arrows if start == unit and end in at]
+            return sum(below) / len(below) if below else WIDTH / 2
+
+        row = sorted((unit for unit in units if unit in known), key=lambda u: (wish(u), u))
+        step = (WIDTH - 60) / max(1, len(row))
+        for i, unit in enumerate(row):
+            at[unit] = (50 + step * (i + 0.5), y)
+    return at
+
+
+def _box(name: str, x: float, y: float) -> str:
+    shown = escape(name.removeprefix("harness."))
+    return (
+        f'<rect x="{x - BOX / 2:.0f}" y="{y - HEIGHT / 2:.0f}" width="{BOX}" height="{HEIGHT}" '
+        f'rx="6" class="box"/><text x="{x:.0f}" y="{y + 5:.0f}" class="name">{shown}</text>'
+    )
+
+
+def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
+    (x, y), (to, down) = start, end
+    if y == down:
+        side = BOX / 2 if to > x else -BOX / 2
+        return f'<path d="M{x + side:.0f} {y:.0f}H{to - side:.0f}" class="arrow"/>'
+    y, down = y + HEIGHT / 2, down - HEIGHT / 2
+    bend = (down - y) / 2
+    path = f"M{x:.0f} {y:.0f}C{x:.0f} {y + bend:.0f} {to:.0f} {down - bend:.0f} {to:.0f} {down:.0f}"
+    return f'<path d="{path}" class="arrow"/>'
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+def settings() -> str:
+    """The commented defaults, which ``wbc-bench init`` writes."""
+    text = (structure.ROOT / "harness" / "benchmark.toml").read_text(encoding="utf-8")
+    return f"```toml\n{text.strip()}\n```"
+
+
+BLOCKS = {"commands": commands, "records": records, "packages": packages, "settings": settings}
+
+
+def main() -> None:
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(structure.ROOT))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
