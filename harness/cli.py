@@ -198,7 +198,7 @@ def ensemble(
     for fitted in combine(members, rules, results, search=search, measure=measure):
         for record in fitted.records:
             f1 = f"test macro F1 {100 * record.test.macro_f1:.2f} %"
-            click.echo(f"{record.ensemble.rule}: {' + '.join(record.kept)}: {f1}")
+            click.echo(f"{record.ensemble.rule}: {' + '.join(record.used_recipes)}: {f1}")
         for rule, reason in fitted.left_out:
             click.echo(f"{rule}: left out: {reason}", err=True)
     click.echo(write_tables(results)[0])

@@ -232,7 +232,11 @@ def _check_keys(
     extra: tuple[str, ...] = (),
 ) -> None:
     for key, value in table.items():
-        known = [name for name in model.model_fields if name not in getattr(model, "OWN", ())]
+        known = [
+            name
+            for name in model.model_fields
+            if name not in getattr(model, "NOT_CONFIGURABLE", ())
+        ]
         if key not in known:
             hint = did_you_mean(key, [*known, *extra])
             raise ConfigError(f"{path}: unknown key {prefix + key!r}{hint}")

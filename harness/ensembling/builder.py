@@ -88,7 +88,7 @@ class EnsembleMembers:
     def probabilities(self, part: str) -> np.ndarray:
         """(m, n, K). Raises UserError if a member has other images, or another order, of a part."""
         for record, parts in zip(self.records, self.parts, strict=True):
-            path = self.store.predictions_path(record.of)
+            path = self.store.predictions_path(record.subject)
             if part not in parts:
                 raise UserError(f"{path}: has no {part} images, which this rule is fitted on")
             if not np.array_equal(parts[part].ids, self.parts[0][part].ids):
@@ -105,7 +105,7 @@ class EnsembleMembers:
 
     def _read(self, record: Member, file: str, read: Callable[[Path], T]) -> T:
         if isinstance(record, ExternalRecord):
-            raise UserError(f"{record.outside.name} was imported: it has no features")
+            raise UserError(f"{record.external.name} was imported: it has no features")
         path = self.store.artefacts(record.run) / file
         remedy = (
             f"delete {self.store.record_path(record.run)}, then 'wbc-bench run {record.run.recipe}'"
@@ -128,7 +128,7 @@ def group_members(
     """
     finished = [r for r in store.records() if r.finished and _same_board(r.run, reference)]
     imported = [record for record in store.external_records() if not record.baseline]
-    imported_names = {record.outside.name for record in imported}
+    imported_names = {record.external.name for record in imported}
     requested = tuple(dict.fromkeys(_resolve(name, imported_names) for name in names))
     if names and len(requested) < 2:
         raise UserError("an ensemble needs at least two different members")
@@ -171,7 +171,7 @@ def _resolve(name: str, imported: set[str]) -> str:
 
 def _name(record: Member) -> str:
     if isinstance(record, ExternalRecord):
-        return f"@{record.outside.name}"
+        return f"@{record.external.name}"
     return record.run.recipe
 
 
@@ -181,7 +181,7 @@ def _one_per_name(records: Sequence[Member], requested: Sequence[str]) -> tuple[
     Empty if a requested one is missing.
     """
     best: dict[str, Member] = {}
-    for record in sorted(records, key=lambda r: (r.run.weights.source == "random", r.of.id)):
+    for record in sorted(records, key=lambda r: (r.run.weights.source == "random", r.subject.id)):
         best.setdefault(_name(record), record)
     names = requested or sorted(best)
     return tuple(best[name] for name in names) if best.keys() >= set(names) else ()
@@ -207,7 +207,7 @@ def fit_ensembles(
     """
     records, left_out = [], []
     for rule in rules:
-        ensemble = Ensemble(rule=rule, members=tuple(r.of.id for r in members.records))
+        ensemble = Ensemble(rule=rule, members=tuple(r.subject.id for r in members.records))
         if pending and members.store.record_path(ensemble).exists():
             continue
         try:
@@ -314,9 +314,9 @@ def _cost(members: EnsembleMembers, ensemble: Ensemble, weights: np.ndarray) -> 
     ]
     if len(costs) < len(used):
         return None
-    before = members.store.find_ensemble(ensemble)
+    before = members.store.find(ensemble)
     throughput = None
-    if before and before.cost and before.kept == tuple(name for name, _ in used):
+    if before and before.cost and before.used_recipes == tuple(name for name, _ in used):
         throughput = before.cost.throughput
     return EnsembleCost(
         parameters=sum(cost.parameters for cost in costs),

@@ -39,8 +39,8 @@ def measure_all(store: Store, records: list[EnsembleRecord], device: Device) -> 
     for record in records:
         if record.cost is None:
             continue
-        key = (frozenset(record.kept), record.run.protocol.canonical())
+        key = (frozenset(record.used_recipes), record.run.protocol.canonical())
         if key not in measured:
-            measured[key] = measure(record.kept, record.run.protocol, device)
+            measured[key] = measure(record.used_recipes, record.run.protocol, device)
         cost = record.cost.model_copy(update={"throughput": measured[key]})
         store.save(record.model_copy(update={"cost": cost}))

@@ -43,7 +43,7 @@ def rows_named(boards: Sequence[Board], name: str, results: Path) -> list[tuple[
     by_id = [
         (board, row)
         for board, row in rows
-        if len(name) >= SHORTEST_ID and any(r.of.id.startswith(name) for r in row.records)
+        if len(name) >= SHORTEST_ID and any(r.subject.id.startswith(name) for r in row.records)
     ]
     if by_id:
         return by_id

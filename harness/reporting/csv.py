@@ -69,7 +69,7 @@ def _csv_line(row: Row | None, record: Record) -> dict[str, Any]:
         "recipe": row.name if row else run.recipe,
         "weights": row.weights if row else run.weights.source,
         "seed": run.seed,
-        "run": record.of.id,
+        "run": record.subject.id,
         "status": "finished" if record.evaluation else "failed",
         "note": row.note if row else "",
     }

@@ -81,10 +81,10 @@ def import_predictions(
     if not records:
         raise UserError("; ".join(dict.fromkeys(refusals)))
     for record, _ in records:
-        if store.record_path(record.outside).exists() and not replace:
+        if store.record_path(record.external).exists() and not replace:
             raise UserError(f"{name} was imported before; --force replaces it")
     for record, parts in records:
-        store.save_predictions(record.outside, parts)
+        store.save_predictions(record.external, parts)
         store.save(record)
     return tuple(record for record, _ in records)
 
@@ -122,7 +122,7 @@ def _record(claim: Claim, name: str, board: Board) -> tuple[ExternalRecord, dict
                 f"{board.data.name} its scores have {said}: other images, or another order"
             )
     record = ExternalRecord(
-        outside=External(name=name, beside=board.rows[0].records[0].run),
+        external=External(name=name, reference=board.rows[0].records[0].run),
         note=f"imported from {claim.path.name}",
         profile=board.profile,
         data=board.data,
@@ -328,7 +328,7 @@ def export_predictions(name: str, results: Path, folder: Path, kind: Format) -> 
     written = []
     for board, row in rows_named(read_boards(results), name, results):
         for record, parts in zip(row.records, row.parts, strict=True):
-            stem = f"{name.removeprefix('@')}-{record.of.id}"
+            stem = f"{name.removeprefix('@')}-{record.subject.id}"
             if kind == "medmnist":
                 score = metrics.score(parts["test"], board.data.class_names)
                 auc = 0.0 if score.auc is None else score.auc

@@ -95,7 +95,7 @@ def memberships(board: Board) -> tuple[Membership, ...]:
     found: dict[frozenset[str], Membership] = {}
     for row in board.ensembles:
         record = row.ensembles[0]
-        if record.ensemble.rule not in {"soft vote", "best subset"} or len(record.kept) < 2:
+        if record.ensemble.rule not in {"soft vote", "best subset"} or len(record.used_recipes) < 2:
             continue
         shares = zip(record.ensemble.members, record.recipes, record.shares, strict=True)
         kept = {id_: name for id_, name, share in shares if share > 0}

@@ -187,7 +187,7 @@ def boards(records: Sequence[Record], predictions: Mapping[str, Parts]) -> tuple
 
 
 def _board(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Board:
-    records = sorted(records, key=lambda record: (record.run.seed, record.of.id))
+    records = sorted(records, key=lambda record: (record.run.seed, record.subject.id))
     first = records[0]
     groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     for record in records:
@@ -228,7 +228,7 @@ def _identity(record: Record) -> tuple[str, ...]:
         case EnsembleRecord():
             return ("ensemble", record.ensemble.rule, *record.recipes)
         case ExternalRecord():
-            return ("outside", record.outside.name)
+            return ("external", record.external.name)
     return ("network", record.run.recipe, record.run.weights.canonical())
 
 
@@ -241,7 +241,7 @@ def _row(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Row:
             title, weights, note = _ensemble_title(first), "ensemble", ""
         case ExternalRecord():
             kind = "baseline" if first.baseline else "imported"
-            name, weights, note = first.outside.name, "–", first.note
+            name, weights, note = first.external.name, "–", first.note
             title = name.replace("-", " ").capitalize() if first.baseline else name
         case _:
             kind, name, title = "network", first.run.recipe, find(first.run.recipe).title
@@ -254,13 +254,13 @@ def _row(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Row:
         note=note,
         records=tuple(records),
         evaluation=tuple(record.evaluation for record in records if record.evaluation),
-        parts=tuple(predictions[record.of.id] for record in records),
+        parts=tuple(predictions[record.subject.id] for record in records),
     )
 
 
 def _ensemble_title(record: EnsembleRecord) -> str:
     """The rule, and whom it kept while they can be named in a few words."""
-    names, rule = record.kept, record.ensemble.rule.capitalize()
+    names, rule = record.used_recipes, record.ensemble.rule.capitalize()
     if len(names) <= NAMED_MEMBERS:
         return f"{rule}: {' + '.join(map(title_of, names))}"
     return f"{rule}: {len(names)} of {len(record.recipes)} networks"

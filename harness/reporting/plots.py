@@ -211,7 +211,7 @@ def _mark(row: Row, rank: int | None) -> Mark:
     short = row.title
     if row.ensembles:
         record = row.ensembles[0]
-        short = f"{record.ensemble.rule.capitalize()} ({len(record.kept)})"
+        short = f"{record.ensemble.rule.capitalize()} ({len(record.used_recipes)})"
     low, high = row.interval
     title, short = printable(row.title), printable(short)
     return Mark(title, short, row.kind, rank, row.macro_f1, low, high)

@@ -15,17 +15,20 @@ from harness.schema.metrics import Evaluation
 from harness.schema.predictions import Predictions
 from harness.schema.records import EnsembleRecord, Record
 from harness.storage.files import write_atomically
+from harness.storage.migration import migrate
 from harness.storage.records import Store
 
 
 def read_boards(results: Path) -> tuple[Board, ...]:
     """The boards of a results folder. Raises StoreError naming what cannot be read."""
     store = Store(results)
-    return _boards(store, store.everything())
+    return _boards(store, store.all_records())
 
 
 def _boards(store: Store, records: Sequence[Record]) -> tuple[Board, ...]:
-    held = {record.of.id: store.load_verified(record) for record in records if record.evaluation}
+    held = {
+        record.subject.id: store.load_verified(record) for record in records if record.evaluation
+    }
     return ablation.in_order(boards(records, held))
 
 
@@ -45,8 +48,10 @@ def tables(results: Path, ranked: Sequence[Board], gallery: FigureCache) -> dict
 def write_tables(results: Path) -> tuple[Path, ...]:
     """Write the tables and the page again, and the figures that changed.
 
-    Returns the paths of tables and page. Raises StoreError.
+    Records of older versions are migrated first. Returns the paths of tables and page. Raises
+    StoreError.
     """
+    migrate(results)
     ranked = read_boards(results)
     gallery = FigureCache(results, ranked)
     gallery.refresh()
@@ -64,10 +69,10 @@ def verify(results: Path) -> list[str]:
     Raises StoreError naming what cannot be read.
     """
     store, wrong = Store(results), []
-    records = store.everything()
+    records = store.all_records()
     for record in records:
         if record.evaluation:
-            parts, path = store.predictions(record.of), store.record_path(record.of)
+            parts, path = store.predictions(record.subject), store.record_path(record.subject)
             wrong += [
                 f"{path}: {lie}" for lie in _lies(record.evaluation, parts, record.data.class_names)
             ]
@@ -87,12 +92,12 @@ def _miscounted(store: Store, records: Sequence[Record]) -> Iterator[str]:
     """Votes that are not the vote of their members."""
     ensembles = [record for record in records if isinstance(record, EnsembleRecord)]
     held: dict[str, Member] = {
-        record.of.id: record
+        record.subject.id: record
         for record in records
         if record.evaluation and not isinstance(record, EnsembleRecord)
     }
     for record in ensembles:
-        path, members = store.record_path(record.of), record.ensemble.members
+        path, members = store.record_path(record.subject), record.ensemble.members
         missing = [member for member in members if member not in held]
         if missing:
             yield f"{path}: its member {missing[0]} has no record here"

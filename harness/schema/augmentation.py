@@ -223,8 +223,12 @@ Policy = Annotated[tuple[Step, ...], BeforeValidator(parse)]
 class Augmentation(FrozenModel):
     """How the training images are varied, alike for every recipe: the same stream of epochs."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("validation_share", "validation_policy", "stream")
-    OWN: ClassVar[tuple[str, ...]] = ("stream",)
+    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = (
+        "validation_share",
+        "validation_policy",
+        "stream",
+    )
+    NOT_CONFIGURABLE: ClassVar[tuple[str, ...]] = ("stream",)
     """Fields that the program alone sets."""
 
     policy: Policy = ()

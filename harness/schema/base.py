@@ -13,13 +13,13 @@ class FrozenModel(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    ADDED: ClassVar[tuple[str, ...]] = ()
+    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ()
     """Fields that came later: left out of the JSON at their default, so that ids stay."""
 
     @model_serializer(mode="wrap")
     def _without_late_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         told: dict[str, Any] = handler(self)
-        for name in self.ADDED:
+        for name in self.OMITTED_AT_DEFAULT:
             if getattr(self, name) == type(self).model_fields[name].get_default():
                 told.pop(name, None)
         return told

@@ -49,7 +49,7 @@ Ratios = tuple[float, float, float]
 class Split(FrozenModel):
     """Which image is train, validation and test: a rule, reproducible from the data alone."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("counts", "balanced_test", "folds", "fold")
+    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("counts", "balanced_test", "folds", "fold")
 
     ratios: Ratios = (0.7, 0.1, 0.2)
     """Of train, validation and test; also as a word in percent, "72/8/20"."""

@@ -64,7 +64,7 @@ class Calibrated(FrozenModel):
 class Evaluation(FrozenModel):
     """Everything that predictions alone say: recomputed from them, it must be the same."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("shifted",)
+    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("shifted",)
 
     validation: Metrics | None
     """None only of predictions from outside that came without."""

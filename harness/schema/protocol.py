@@ -46,7 +46,7 @@ class Phase(FrozenModel):
 class Head(FrozenModel):
     """The classifier on the pooled features: dense layers, then softmax."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("damping",)
+    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("damping",)
 
     units: tuple[Annotated[int, Field(ge=1)], ...] = (128,)
     dropout: Fraction = 0.3
@@ -61,7 +61,7 @@ class Head(FrozenModel):
 
 
 class Loss(FrozenModel):
-    ADDED: ClassVar[tuple[str, ...]] = ("oversampling",)
+    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("oversampling",)
 
     label_smoothing: Fraction = 0.0
     class_weight: Literal["none", "balanced"] | tuple[Annotated[float, Field(ge=0)], ...] = "none"
@@ -73,7 +73,7 @@ class Loss(FrozenModel):
 class Protocol(FrozenModel):
     """The fixed hyperparameters. ``version`` is raised by hand when training changes meaning."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("test_views", "augmentation")
+    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("test_views", "augmentation")
 
     version: int = 1
     image_size: int = Field(96, ge=16, le=1024)

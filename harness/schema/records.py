@@ -50,7 +50,7 @@ class Cost(FrozenModel):
 class Timings(FrozenModel):
     """Seconds. ``training`` is what the phases took, the computing of features included."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("compile",)
+    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("compile",)
     start: float
     build: float
     training: float
@@ -73,7 +73,7 @@ class Environment(FrozenModel):
 class Epoch(FrozenModel):
     """One line of the learning curve. Losses are mean cross-entropies, without penalties."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("samples",)
+    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("samples",)
 
     phase: Literal["frozen", "fine-tuning", "from scratch"]
     epoch: int
@@ -89,7 +89,7 @@ class Epoch(FrozenModel):
 class Outcome(FrozenModel):
     """What the worker hands back beside the predictions."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("micro_batches", "resumed", "ledger")
+    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("micro_batches", "resumed", "ledger")
 
     cost: Cost
     timings: Timings
@@ -105,7 +105,10 @@ class Outcome(FrozenModel):
 
 
 class Finished(Outcome, Evaluation):
-    ADDED: ClassVar[tuple[str, ...]] = (*Outcome.ADDED, *Evaluation.ADDED)
+    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = (
+        *Outcome.OMITTED_AT_DEFAULT,
+        *Evaluation.OMITTED_AT_DEFAULT,
+    )
 
     status: Literal["finished"] = "finished"
 
@@ -132,7 +135,7 @@ class RunRecord(FrozenModel):
         return isinstance(self.result, Finished)
 
     @property
-    def of(self) -> Run:
+    def subject(self) -> Run:
         return self.run
 
     @property
@@ -199,7 +202,7 @@ class EnsembleRecord(Evaluation):
     """Of rules that vote; of the test images."""
 
     @property
-    def of(self) -> Ensemble:
+    def subject(self) -> Ensemble:
         return self.ensemble
 
     @property
@@ -207,7 +210,7 @@ class EnsembleRecord(Evaluation):
         return self
 
     @property
-    def kept(self) -> tuple[str, ...]:
+    def used_recipes(self) -> tuple[str, ...]:
         return tuple(n for n, share in zip(self.recipes, self.shares, strict=True) if share > 0)
 
 
@@ -215,21 +218,24 @@ class External(FrozenModel):
     """Predictions that no run of this program made: imported, or a baseline without a network."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,59}$")
-    beside: Run
-    """A run whose data, split, protocol and seed they share."""
+    reference: Run = Field(validation_alias=AliasChoices("reference", "beside"))
+    """A run with the same data, split, protocol and seed. Older records call it ``beside``."""
 
     @cached_property
     def id(self) -> str:
-        like = self.beside.model_dump(mode="json", include={"protocol", "data", "split", "seed"})
-        told = json.dumps({"name": self.name, **like}, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+        shared = self.reference.model_dump(
+            mode="json", include={"protocol", "data", "split", "seed"}
+        )
+        identity = json.dumps({"name": self.name, **shared}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 class ExternalRecord(Evaluation):
     """What such predictions are worth. Imported ones may have no validation part."""
 
     schema_number: int = SCHEMA
-    outside: External
+    external: External = Field(validation_alias=AliasChoices("external", "outside"))
+    """Older records call it ``outside``."""
     baseline: bool = False
     """Whether this program made them, as a floor for the networks."""
     note: str
@@ -239,19 +245,19 @@ class ExternalRecord(Evaluation):
 
     @property
     def run(self) -> Run:
-        return self.outside.beside
+        return self.external.reference
 
     @property
-    def of(self) -> External:
-        return self.outside
+    def subject(self) -> External:
+        return self.external
 
     @property
     def evaluation(self) -> Evaluation:
         return self
 
 
-Predicted = Run | Ensemble | External
-"""What predictions are of; each has an id."""
+Subject = Run | Ensemble | External
+"""What has predictions and a record, under its id."""
 
 
 Record = RunRecord | EnsembleRecord | ExternalRecord

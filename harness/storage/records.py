@@ -1,11 +1,11 @@
-"""Records and artefacts on disk. State is files; there is no database.
+"""Records, predictions and artefacts on disk. State is files; there is no database.
 
-results/records/RECIPE-ID.json    the record, written last: the run is done when it exists
+results/records/RECIPE-ID.json    the record of a run, written last: it is done when that exists
 results/ensembles/RULE-ID.json    the record of an ensemble
-results/outside/NAME-ID.json      the record of predictions that no run made
-results/predictions/ID.npy        predictions of all that is judged, small enough to commit
+results/external/NAME-ID.json     the record of predictions that no run made
+results/predictions/ID.npy        predictions of the evaluated parts, small enough to commit
 results/artefacts/ID/             predictions and features of every part, trained weights, log,
-                                  and while it runs its claim and checkpoints
+                                  and during the run its lock and checkpoints
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 from pydantic import ValidationError
 
@@ -24,10 +24,11 @@ from harness.schema.records import (
     SCHEMA,
     Ensemble,
     EnsembleRecord,
+    External,
     ExternalRecord,
-    Predicted,
     Record,
     RunRecord,
+    Subject,
 )
 from harness.schema.run import Run
 from harness.storage.files import write_atomically
@@ -36,6 +37,8 @@ from harness.storage.predictions import read_predictions, write_predictions
 FEATURES = "features.npz"
 PREDICTIONS = "predictions.npy"
 CHECKPOINT = "checkpoint"
+FORMER_EXTERNAL = "outside"
+"""Where older versions keep what is in ``external`` now."""
 
 RecordT = TypeVar("RecordT", RunRecord, EnsembleRecord, ExternalRecord)
 
@@ -46,115 +49,124 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    # --- records ---------------------------------------------------------------------------------
+
     def records(self) -> tuple[RunRecord, ...]:
-        """Every record, ordered by file name. Raises StoreError naming one that cannot be read."""
-        return tuple(_read(path, RunRecord) for path in sorted(self._records.glob("*.json")))
+        """All runs' records by file name. Raises StoreError naming one that cannot be read."""
+        return self._read_all(RunRecord, "records")
 
     def ensembles(self) -> tuple[EnsembleRecord, ...]:
-        """The record of every ensemble, ordered by file name. Raises StoreError."""
-        paths = sorted((self.root / "ensembles").glob("*.json"))
-        return tuple(_read(path, EnsembleRecord) for path in paths)
+        """All ensembles' records by file name. Raises StoreError."""
+        return self._read_all(EnsembleRecord, "ensembles")
 
     def external_records(self) -> tuple[ExternalRecord, ...]:
-        """The record of all predictions from outside, ordered by file name. Raises StoreError."""
-        paths = sorted((self.root / "outside").glob("*.json"))
-        return tuple(_read(path, ExternalRecord) for path in paths)
+        """All external predictions' records by file name. Raises StoreError."""
+        return self._read_all(ExternalRecord, "external", FORMER_EXTERNAL)
 
-    def find(self, run: Run) -> RunRecord | None:
-        return self._find(run, RunRecord)
-
-    def find_ensemble(self, ensemble: Ensemble) -> EnsembleRecord | None:
-        return self._find(ensemble, EnsembleRecord)
-
-    def _find(self, of: Predicted, kind: type[RecordT]) -> RecordT | None:
-        path = self.record_path(of)
-        return _read(path, kind) if path.exists() else None
-
-    def everything(self) -> tuple[Record, ...]:
+    def all_records(self) -> tuple[Record, ...]:
         """Every record of every kind. Raises StoreError."""
         return (*self.records(), *self.ensembles(), *self.external_records())
 
-    def trace(self, run: Run) -> tuple[int, int] | None:
+    def _read_all(self, kind: type[RecordT], *folders: str) -> tuple[RecordT, ...]:
+        paths = {
+            path.name: path
+            for folder in reversed(folders)
+            for path in (self.root / folder).glob("*.json")
+        }
+        return tuple(read_record(path, kind) for _, path in sorted(paths.items()))
+
+    @overload
+    def find(self, subject: Run) -> RunRecord | None: ...
+    @overload
+    def find(self, subject: Ensemble) -> EnsembleRecord | None: ...
+    @overload
+    def find(self, subject: External) -> ExternalRecord | None: ...
+    def find(self, subject: Subject) -> Record | None:
+        """The record of a run, an ensemble or external predictions. Raises StoreError."""
+        kinds: dict[type, Any]
+        kinds = {Run: RunRecord, Ensemble: EnsembleRecord, External: ExternalRecord}
+        path = self.record_path(subject)
+        return read_record(path, kinds[type(subject)]) if path.exists() else None
+
+    def record_path(self, subject: Subject) -> Path:
+        match subject:
+            case Run():
+                return self.root / "records" / f"{subject.recipe}-{subject.id}.json"
+            case Ensemble():
+                name = f"{subject.rule.replace(' ', '-')}-{subject.id}.json"
+                return self.root / "ensembles" / name
+            case External():
+                name = f"{subject.name}-{subject.id}.json"
+                path, former = (self.root / f / name for f in ("external", FORMER_EXTERNAL))
+                return former if former.exists() and not path.exists() else path
+
+    def save(self, record: Record) -> None:
+        """Write a record, after everything that it stands for."""
+        write_record(self.record_path(record.subject), record)
+
+    def record_version(self, run: Run) -> tuple[int, int] | None:
         """Changes whenever the record of a run is written; None while there is none."""
         try:
-            found = self.record_path(run).stat()
+            status = self.record_path(run).stat()
         except FileNotFoundError:
             return None
-        return found.st_ino, found.st_mtime_ns
+        return status.st_ino, status.st_mtime_ns
 
-    def set_aside_torn(self, tell: Callable[[str], object]) -> None:
-        """Rename records that are no JSON, so that their runs are pending again; say which."""
-        for path in sorted(self._records.glob("*.json")):
+    def set_aside_torn(self, report: Callable[[str], object]) -> None:
+        """Rename run records that are no JSON, so that their runs are pending; report each."""
+        for path in sorted((self.root / "records").glob("*.json")):
             try:
                 json.loads(path.read_bytes())
             except ValueError:
                 path.replace(path.with_suffix(".torn"))
-                tell(f"{path}: damaged, and kept as {path.stem}.torn; the run is made again")
+                report(f"{path}: damaged, and kept as {path.stem}.torn; the run is made again")
 
-    def drop_checkpoints(self, run: Run) -> None:
-        """Once the record is there, nobody will go on from them."""
-        for path in self.artefacts(run).glob(f"{CHECKPOINT}*"):
-            path.unlink(missing_ok=True)
-
-    def save(self, record: Record) -> None:
-        """The last act of what the record is of."""
-        path = self.record_path(record.of)
-        text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-        write_atomically(path, text.encode())
-
-    def record_path(self, of: Predicted) -> Path:
-        if isinstance(of, Run):
-            return self._records / f"{of.recipe}-{of.id}.json"
-        if isinstance(of, Ensemble):
-            return self.root / "ensembles" / f"{of.rule.replace(' ', '-')}-{of.id}.json"
-        return self.root / "outside" / f"{of.name}-{of.id}.json"
+    # --- predictions and artefacts ---------------------------------------------------------------
 
     def artefacts(self, run: Run) -> Path:
         return self.root / "artefacts" / run.id
 
-    def predictions_path(self, of: Predicted) -> Path:
-        return self.root / "predictions" / f"{of.id}.npy"
+    def drop_checkpoints(self, run: Run) -> None:
+        for path in self.artefacts(run).glob(f"{CHECKPOINT}*"):
+            path.unlink(missing_ok=True)
 
-    def save_predictions(self, of: Predicted, parts: Mapping[str, Predictions]) -> None:
-        write_predictions(self.predictions_path(of), parts)
+    def predictions_path(self, subject: Subject) -> Path:
+        return self.root / "predictions" / f"{subject.id}.npy"
 
-    def predictions(self, of: Predicted) -> dict[str, Predictions]:
-        """Predictions of what has a record, by part: validation, test, and what else was judged.
+    def save_predictions(self, subject: Subject, parts: Mapping[str, Predictions]) -> None:
+        write_predictions(self.predictions_path(subject), parts)
 
-        Raises StoreError.
-        """
-        return read_predictions(self.predictions_path(of))
+    def predictions(self, subject: Subject) -> dict[str, Predictions]:
+        """Predictions by part: validation, test, and what else was evaluated. Raises StoreError."""
+        return read_predictions(self.predictions_path(subject))
 
     def load_verified(self, record: Record) -> dict[str, Predictions]:
         """A record's predictions, checked against its hash.
 
-        Those of a run are taken from its artefacts where the copy beside the record is damaged.
-        Raises StoreError naming the file.
+        Damaged predictions of a run are restored from its artefacts. Raises StoreError naming the
+        file.
         """
-        path, evaluation = self.predictions_path(record.of), record.evaluation
+        path, evaluation = self.predictions_path(record.subject), record.evaluation
         assert evaluation is not None, "a failed run has no predictions"
         try:
-            parts = self.predictions(record.of)
+            parts = self.predictions(record.subject)
             if digest(parts) == evaluation.predictions_sha256:
                 return parts
             problem = StoreError(f"{path}: not the predictions that the record rests on")
         except StoreError as error:
             problem = error
-        if isinstance(record.of, Run):
+        if isinstance(record.subject, Run):
             with suppress(StoreError):
-                every = read_predictions(self.artefacts(record.of) / PREDICTIONS)
-                parts = {name: part for name, part in every.items() if name != "train"}
+                parts = read_predictions(self.artefacts(record.subject) / PREDICTIONS)
+                parts.pop("train", None)
                 if digest(parts) == evaluation.predictions_sha256:
-                    self.save_predictions(record.of, parts)
+                    self.save_predictions(record.subject, parts)
                     return parts
         raise problem
 
-    @property
-    def _records(self) -> Path:
-        return self.root / "records"
 
-
-def _read(path: Path, kind: type[RecordT]) -> RecordT:
+def read_record(path: Path, kind: type[RecordT]) -> RecordT:
+    """The record in a file. Raises StoreError with what to do about one that cannot be read."""
     try:
         content = path.read_bytes()
         record = kind.model_validate_json(content)
@@ -168,13 +180,16 @@ def _read(path: Path, kind: type[RecordT]) -> RecordT:
         number = json.loads(content).get("schema_number")
     except (ValueError, AttributeError) as error:
         raise StoreError(f"{path}: not a record ({error}); delete it and run again") from None
-    if number != SCHEMA:
-        raise StoreError(f"{path}: {_schema_advice(number)}")
-    key = ".".join(str(part) for part in problem["loc"])
-    raise StoreError(f"{path}: {key}: {problem['msg']}; delete it and run again")
-
-
-def _schema_advice(number: object) -> str:
+    if number == SCHEMA:
+        field = ".".join(map(str, problem["loc"]))
+        raise StoreError(f"{path}: {field}: {problem['msg']}; delete it and run again")
     if isinstance(number, int) and number > SCHEMA:
-        return f"record schema {number} is newer than this wbc-bench (schema {SCHEMA}): update it"
-    return f"record schema {number!r} is older than {SCHEMA}: delete the record and run again"
+        advice = f"is newer than this wbc-bench (schema {SCHEMA}): update it"
+    else:
+        advice = f"is older than {SCHEMA}: delete the record and run again"
+    raise StoreError(f"{path}: record schema {number} {advice}")
+
+
+def write_record(path: Path, record: Record) -> None:
+    text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, text.encode())

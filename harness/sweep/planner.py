@@ -185,7 +185,7 @@ def pending(
     """
     left = []
     for one in planned:
-        trace, record = store.trace(one.run), store.find(one.run)
+        trace, record = store.record_version(one.run), store.find(one.run)
         if record is None:
             left.append(one)
         elif isinstance(record.result, Failed):

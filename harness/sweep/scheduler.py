@@ -176,7 +176,7 @@ class _Sweep:
         self.waiting.clear()
 
     def _done_elsewhere(self, planned: PlannedRun) -> bool:
-        trace = self.setting.store.trace(planned.run)
+        trace = self.setting.store.record_version(planned.run)
         if trace is None or trace == planned.seen:
             return False
         self.waiting.remove(planned)

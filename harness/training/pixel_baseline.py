@@ -65,10 +65,10 @@ def _small(images: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 def is_kept(store: Store, run: Run, asked_shifted: bool = False) -> bool:
     """Whether the floor lies beside a run already, with its score on harmed images if asked."""
-    outside = External(name=NAME, beside=run)
-    if not store.record_path(outside).exists():
+    external = External(name=NAME, reference=run)
+    if not store.record_path(external).exists():
         return False
-    return not asked_shifted or SHIFTED in store.predictions(outside)
+    return not asked_shifted or SHIFTED in store.predictions(external)
 
 
 def keep(
@@ -80,16 +80,16 @@ def keep(
     shifted: Shifted | None = None,
 ) -> None:
     """Put the floor beside a run. ``like``: the board's profile and data."""
-    outside = External(name=NAME, beside=run)
+    external = External(name=NAME, reference=run)
     predictions = raw_pixels(run, data, parts, shifted)
     profile, summary = like
     record = ExternalRecord(
-        outside=outside,
+        external=external,
         baseline=True,
         note=f"floor: a linear classifier on the images at {SIDE} × {SIDE} pixels, no network",
         profile=profile,
         data=summary,
         **dict(metrics.evaluate(predictions, summary.class_names)),
     )
-    store.save_predictions(outside, predictions)
+    store.save_predictions(external, predictions)
     store.save(record)

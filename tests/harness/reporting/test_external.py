@@ -47,7 +47,7 @@ def test_what_is_exported_comes_back_bit_for_bit(
     (path,) = export_predictions("vgg16", results, tmp_path, kind)
     (record,) = import_predictions(path, "theirs", results)
     store = Store(results)
-    told, own = store.predictions(record.outside), store.predictions(made_record().run)
+    told, own = store.predictions(record.external), store.predictions(made_record().run)
     assert set(told) == ({"test"} if kind == "medmnist" else {"test", "validation", "shifted"})
     for part, held in told.items():
         np.testing.assert_array_equal(held.probabilities, own[part].probabilities)

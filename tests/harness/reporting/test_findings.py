@@ -62,7 +62,7 @@ def floor(probabilities: np.ndarray) -> tuple[ExternalRecord, dict[str, Predicti
 
     parts = {"test": Predictions(np.arange(240), LABELS, probabilities)}
     record = ExternalRecord(
-        outside=External(name="raw-pixels", beside=made_run()),
+        external=External(name="raw-pixels", reference=made_run()),
         baseline=True,
         note="floor",
         profile="quick",
@@ -90,7 +90,7 @@ def test_below_the_raw_pixels_is_suspect_when_it_is_significant() -> None:
     made = [record_of("vgg16", said(0.95, 1)), record_of("lite0", said(0.6, 2))]
     made.append(record_of("resnet50", said(0.79, 3)))
     ground, parts = floor(said(0.8, 4))
-    predictions = {r.run.id: p for r, p in made} | {ground.of.id: parts}
+    predictions = {r.run.id: p for r, p in made} | {ground.subject.id: parts}
     (board,) = boards([*(r for r, _ in made), ground], predictions)
     told = dict(zip((row.name for row in board.rows), board.suspects, strict=True))
     assert "raw-pixel floor" in told["lite0"]

@@ -13,7 +13,7 @@ from harness.schema.run import Run, Weights
 
 def test_a_late_field_leaves_the_canonical_json_alone_until_it_is_used() -> None:
     class Grown(FrozenModel):
-        ADDED: ClassVar[tuple[str, ...]] = ("late",)
+        OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("late",)
         early: int = 1
         late: tuple[str, ...] = ()
 
