@@ -180,9 +180,9 @@ def packages() -> str:
     rows = []
     for place, units in reversed(list(enumerate(structure.LEVELS, start=1))):
         for unit in units:
-            if unit not in structure.PRODUCT or unit == "harness":
+            if unit not in structure.HERE.product or unit == "harness":
                 continue
-            path = structure.PRODUCT[unit]
+            path = structure.HERE.product[unit]
             name = path.relative_to(structure.ROOT).as_posix().removesuffix("__init__.py")
             rows.append(f"| {place} | `{name}` | {_sentence(path)} |")
     return "\n".join(["| level | package | what it is |", "|---:|---|---|", *rows])
@@ -219,7 +219,7 @@ def figure() -> str:
     """docs/structure.svg: packages on their levels, and who imports whom, without what follows."""
     arrows = [
         (start, end)
-        for start, end in reduced(structure.arrows())
+        for start, end in reduced(structure.HERE.arrows())
         if "harness" not in (start, end)  # The version number, which everybody may read.
     ]
     at = _positions(arrows)

@@ -7,41 +7,30 @@ import sys
 
 import pytest
 
-from tests.structure import (
-    FRAMEWORKS,
-    LEVELS,
-    PRODUCT,
-    ROOT,
-    circles_of_modules,
-    circles_of_units,
-    imports,
-    level,
-    loads_framework,
-    unit,
-    upward,
-)
+from tests.structure import FRAMEWORKS, HERE, LEVELS, ROOT, circles, depth, unit_of
 
 
 def test_imports_run_downward() -> None:
     """Those of the modules that load a framework too."""
-    assert upward() == []
+    assert HERE.upward() == []
     assert len(LEVELS) <= 9
 
 
 def test_nothing_imports_itself_by_a_detour() -> None:
-    assert circles_of_units() == []
-    assert circles_of_modules() == []
+    assert HERE.circles_of_units() == []
+    assert HERE.circles_of_modules() == []
 
 
-@pytest.mark.parametrize("module", PRODUCT)
+@pytest.mark.parametrize("module", HERE.product)
 def test_every_module_has_its_level(module: str) -> None:
-    assert level(unit(module))
+    assert HERE.level(unit_of(module))
 
 
-@pytest.mark.parametrize("module", [m for m in PRODUCT if not loads_framework(m)])
+@pytest.mark.parametrize("module", [m for m in HERE.product if not HERE.loads_framework(m)])
 def test_only_child_processes_load_a_framework(module: str) -> None:
     """What loads one is imported by what loads one: the parent starts it as a process."""
-    assert not [name for name in imports(module) if name in PRODUCT and loads_framework(name)]
+    inside = [name for name in HERE.imports[module] if name in HERE.product]
+    assert not [name for name in inside if HERE.loads_framework(name)]
 
 
 def loaded(*modules: str) -> set[str]:
@@ -63,3 +52,9 @@ def test_the_command_line_loads_nothing_heavy() -> None:
 
 def test_the_subcommands_that_read_records_load_no_framework() -> None:
     assert not loaded("harness.commands.run", "harness.reporting.publish") & set(FRAMEWORKS)
+
+
+def test_a_circle_is_found_and_counts_as_one_on_a_chain() -> None:
+    graph = {"a": ["b"], "b": ["c"], "c": ["b", "d"], "d": [], "e": ["d"]}
+    assert circles(graph) == [("b", "c")]
+    assert depth(graph) == 3
