@@ -142,7 +142,7 @@ def load(path: Path | None, profile: Profile, *, gpu: bool = False) -> Benchmark
         benchmark = Benchmark.model_validate(_decided(tables, gpu))
     except ValidationError as error:
         raise ConfigError(f"{where}: {_first_error(error)}") from None
-    return _rooted(_of_today(benchmark), path)
+    return _rooted(_with_current_streams(benchmark), path)
 
 
 def augmentation_named(name: str) -> Augmentation:
@@ -187,9 +187,11 @@ def _decided(tables: Mapping[str, Any], gpu: bool) -> dict[str, Any]:
     return {**tables, "protocol": protocol({}), "variants": variants}
 
 
-def _of_today(benchmark: Benchmark) -> Benchmark:
+def _with_current_streams(benchmark: Benchmark) -> Benchmark:
     def dated(protocol: Protocol) -> Protocol:
-        return protocol.model_copy(update={"augmentation": protocol.augmentation.of_today()})
+        return protocol.model_copy(
+            update={"augmentation": protocol.augmentation.with_current_stream()}
+        )
 
     variants = {name: dated(protocol) for name, protocol in benchmark.variants.items()}
     return benchmark.model_copy(

@@ -381,7 +381,7 @@ class Reader:
 
     def read(self, epoch: int, end: int) -> Epoch:
         """``end``: of the epochs that this phase may read, so that no more are made ahead."""
-        epoch, end = (self.stream.augmentation.distinct(k) for k in (epoch, end))
+        epoch, end = (self.stream.augmentation.stream_epoch(k) for k in (epoch, end))
         if self._last is not None and self._last[0] == epoch:
             return self._last[1]
         self._last = None  # Let go of its memory before the next is made.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.reporting.columns import escape
 from harness.reporting.leaderboard import Board
-from harness.schema.augmentation import NAMED, Step
+from harness.schema.augmentation import NAMED_POLICIES, Step
 from harness.schema.protocol import Phase, Protocol
 
 
@@ -78,7 +78,7 @@ def options_in_words(protocol: Protocol) -> list[str]:
 
 
 def _policy_in_words(policy: tuple[Step, ...]) -> str:
-    name = next((name for name, steps in NAMED.items() if steps == policy), "")
+    name = next((name for name, steps in NAMED_POLICIES.items() if steps == policy), "")
     return name or " + ".join(map(_step_in_words, policy))
 
 

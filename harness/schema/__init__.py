@@ -1,1 +1,1 @@
-"""Frozen types that travel: what is asked of a run, and what is recorded of it."""
+"""Frozen types that travel: the definition of a run, and its records."""

@@ -1,4 +1,4 @@
-"""What every noun is: immutable, strict about unknown fields, with one canonical JSON form."""
+"""The base of all schema types."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ class FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ()
-    """Fields that came later: left out of the JSON at their default, so that ids stay."""
+    """Fields added after the first version, so that ids of earlier runs stay."""
 
     @model_serializer(mode="wrap")
-    def _without_late_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        told: dict[str, Any] = handler(self)
+    def _omit_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
         for name in self.OMITTED_AT_DEFAULT:
             if getattr(self, name) == type(self).model_fields[name].get_default():
-                told.pop(name, None)
-        return told
+                content.pop(name, None)
+        return content
 
     def canonical(self) -> str:
+        """The JSON that ids are hashes of: sorted keys, no white space."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""A data set, and which of its images are for training, validation and test."""
+"""A data set, and its split into training, validation and test images."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from harness.schema.base import FrozenModel
 class Dataset:
     """``images`` uint8 (N, H, W, 3) raw RGB; ``labels`` int64 (N,), 0..K-1; K class names.
 
-    ``fingerprint`` is the hash of exactly this content. ``given`` is the split that the source
-    came with, (N,) of 0 train, 1 validation, 2 test, or None.
+    ``fingerprint`` is the hash of this content. ``given`` is the source's own split, (N,) of 0
+    train, 1 validation, 2 test, or None.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Dataset:
 
 
 class Subset(FrozenModel):
-    """At most so many images of each part, stratified. Sizes the work to a small machine."""
+    """The largest number of images of each part, stratified, to fit a small machine."""
 
     train: int = Field(ge=1)
     validation: int = Field(ge=1)
@@ -41,28 +41,26 @@ class Subset(FrozenModel):
 
 
 Count = Annotated[int, Field(ge=1)]
-
-
 Ratios = tuple[float, float, float]
 
 
 class Split(FrozenModel):
-    """Which image is train, validation and test: a rule, reproducible from the data alone."""
+    """The rule by which images are train, validation or test, reproducible from the data alone."""
 
     OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("counts", "balanced_test", "folds", "fold")
 
     ratios: Ratios = (0.7, 0.1, 0.2)
-    """Of train, validation and test; also as a word in percent, "72/8/20"."""
+    """Train, validation and test; also as a string of percents, "72/8/20"."""
     seed: int = Field(0, ge=0)
     use_given: bool = True
-    """Keep the split that the source came with, if it came with one."""
+    """Keep the source's own split, if it has one."""
     subset: Subset | None = None
     counts: tuple[Count, Count, Count] | None = None
-    """So many images instead of ratios; what is left over is in no part."""
+    """Numbers of images instead of ratios; the remaining images are in no part."""
     balanced_test: bool = False
     """Equally many test images of each class (report 000)."""
     folds: int = Field(0, ge=0, le=100)
-    """Fold number ``fold`` of so many is the test part; the ratios divide the others."""
+    """Number of folds, of which ``fold`` is the test part; the ratios divide the others."""
     fold: int = Field(0, ge=0)
 
     @field_validator("ratios", mode="before")
@@ -80,7 +78,7 @@ class Split(FrozenModel):
         return tuple(percent / 100 for percent in percents)
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> Split:
+    def _check(self) -> Split:
         if min(self.ratios) <= 0 or abs(sum(self.ratios) - 1) > 1e-6:
             raise ValueError("ratios must be three positive numbers that sum to 1")
         if self.folds == 1 or self.fold >= max(self.folds, 1):
@@ -92,7 +90,7 @@ class Split(FrozenModel):
 
 @dataclass(frozen=True)
 class Parts:
-    """The split, carried out: sorted image ids (int64) of each part; no image is in two."""
+    """Sorted image ids (int64) of each part; no image is in two."""
 
     train: np.ndarray
     validation: np.ndarray

@@ -1,4 +1,4 @@
-"""What predictions alone say, in numbers: recomputed from them, they must be the same."""
+"""Metrics of predictions: a pure function of them, so that ``verify`` can recompute them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ClassMetrics(FrozenModel):
 
 
 class Metrics(FrozenModel):
-    """Of one part. Fractions 0-1; macro: the plain mean over the classes."""
+    """Metrics of one part. Fractions 0-1; macro: the unweighted mean over the classes."""
 
     images: int
     macro_f1: float
@@ -25,17 +25,17 @@ class Metrics(FrozenModel):
     macro_precision: float
     macro_recall: float
     auc: float | None
-    """One class against the rest, macro; None where a class is absent from the part."""
+    """One versus rest, macro; None where a class is absent from the part."""
     log_loss: float
-    """Nats an image."""
+    """Nats per image."""
     brier: float
     """0 to 2."""
     calibration_error: float
-    """Expected calibration error of the guessed class, 15 bins."""
+    """Expected calibration error of the predicted class, 15 bins."""
     macro_f1_interval: tuple[float, float]
-    """95 %, over test sets with as many images of each class; so for accuracy."""
+    """95 % interval over test sets with the same class counts, like that of accuracy."""
     macro_f1_sd: float
-    """Of macro F1, over such test sets."""
+    """Standard deviation over such test sets."""
     accuracy_interval: tuple[float, float]
     per_class: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
@@ -43,34 +43,34 @@ class Metrics(FrozenModel):
 
 
 class Calibrated(FrozenModel):
-    """What a temperature does to the test images, and what their least sure ones hold.
+    """Test metrics after temperature scaling, and the errors among the least confident images.
 
-    A row's guesses, and with them its F1, stay what they are.
+    Predicted classes, and with them F1, do not change.
     """
 
     temperature: float
-    """Fitted on the validation images; above 1 is less sure."""
+    """Fitted on the validation images; above 1 lowers confidence."""
     log_loss: float
     brier: float
     calibration_error: float
     flagged: int
-    """The least sure test images, at most 2 % of them."""
+    """Number of the least confident test images, at most 2 % of all."""
     caught: int
     """Errors among the flagged."""
     errors: int
-    """Errors in all."""
+    """All errors."""
 
 
 class Evaluation(FrozenModel):
-    """Everything that predictions alone say: recomputed from them, it must be the same."""
+    """Everything that is computed from predictions alone."""
 
     OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("shifted",)
 
     validation: Metrics | None
-    """None only of predictions from outside that came without."""
+    """None only for external predictions without a validation part."""
     test: Metrics
     shifted: Metrics | None = None
-    """Of the shifted copy of the test images; None where no pass was made over it."""
+    """Metrics of the shifted test; None where it was not predicted."""
     calibrated: Calibrated | None
-    """None without validation images, on which a temperature is fitted."""
+    """None without a validation part, on which the temperature is fitted."""
     predictions_sha256: str

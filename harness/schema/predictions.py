@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a run said of one part: ids (n,), labels (n,), probabilities float32 (n, K)."""
+    """Predictions of one part: ids (n,), labels (n,), probabilities float32 (n, K)."""
 
     ids: np.ndarray
     labels: np.ndarray
@@ -21,8 +21,8 @@ class Predictions:
 
 
 SHIFTED, EVERY_SHIFT, PLAIN = "shifted", "every-shift", "plain-"
-"""Parts beside validation and test: the mixed shifted copy; the test images in all 55 ways, one
-way after the other; and, of a run with several views, either test in the first view alone."""
+"""Further parts: the mixed shifted copy; the test images with all 55 corruptions and severities,
+one pair after the other; and, for a run with several views, either test in the first view only."""
 
 
 def digest(parts: Mapping[str, Predictions]) -> str:

@@ -1,4 +1,4 @@
-"""The protocol: the fixed hyperparameters that every recipe gets, alike."""
+"""The protocol: the fixed hyperparameters, the same for every recipe."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Optimizer(FrozenModel):
     learning_rate: float = Field(1e-3, gt=0, le=10)
     weight_decay: float = Field(0.0, ge=0)
     momentum: Fraction = 0.9
-    """Of SGD (Nesterov); the others ignore it."""
+    """For SGD (Nesterov); the others ignore it."""
 
 
 class Schedule(FrozenModel):
-    """How the learning rate moves. Steps are epochs; ``period`` doubles after each restart."""
+    """The learning rate schedule. Steps are epochs; ``period`` doubles after each restart."""
 
     name: Literal["constant", "plateau", "cosine_restarts"] = "constant"
     factor: float = Field(0.3, gt=0, lt=1)
@@ -31,16 +31,16 @@ class Schedule(FrozenModel):
 
 
 class Phase(FrozenModel):
-    """One stretch of training: at most ``epochs``, ended early by the validation loss."""
+    """A training phase of at most ``epochs``, with early stopping on the validation loss."""
 
     epochs: int = Field(50, ge=1)
     batch_size: int = Field(32, ge=1)
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     patience: int = Field(8, ge=1)
-    """Epochs without a better validation loss before stopping; the best weights come back."""
+    """Epochs without a better validation loss before stopping; the best weights are restored."""
     unfreeze: Annotated[float, Field(gt=0, le=1)] | Annotated[int, Field(ge=1)] = 0.4
-    """Of fine-tuning: the last part of the backbone, as a fraction or a number of its layers."""
+    """In fine-tuning: the last layers of the backbone, as a fraction or a number."""
 
 
 class Head(FrozenModel):
@@ -56,8 +56,8 @@ class Head(FrozenModel):
     standardise: bool = True
     """Standardise each feature by its training mean and deviation before the first layer."""
     damping: float = Field(0.0, ge=0)
-    """How many times the mean variance of a network's features is added to that of each, so that
-    one that hardly varies is not blown up to the size of the others when it is standardised."""
+    """Multiple of the mean variance of all features that is added to the variance of each, so that
+    standardising does not amplify features that hardly vary."""
 
 
 class Loss(FrozenModel):
@@ -66,12 +66,12 @@ class Loss(FrozenModel):
     label_smoothing: Fraction = 0.0
     class_weight: Literal["none", "balanced"] | tuple[Annotated[float, Field(ge=0)], ...] = "none"
     oversampling: bool | Annotated[int, Field(ge=1)] = False
-    """Repeat the training images of rare classes until all classes are as large as the largest,
-    or until each has so many (report 003: 1,500). With an augmentation, no repeat is the same."""
+    """Repeat training images of rare classes until all classes are as large as the largest, or have
+    this number of images (report 003: 1,500). With an augmentation, no repeat is the same."""
 
 
 class Protocol(FrozenModel):
-    """The fixed hyperparameters. ``version`` is raised by hand when training changes meaning."""
+    """The fixed hyperparameters. ``version`` is raised by hand when training changes."""
 
     OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("test_views", "augmentation")
 
@@ -79,13 +79,13 @@ class Protocol(FrozenModel):
     image_size: int = Field(96, ge=16, le=1024)
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     inference_batch: int = Field(32, ge=1, le=4096)
-    """Images at once when features are computed and throughput is measured."""
+    """Batch size of feature extraction and of the throughput measurement."""
     head: Head = Head()
     loss: Loss = Loss()
     augmentation: Augmentation = Augmentation()
     frozen: Phase = Phase()
     fine_tuning: Phase | None = None
     from_scratch: Phase | None = None
-    """Replaces both phases where the weights are random; without it they stay frozen."""
+    """Replaces both phases where the weights are random; without it the backbone stays frozen."""
     test_views: int = Field(1, ge=1, le=8)
-    """Test-time augmentation: predictions are averaged over so many flips and quarter turns."""
+    """Test-time augmentation: the number of flips and quarter turns that are averaged."""

@@ -1,4 +1,4 @@
-"""What stands in a table beside a run: ensembles of runs, and predictions from outside."""
+"""The records of runs, of ensembles of runs, and of external predictions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from harness.schema.metrics import Evaluation
 from harness.schema.run import Run
 
 SCHEMA = 1
-"""Of the record files. Raised when their meaning changes."""
+"""Version of the record files. Raised when their meaning changes."""
 
 
 class Throughput(FrozenModel):
-    """Images a second from raw pixels to pooled features, warm, one fixed batch after another.
+    """Images per second from raw pixels to pooled features, warm, in batches of one fixed size.
 
-    With several test views an image counts once, when it was seen in all of them.
+    With several test views, an image counts once for all of them.
     """
 
     median: float
@@ -33,22 +33,22 @@ class Throughput(FrozenModel):
     precision: str
     device: str
     exclusive: bool
-    """Whether nothing else of this sweep ran on the device meanwhile."""
+    """Whether nothing else of this sweep ran on the device at the same time."""
 
 
 class Cost(FrozenModel):
     parameters: int
     trainable_parameters: int
     multiply_adds: int
-    """For one image at the protocol's size, backbone and head."""
+    """Per image at the protocol's size, backbone and head."""
     throughput: Throughput
     peak_memory_mb: float
-    """Largest resident size of the run's process, MiB."""
+    """Peak resident memory of the run's process, MiB."""
     peak_device_memory_mb: float | None = None
 
 
 class Timings(FrozenModel):
-    """Seconds. ``training`` is what the phases took, the computing of features included."""
+    """Seconds. ``training`` is all phases, with feature extraction."""
 
     OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("compile",)
     start: float
@@ -57,7 +57,7 @@ class Timings(FrozenModel):
     evaluation: float
     total: float
     compile: float | None = None
-    """Of training and evaluation: what first calls took beyond warm ones. None: not counted."""
+    """Part of training and evaluation: first calls minus warm ones. None: not measured."""
 
 
 class Environment(FrozenModel):
@@ -71,7 +71,7 @@ class Environment(FrozenModel):
 
 
 class Epoch(FrozenModel):
-    """One line of the learning curve. Losses are mean cross-entropies, without penalties."""
+    """An epoch of the learning curve. Losses are mean cross-entropies, without penalties."""
 
     OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("samples",)
 
@@ -83,11 +83,11 @@ class Epoch(FrozenModel):
     validation_f1: float
     seconds: float
     samples: int = 0
-    """That its steps learnt from: images, in the frozen phase rows of features; 0: not counted."""
+    """In its steps: images, in the frozen phase rows of features; 0: not counted."""
 
 
 class Outcome(FrozenModel):
-    """What the worker hands back beside the predictions."""
+    """What a worker returns in addition to predictions."""
 
     OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("micro_batches", "resumed", "ledger")
 
@@ -99,9 +99,9 @@ class Outcome(FrozenModel):
     """Into which each batch was split, because memory was too small for the whole of it. Older
     records call the field ``parts``."""
     resumed: int = 0
-    """Epochs that this process took from a checkpoint; their seconds count in ``training``."""
+    """Epochs restored from a checkpoint; their seconds count in ``training``."""
     ledger: Ledger | None = None
-    """None of a run that kept none, before there was one."""
+    """None for runs made before there was one."""
 
 
 class Finished(Outcome, Evaluation):
@@ -120,14 +120,14 @@ class Failed(FrozenModel):
 
 
 class RunRecord(FrozenModel):
-    """The one durable trace of a run. A run is done when its record exists."""
+    """The record of a run, which is done when it exists."""
 
     schema_number: int = SCHEMA
     run: Run
     profile: str
     data: DataSummary
     note: str = ""
-    """What the reader of the row must know: a fall-back to random weights, say."""
+    """What a reader of its row must know, such as a fall-back to random weights."""
     result: Annotated[Finished | Failed, Field(discriminator="status")]
 
     @property
@@ -147,7 +147,7 @@ Rule = Literal["soft vote", "weighted vote", "greedy", "best subset", "stacking"
 
 
 class Ensemble(FrozenModel):
-    """Members and a rule. Which ones it took of them is in the record, with what it learnt."""
+    """Members and a rule. Which members were selected, and their weights, is in the record."""
 
     rule: Rule
     members: tuple[str, ...] = Field(min_length=2)
@@ -159,19 +159,19 @@ class Ensemble(FrozenModel):
 
 
 class EnsembleCost(FrozenModel):
-    """In the columns of a run's cost, summed over the members that the rule kept."""
+    """Sums over the members that the rule selected."""
 
     parameters: int
     multiply_adds: int
     images_per_second: float
-    """By formula: the members one after the other, each at its measured rate."""
+    """Computed: the members in sequence, each at its measured rate."""
     device: str
     throughput: Throughput | None = None
-    """Measured, the members one after the other in one process; None where it was not."""
+    """Measured: the members in sequence in one process; None where it was not."""
 
 
 class CalibratedMembers(FrozenModel):
-    """The same vote of members that were softened first, each by its own temperature."""
+    """Test metrics of the same vote over temperature-scaled members."""
 
     temperatures: tuple[float, ...]
     macro_f1: float
@@ -181,25 +181,25 @@ class CalibratedMembers(FrozenModel):
 
 
 class EnsembleRecord(Evaluation):
-    """What an ensemble of finished runs is worth; its predictions lie with those of the runs."""
+    """The record of an ensemble of finished runs."""
 
     schema_number: int = SCHEMA
     ensemble: Ensemble
     recipes: tuple[str, ...]
-    """Of the members, in their order."""
+    """Of the members, in order."""
     shares: tuple[float, ...]
-    """Of each member in the vote, summing to 1; 0 for one that was not kept. Stacking and
-    concatenation weigh inputs and not members: equal shares there."""
+    """The weight of each member in the vote, summing to 1; 0 for those not selected. Equal for
+    stacking and concatenation, which weight inputs and not members."""
     run: Run
-    """The first member's: data, split, protocol and seed are those of all."""
+    """The first member's; data, split, protocol and seed are the same for all."""
     profile: str
     data: DataSummary
     cost: EnsembleCost | None
-    """None where a member's cost is unknown, as of predictions from outside."""
+    """None where a member's cost is unknown, as for external predictions."""
     seconds: float
-    """What fitting and predicting took."""
+    """Of fitting and predicting."""
     calibrated_members: CalibratedMembers | None = None
-    """Of rules that vote; of the test images."""
+    """Only for rules that vote."""
 
     @property
     def subject(self) -> Ensemble:
@@ -211,7 +211,9 @@ class EnsembleRecord(Evaluation):
 
     @property
     def used_recipes(self) -> tuple[str, ...]:
-        return tuple(n for n, share in zip(self.recipes, self.shares, strict=True) if share > 0)
+        return tuple(
+            name for name, share in zip(self.recipes, self.shares, strict=True) if share > 0
+        )
 
 
 class External(FrozenModel):
@@ -231,15 +233,15 @@ class External(FrozenModel):
 
 
 class ExternalRecord(Evaluation):
-    """What such predictions are worth. Imported ones may have no validation part."""
+    """The record of external predictions. Imported ones may have no validation part."""
 
     schema_number: int = SCHEMA
     external: External = Field(validation_alias=AliasChoices("external", "outside"))
     """Older records call it ``outside``."""
     baseline: bool = False
-    """Whether this program made them, as a floor for the networks."""
+    """Whether this program made them, as a baseline for the networks."""
     note: str
-    """Where they came from."""
+    """Their origin."""
     profile: str
     data: DataSummary
 
@@ -258,7 +260,4 @@ class ExternalRecord(Evaluation):
 
 Subject = Run | Ensemble | External
 """What has predictions and a record, under its id."""
-
-
 Record = RunRecord | EnsembleRecord | ExternalRecord
-"""What stands in a table."""

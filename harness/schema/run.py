@@ -17,23 +17,22 @@ from harness.schema.dataset import Split
 from harness.schema.protocol import Protocol
 
 Backend = Literal["tensorflow", "jax", "torch"]
-"""What Keras computes with. No part of a run's id, like the device: its environment tells it."""
-
+"""Keras' backend. Like the device, not part of a run's id: it is in the environment."""
 
 Shift = Literal["none", "mixed", "full"]
-"""What is predicted besides: nothing, each test image harmed once, or each in every way."""
+"""The shifted test: none, one random corruption per test image, or all corruptions of each."""
 
 
 class Weights(FrozenModel):
-    """What the backbone starts from, identified by the hash of its file."""
+    """The initial weights of the backbone, identified by the hash of their file."""
 
     source: Literal["imagenet", "file", "random"]
     digest: str | None = None
-    """``md5:...`` where Keras pins its file so, else ``sha256:...``; None for random weights."""
+    """``md5:...`` for files that Keras pins by MD5, else ``sha256:...``; None: random weights."""
 
 
 class Run(FrozenModel):
-    """One network trained once. Everything that can change its predictions is in here."""
+    """One network trained once: everything that can change its predictions."""
 
     recipe: str
     weights: Weights
@@ -49,29 +48,29 @@ class Run(FrozenModel):
 
 
 class Job(FrozenModel):
-    """A run with its whereabouts on this machine: what a worker is told."""
+    """A run with its paths and device on this machine: the payload of a worker."""
 
     run: Run
     data: str
     """Folder of the decoded data."""
     weights: tuple[str | None, ...]
-    """File that the run's pretrained weights lie in, None if random; one a branch."""
+    """Files of the pretrained weights, one per branch; None: random."""
     output: str
     """Folder for predictions, features and trained weights."""
     device: str
     device_name: str
     device_shared: bool = False
-    """Whether other runs of the sweep may be on it meanwhile."""
+    """Whether other runs of the sweep may use it at the same time."""
     shifted: str | None = None
-    """File of the shifted copy of the test images, if there is to be a pass over it."""
+    """File of the shifted copy of the test images, if it is to be predicted."""
     micro_batches: int = Field(1, ge=1)
     """Into which each training batch is split; inference batches shrink by the same factor."""
     checkpoint_seconds: float = Field(30.0, ge=0)
-    """At least so long between two checkpoints."""
+    """The shortest time between two checkpoints."""
     epochs: EpochCacheSettings | None = None
-    """None where nothing is augmented."""
+    """None without augmentation."""
 
     @property
     def own_device(self) -> bool:
-        """Whether that is a GPU which no other run of the sweep is on."""
+        """Whether the device is a GPU without other runs of the sweep."""
         return self.device != "cpu" and not self.device_shared

@@ -152,7 +152,7 @@ class RunContext:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Features and soft targets of each augmented epoch that the frozen phase goes round."""
         augmentation = self.run.protocol.augmentation
-        count = augmentation.distinct(min(augmentation.frozen_epochs, phase.epochs) - 1) + 1
+        count = augmentation.stream_epoch(min(augmentation.frozen_epochs, phase.epochs) - 1) + 1
         total = count * reader.stream.rows
         self.events.phase("features", total)
         for epoch in range(count):
