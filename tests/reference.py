@@ -114,7 +114,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _model_table(model: type[BaseModel], models: dict[str, type[BaseModel]]) -> str:
-    late, texts = getattr(model, "ADDED", ()), attribute_docs(model)
+    late, texts = getattr(model, "OMITTED_AT_DEFAULT", ()), attribute_docs(model)
     properties = model.model_json_schema()["properties"].items()
     rows = [
         f"| `{key}`{' *' if name in late else ''} | {_kind(part, models)} | "
