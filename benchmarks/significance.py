@@ -3,7 +3,7 @@
     python benchmarks/significance.py
 
 Eight classes and 3,421 images as in BloodMNIST's test set; tables of 16 and of 100 rows whose
-guesses agree as those of real networks do, from nearly perfect to poor.
+predictions agree as those of real networks do, from nearly perfect to poor.
 """
 
 from __future__ import annotations
@@ -70,18 +70,19 @@ def main() -> None:
     show("log_loss", lambda: calibration.log_loss(labels, probabilities))
     show("flag", lambda: calibration.flag(labels, probabilities))
     for rows in (16, 100):
-        guesses = [row.argmax(axis=1) for row in table(rows, labels)]
-        scores = [macro_f1(labels, guess, CLASSES) for guess in guesses]
-        ranks = significance.rank_groups(guesses, labels, CLASSES)
+        y_preds = [row.argmax(axis=1) for row in table(rows, labels)]
+        scores = [macro_f1(labels, y_pred, CLASSES) for y_pred in y_preds]
+        pairs = significance.pairwise(labels, y_preds, CLASSES)
+        ranks = significance.rank_groups(pairs)
         print(f"{rows} rows, macro F1 {scores[0]:.3f} to {scores[-1]:.3f}, ranks {set(ranks)}")
-        bind = partial(partial, labels=labels, guesses=guesses, classes=CLASSES)
-        pairs = list(combinations(guesses, 2))
+        bind = partial(partial, labels=labels, y_preds=y_preds, classes=CLASSES)
         points = np.random.default_rng(0).random((rows, 2))
         show("pairwise", bind(significance.pairwise))
-        show("rank_groups", bind(significance.rank_groups))
-        show("smallest_difference", bind(significance.smallest_difference))
+        show("rank_groups", partial(significance.rank_groups, pairs))
+        show("smallest_difference", partial(significance.smallest_difference, pairs))
         show("diversity", bind(significance.diversity))
-        show(f"holm of {len(pairs)}", partial(significance.holm, np.linspace(0, 1, len(pairs))))
+        count = rows * (rows - 1) // 2
+        show(f"holm of {count}", partial(significance.holm, np.linspace(0, 1, count)))
         show("pareto", partial(significance.pareto, points))
     chosen = list(combinations([row.argmax(axis=1) for row in table(16, labels)], 2))
     show(

@@ -1,7 +1,7 @@
-"""Probabilities -> how far they can be believed. Pure functions of arrays.
+"""How far probabilities can be trusted: temperature scaling, calibration error, flagged images.
 
-A temperature is fitted on validation; the measures are then taken on test. Confidence is the
-probability of the guess, the largest of a row.
+A temperature is fitted on validation and applied to test. Confidence is the largest probability
+of an image.
 """
 
 from __future__ import annotations
@@ -12,39 +12,40 @@ from dataclasses import dataclass
 import numpy as np
 
 TEMPERATURES = (0.1, 10.0)
-"""Bounds of a fitted temperature: where every image is right the likelihood asks for 0."""
+"""Bounds of a fitted temperature: where every image is right, the optimum would be 0."""
 FLAT = 1e-9
-"""Slope of the mean log loss, in nats, below which a temperature is not moved any more."""
+"""The fit stops where the mean log loss has a slope below this, in nats."""
 EPSILON = 1e-7
-"""A probability is at least this, as in the log loss."""
+"""Smallest probability in a log loss."""
+BINS = 15
 
 
 def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """softmax(log(probabilities) / temperature), float64 (n, K); above 1 is less sure."""
+    """softmax(log(probabilities) / temperature), float64 (n, K); above 1 is less confident."""
     return softmax(_logs(probabilities) / temperature)
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature of least log loss on validation's probabilities (n, K) and labels (n,).
+    """The temperature with the lowest log loss for probabilities (n, K) and labels (n,).
 
-    Guo et al. 2017 (ICML). The loss is convex in 1/temperature: Newton's steps on it, or halving
-    where a step would leave the bracket, within ``TEMPERATURES``; where all are as good, 1.
+    Guo et al. 2017 (ICML). The loss is convex in 1/temperature: Newton steps, bisection where a
+    step would leave the bracket. 1 where all temperatures are equally good.
     """
     logs = _logs(probabilities)
-    right = logs[np.arange(len(labels)), labels].mean()
+    true_class = logs[np.arange(len(labels)), labels].mean()
     low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
-    sharpness = 1.0
+    inverse = 1.0
     for _ in range(60):
-        powers = softmax(sharpness * logs)
+        powers = softmax(inverse * logs)
         means = np.einsum("nk,nk->n", powers, logs)
-        slope = float(means.mean() - right)
+        slope = float(means.mean() - true_class)
         if abs(slope) < FLAT or high - low < FLAT:
             break
-        low, high = (low, sharpness) if slope > 0 else (sharpness, high)
+        low, high = (low, inverse) if slope > 0 else (inverse, high)
         curvature = float((np.einsum("nk,nk,nk->n", powers, logs, logs) - means**2).mean())
-        step = sharpness - slope / curvature if curvature > 0 else math.inf
-        sharpness = step if low < step < high else (low + high) / 2
-    return 1 / sharpness
+        step = inverse - slope / curvature if curvature > 0 else math.inf
+        inverse = step if low < step < high else (low + high) / 2
+    return 1 / inverse
 
 
 def _logs(probabilities: np.ndarray) -> np.ndarray:
@@ -58,81 +59,80 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean -log of the probability of the true class, in nats."""
+    """Mean -log of the true class's probability, in nats."""
     return float(-_logs(probabilities)[np.arange(len(labels)), labels].mean())
 
 
 def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean over images of the sum over classes of the squared error, 0 to 2. Brier 1950."""
+    """Mean over images of the squared error summed over classes, 0 to 2. Brier 1950."""
     targets = np.eye(probabilities.shape[1])[labels]
     return float(np.square(probabilities - targets).sum(axis=1).mean())
 
 
 @dataclass(frozen=True)
 class Bin:
-    """The images whose confidence lies in one stretch."""
+    """The images with a confidence in one interval; mean confidence and accuracy."""
 
     count: int
     confidence: float
-    """Mean."""
     accuracy: float
 
 
-def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> tuple[Bin, ...]:
-    """Accuracy against confidence in ``bins`` equally wide stretches, each with its upper end.
+def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> tuple[Bin, ...]:
+    """Accuracy against confidence in equally wide bins, each with its upper end.
 
-    Least confident first; those without images are left out. Guo et al. 2017.
+    Lowest confidence first; empty bins are left out. Guo et al. 2017.
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
-    right = probabilities.argmax(axis=1) == labels
-    place = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1).astype(int)
-    counts = np.bincount(place, minlength=bins)
-    held = np.flatnonzero(counts)
-    confidences = np.bincount(place, weights=confidence, minlength=bins)[held] / counts[held]
-    accuracies = np.bincount(place, weights=right, minlength=bins)[held] / counts[held]
-    rows = zip(counts[held].tolist(), confidences.tolist(), accuracies.tolist(), strict=True)
-    return tuple(Bin(*row) for row in rows)
+    correct = probabilities.argmax(axis=1) == labels
+    index = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1).astype(int)
+    counts, confidences, accuracies = (
+        np.bincount(index, weights=weights, minlength=bins)
+        for weights in (None, confidence, correct)
+    )
+    return tuple(
+        Bin(int(counts[i]), float(confidences[i] / counts[i]), float(accuracies[i] / counts[i]))
+        for i in np.flatnonzero(counts)
+    )
 
 
 def expected_calibration_error(
-    labels: np.ndarray, probabilities: np.ndarray, bins: int = 15
+    labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS
 ) -> float:
-    """Mean distance of accuracy from confidence over ``reliability``'s bins, weighted by images.
+    """Mean of |accuracy - confidence| over ``reliability``'s bins, weighted by their images.
 
-    Of the guessed class only. Naeini et al. 2015 (AAAI); Guo et al. 2017.
+    Naeini et al. 2015 (AAAI); Guo et al. 2017.
     """
-    held = reliability(labels, probabilities, bins)
-    gaps = sum(row.count * abs(row.accuracy - row.confidence) for row in held)
-    return gaps / len(labels)
+    curve = reliability(labels, probabilities, bins)
+    return sum(bin.count * abs(bin.accuracy - bin.confidence) for bin in curve) / len(labels)
 
 
 @dataclass(frozen=True)
 class Flagged:
-    """What a person would be asked to look at again, and what that finds."""
+    """The images that a person would look at again, and the errors among them."""
 
     threshold: float
-    """An image is flagged when its confidence is below this."""
+    """Images with a lower confidence are flagged."""
     flagged: int
     caught: int
     """Errors among the flagged."""
     errors: int
-    """Errors in all."""
+    """Errors among all images."""
 
 
 def flag(labels: np.ndarray, probabilities: np.ndarray, share: float = 0.02) -> Flagged:
-    """Flag the least sure of the images, at most ``share`` (0 to below 1), and count its errors.
+    """Flag the least confident images, at most ``share`` (0 to below 1), and count their errors.
 
-    Images exactly as sure as the threshold stay unflagged together, so that the person's budget
-    holds. Labels count the errors; they choose nothing.
+    Images exactly at the threshold stay unflagged, so that the share is never exceeded.
     """
     confidence = probabilities.max(axis=1)
     wrong = probabilities.argmax(axis=1) != labels
-    budget = int(share * len(labels) + 1e-9)
-    threshold = np.partition(confidence, budget)[budget]
-    below = confidence < threshold
+    most = int(share * len(labels) + 1e-9)
+    threshold = np.partition(confidence, most)[most]
+    flagged = confidence < threshold
     return Flagged(
         threshold=float(threshold),
-        flagged=int(below.sum()),
-        caught=int((below & wrong).sum()),
+        flagged=int(flagged.sum()),
+        caught=int((flagged & wrong).sum()),
         errors=int(wrong.sum()),
     )

@@ -1,7 +1,7 @@
-"""Stored predictions -> what the shifted test says: of a row, of a kind of harm, of a choice.
+"""The shifted test in numbers: scores by corruption and severity, agreement of ranks, choices.
 
-Pure functions of arrays. Which image was harmed how is dealt again from the run's data and split
-(see harness.data.shifted_test), so that every number here can be told from what a run has stored.
+Pure functions of stored predictions: which image was corrupted in which way follows from the
+run's data and split (see harness.data.shifted_test).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 from harness.data.corruptions import CORRUPTIONS, SEVERITIES
 from harness.data.shifted_test import PAIRS, assign_corruptions
 from harness.evaluation import significance
-from harness.evaluation.metrics import confusion_matrix, macro_f1, ranks
+from harness.evaluation.metrics import confusion_matrix, macro_f1
 from harness.evaluation.significance import Paired
 from harness.schema.predictions import EVERY_SHIFT, PLAIN, SHIFTED, Predictions
 from harness.schema.run import Run
 
 RESAMPLES = 2000
 FEWEST_RANKED = 3
-"""Rows below which a correlation of ranks says nothing."""
+"""Fewer rows have no meaningful rank correlation."""
 
 
 # --- a row ---------------------------------------------------------------------------------------
@@ -32,22 +32,20 @@ FEWEST_RANKED = 3
 
 @dataclass(frozen=True)
 class Group:
-    """The images of one kind, or of one severity: macro F1 of the classes that are among them."""
+    """The images of one corruption or severity: macro F1 of their classes, 95 % interval."""
 
     name: str
     images: int
     macro_f1: float
     low: float
     high: float
-    """Of its 95 % interval, by the bootstrap of harness.evaluation.significance."""
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """What harm costs a network. Fractions 0-1; ``kinds`` and ``severities`` in their order."""
+    """Macro F1 on the test images and on their shifted copy, by corruption and by severity."""
 
     clean: float
-    """Macro F1 on the test images as they are."""
     shifted: float
     kinds: tuple[Group, ...]
     severities: tuple[Group, ...]
@@ -58,9 +56,9 @@ class Robustness:
 
     @property
     def worst(self) -> Group:
-        """The kind with the lowest macro F1, of those that have images; the first of several."""
-        asked = [group for group in self.kinds if group.images] or self.kinds
-        return min(asked, key=lambda group: group.macro_f1)
+        """The corruption with the lowest macro F1, of those with images; the first of equals."""
+        with_images = [group for group in self.kinds if group.images] or self.kinds
+        return min(with_images, key=lambda group: group.macro_f1)
 
 
 def robustness(
@@ -71,17 +69,17 @@ def robustness(
     part: str = SHIFTED,
     intervals: bool = True,
 ) -> Robustness:
-    """Of one run or ensemble, from its predictions of the test images and of their shifted copy.
+    """Compare one run's or ensemble's predictions of the test images and of their shifted copy.
 
-    ``part`` says which copy: the mixed one, or ``every-shift``. ``run``: whose data and split
-    they are; of an ensemble the first member's. Without ``intervals`` their ends are NaN: they
-    are most of the work.
+    ``part`` names the copy: mixed, or ``every-shift``. ``run`` has the data and split; of an
+    ensemble the first member's. Without ``intervals``, which are most of the work, their ends are
+    NaN.
     """
     pairs = pairs_of(part, shifted.labels, run)
     kind, severity = pairs // len(SEVERITIES), pairs % len(SEVERITIES)
     return Robustness(
-        clean=_macro_f1(test, np.ones(len(test.labels), bool)),
-        shifted=_macro_f1(shifted, np.ones(len(shifted.labels), bool)),
+        clean=_macro_f1(test),
+        shifted=_macro_f1(shifted),
         kinds=tuple(
             _group(name, shifted, kind == i, intervals) for i, name in enumerate(CORRUPTIONS)
         ),
@@ -99,7 +97,7 @@ def pairs_of(part: str, labels: np.ndarray, run: Run) -> np.ndarray:
 
 
 def mean(rows: Sequence[Robustness]) -> Robustness:
-    """Over the seeds of a row: every number averaged, the ends of the intervals too."""
+    """The mean over the seeds of a row, also of the ends of the intervals."""
     return Robustness(
         clean=fmean(row.clean for row in rows),
         shifted=fmean(row.shifted for row in rows),
@@ -115,48 +113,47 @@ def _mean_group(groups: tuple[Group, ...]) -> Group:
     return Group(groups[0].name, groups[0].images, score, low, high)
 
 
-def _group(name: str, part: Predictions, which: np.ndarray, intervals: bool) -> Group:
-    if not which.any():
+def _group(name: str, part: Predictions, rows: np.ndarray, intervals: bool) -> Group:
+    if not rows.any():
         return Group(name, 0, math.nan, math.nan, math.nan)
-    score = _macro_f1(part, which)
+    score, images = _macro_f1(part, rows), int(rows.sum())
     if not intervals:
-        return Group(name, int(which.sum()), score, math.nan, math.nan)
-    labels, guess = part.labels[which], part.probabilities[which].argmax(axis=1)
+        return Group(name, images, score, math.nan, math.nan)
+    labels, y_pred = part.labels[rows], part.probabilities[rows].argmax(axis=1)
     classes = part.probabilities.shape[1]
-    confusion = confusion_matrix(labels, guess, classes)
-    # The bootstrap counts absent classes as zero, as scikit-learn does; here they do not count.
-    present = classes / len(np.unique(labels))
+    confusion = confusion_matrix(labels, y_pred, classes)
+    # The bootstrap counts absent classes as zero; here they do not count.
+    scale = classes / len(np.unique(labels))
     ends = np.array(significance.interval(significance.bootstrap(confusion, RESAMPLES).macro_f1))
-    # An image that is there in five severities is still one image: five times the variance, at
-    # most, of as many different ones.
-    again = len(labels) / len(np.unique(part.ids[which]))
-    low, high = np.clip(score + (ends * present - score) * math.sqrt(again), 0, 1)
-    return Group(name, len(labels), score, float(low), float(high))
+    # An image in five severities is still one image: at most five times the variance.
+    copies = images / len(np.unique(part.ids[rows]))
+    low, high = np.clip(score + (ends * scale - score) * math.sqrt(copies), 0, 1)
+    return Group(name, images, score, float(low), float(high))
 
 
-def _macro_f1(part: Predictions, which: np.ndarray) -> float:
-    """Over the classes that have an image: a small group may lack one, which is nobody's fault."""
-    labels, classes = part.labels[which], part.probabilities.shape[1]
-    score = macro_f1(labels, part.probabilities[which].argmax(axis=1), classes)
+def _macro_f1(part: Predictions, rows: np.ndarray | slice = slice(None)) -> float:
+    """Over the classes that have an image: a small group may lack one."""
+    labels, classes = part.labels[rows], part.probabilities.shape[1]
+    score = macro_f1(labels, part.probabilities[rows].argmax(axis=1), classes)
     return score * classes / len(np.unique(labels))
 
 
-# --- the views -----------------------------------------------------------------------------------
+# --- test-time views -----------------------------------------------------------------------------
 
 
 def effect_of_views(parts: Mapping[str, Predictions]) -> dict[str, Paired]:
     """What averaging over views adds on either test, from one run's parts, paired.
 
-    Empty for a run with one view, which has stored no plain part.
+    Empty for a run with one view, which stores no plain part.
     """
-    found = {}
+    effects = {}
     for name in ("test", SHIFTED):
         if name in parts and PLAIN + name in parts:
             part, plain = parts[name], parts[PLAIN + name]
             averaged, single = (p.probabilities.argmax(axis=1) for p in (part, plain))
             classes = part.probabilities.shape[1]
-            found[name] = significance.paired(part.labels, averaged, single, classes, RESAMPLES)
-    return found
+            effects[name] = significance.paired(part.labels, averaged, single, classes, RESAMPLES)
+    return effects
 
 
 # --- a table of rows -----------------------------------------------------------------------------
@@ -164,46 +161,31 @@ def effect_of_views(parts: Mapping[str, Predictions]) -> dict[str, Paired]:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How alike two columns order the rows: Spearman's rho and Kendall's tau-b."""
+    """How similarly two columns order the rows: Spearman's rho."""
 
     first: str
     second: str
-    rows: int
     spearman: float
-    kendall: float
 
 
 def rank_agreement(scores: Mapping[str, Sequence[float]]) -> tuple[Agreement, ...]:
-    """Every two columns of scores (one number a row), in the order of the mapping.
+    """Every two columns of scores (one number per row), in the order of the mapping.
 
-    Empty below three rows; NaN where a column does not tell its rows apart.
+    Empty for fewer than three rows; NaN where all scores of a column are equal.
     """
-    found = []
-    for (first, a), (second, b) in combinations(scores.items(), 2):
-        if len(a) != len(b):
-            raise ValueError(f"{first} has {len(a)} rows, {second} {len(b)}")
-        if len(a) < FEWEST_RANKED:
-            continue
-        one, other = np.asarray(a, float), np.asarray(b, float)
-        rho = _correlation(ranks(one), ranks(other))
-        order = [np.sign(x[:, None] - x).ravel() for x in (one, other)]
-        found.append(Agreement(first, second, len(a), rho, _cosine(*order)))
-    return tuple(found)
+    import pandas as pd
 
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    return _cosine(a - a.mean(), b - b.mean())
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """NaN where either is zero. Of the orders of all pairs it is Kendall's tau-b."""
-    length = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / length if length else math.nan
+    table = pd.DataFrame(scores)
+    if len(table) < FEWEST_RANKED:
+        return ()
+    rho = table.corr(method="spearman").to_numpy()
+    pairs = combinations(enumerate(scores), 2)
+    return tuple(Agreement(a, b, float(rho[i, j])) for (i, a), (j, b) in pairs)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What choosing by validation costs on a test. Names as the table has them."""
+    """What choosing a row by validation costs on a test; names as in the table."""
 
     where: str
     """``test`` or ``shifted test``."""
@@ -212,22 +194,21 @@ class Choice:
     chosen_f1: float
     best_f1: float
     p: float
-    """That the best is no better than the chosen one, for having been picked among the rows."""
-    rows: int
+    """That the best row is no better than the chosen one; corrected for the number of rows."""
 
     @property
     def regret(self) -> float:
-        """Macro F1 that the choice gives away, 0 where it is the best."""
+        """Macro F1 that the choice gives away; 0 where it is the best."""
         return self.best_f1 - self.chosen_f1
 
     @property
     def wrong(self) -> bool:
-        """Whether the images say that another row is better, and not merely may be."""
+        """Whether another row is significantly better."""
         return self.chosen != self.best and self.p < 0.05
 
     @property
     def sentence(self) -> str:
-        """In words, a warning where the choice is wrong."""
+        """The choice in words; a warning where it is wrong."""
         score, points = f"{100 * self.chosen_f1:.2f} %", f"{100 * self.regret:.2f} points"
         if self.chosen == self.best:
             return (
@@ -237,7 +218,8 @@ class Choice:
         lost = f"{self.best} is {points} better there"
         picked = f"Choosing by validation picks {self.chosen} (macro F1 {score} on the {self.where}"
         if self.wrong:
-            return f"Warning: {_lower(picked)}), but {lost} (p = {self.p:.2g}): the wrong network."
+            picked = picked.replace("Choosing", "Warning: choosing")
+            return f"{picked}), but {lost} (p = {self.p:.2g}): the wrong network."
         return f"{picked}); {lost}, which these images do not tell from chance (p = {self.p:.2g})."
 
 
@@ -246,43 +228,41 @@ def choice(
     names: Sequence[str],
     validation: Sequence[float],
     labels: np.ndarray,
-    guesses: Sequence[np.ndarray],
+    y_preds: Sequence[np.ndarray],
 ) -> Choice:
-    """The row with the highest validation score against the best row of a test.
+    """Compare the row with the highest validation score with the best row of a test.
 
-    ``labels`` (n,) and every row's ``guesses``, (n,) or (seeds, n), are of that test. The p is
-    ``statistics.paired``'s (of several seeds ``pairwise``'s), times the number of other rows,
-    any of which might have come out best by chance (Bonferroni).
+    ``labels`` (n,) and the rows' ``y_preds``, (n,) or (seeds, n), are those of the test. The p is
+    ``significance.paired``'s, of several seeds ``pairwise``'s, times the number of other rows, any
+    of which might have come out best by chance (Bonferroni).
     """
-    classes = int(max(labels.max(), *(guess.max() for guess in guesses))) + 1
+    classes = int(max(labels.max(), *(y_pred.max() for y_pred in y_preds))) + 1
     f1 = [
-        fmean(macro_f1(labels, guess, classes) for guess in np.atleast_2d(row)) for row in guesses
+        fmean(macro_f1(labels, y_pred, classes) for y_pred in np.atleast_2d(row)) for row in y_preds
     ]
     chosen, best = int(np.argmax(validation)), int(np.argmax(f1))
-    p = 1.0 if f1[chosen] == f1[best] else _p(labels, guesses[best], guesses[chosen], classes)
+    if f1[chosen] == f1[best]:
+        best, p = chosen, 1.0
+    else:
+        p = _p(labels, y_preds[best], y_preds[chosen], classes)
     return Choice(
         where=where,
         chosen=names[chosen],
-        best=names[chosen] if f1[chosen] == f1[best] else names[best],
+        best=names[best],
         chosen_f1=f1[chosen],
         best_f1=f1[best],
         p=min(1.0, p * max(1, len(names) - 1)),
-        rows=len(names),
     )
 
 
 def _p(labels: np.ndarray, a: np.ndarray, b: np.ndarray, classes: int) -> float:
-    one, other = np.atleast_2d(a), np.atleast_2d(b)
-    if len(one) == len(other) == 1:
-        return significance.paired(labels, one[0], other[0], classes, RESAMPLES).p
-    return float(significance.pairwise(labels, (one, other), classes).p[0, 1])
+    a, b = np.atleast_2d(a), np.atleast_2d(b)
+    if len(a) == len(b) == 1:
+        return significance.paired(labels, a[0], b[0], classes, RESAMPLES).p
+    return float(significance.pairwise(labels, (a, b), classes).p[0, 1])
 
 
-def _lower(words: str) -> str:
-    return words[0].lower() + words[1:]
-
-
-# --- what the training has seen ------------------------------------------------------------------
+# --- overlap with augmentation -------------------------------------------------------------------
 
 RESEMBLES: dict[str, tuple[str, ...]] = {
     "brightness": ("brighter", "darker"),
@@ -294,15 +274,15 @@ RESEMBLES: dict[str, tuple[str, ...]] = {
     "sharpness": ("defocus",),
     "blur": ("defocus", "motion"),
 }
-"""Operation of an augmentation -> the kinds of harm that it resembles. None is the same: kinds
-scale values where augmentations add, turn contrast about grey where those take each channel's
-mean, add to the saturation where those blend with grey."""
+"""Operation of an augmentation -> similar corruptions. None is the same: corruptions scale values
+where augmentations add, change contrast about grey where those use each channel's mean, and add to
+the saturation where those blend with grey."""
 
 
 def overlap(operations: Collection[str]) -> tuple[str, ...]:
-    """The kinds that an augmentation with these operations has partly shown in training.
+    """The corruptions that resemble these operations of an augmentation.
 
-    A network trained with it is not surprised by them, so the table must say which they are.
+    A network trained with it has met something similar, so the table names them.
     """
-    seen = {kind for operation in operations for kind in RESEMBLES.get(operation, ())}
-    return tuple(kind for kind in CORRUPTIONS if kind in seen)
+    similar = {name for operation in operations for name in RESEMBLES.get(operation, ())}
+    return tuple(name for name in CORRUPTIONS if name in similar)

@@ -1,4 +1,4 @@
-"""Two rows of a leaderboard against each other: is the difference real?"""
+"""Two rows of a leaderboard compared: is the difference between them significant?"""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from harness.reporting.publish import read_boards
 from zoo.registry import find
 
 SHORTEST_ID = 4
+NORMAL_95 = 1.96
 
 
 def compare(first: str, second: str, results: Path) -> str:
     """A paragraph for every board that has both rows.
 
-    A row is named by its recipe, its import's name, or the id of a run or ensemble (its first
-    characters). Raises UserError where there is none, or none beside the other.
+    A row is named by its recipe, its import's name, or the first characters of the id of a run or
+    ensemble. Raises UserError where a row is missing, or no board has both.
     """
     boards = read_boards(results)
-    ones, others = rows_named(boards, first, results), rows_named(boards, second, results)
-    if {id(row) for _, row in ones} & {id(row) for _, row in others}:
+    firsts, seconds = rows_named(boards, first, results), rows_named(boards, second, results)
+    if {id(row) for _, row in firsts} & {id(row) for _, row in seconds}:
         raise UserError(f"{first} and {second} are the same row; name two")
     pairs = [
-        (board, one, other) for board, one in ones for beside, other in others if board is beside
+        (board, row, other)
+        for board, row in firsts
+        for other_board, other in seconds
+        if board is other_board
     ]
     if not pairs:
         reason = "not on the same images under one protocol"
@@ -36,8 +40,7 @@ def compare(first: str, second: str, results: Path) -> str:
 def rows_named(boards: Sequence[Board], name: str, results: Path) -> list[tuple[Board, Row]]:
     """All rows of this name, each with its board. Raises UserError if there is none."""
     rows = [(board, row) for board in boards for row in board.rows]
-    plain = name.removeprefix("@")
-    imported = [(board, row) for board, row in rows if row.name == plain]
+    imported = [(board, row) for board, row in rows if row.name == name.removeprefix("@")]
     if imported:
         return imported
     by_id = [
@@ -51,45 +54,44 @@ def rows_named(boards: Sequence[Board], name: str, results: Path) -> list[tuple[
         recipe = find(name).name
     except UnknownName as error:
         raise UserError(f"{error}, or the id of a row in {results / 'leaderboard.csv'}") from None
-    found = [(board, row) for board, row in rows if row.name == recipe]
-    if not found:
+    networks = [(board, row) for board, row in rows if row.name == recipe]
+    if not networks:
         raise UserError(
             f"{results}: no finished run of {recipe}; 'wbc-bench run {recipe}' makes it"
         )
-    return found
+    return networks
 
 
-def _paragraph(board: Board, one: Row, other: Row) -> str:
-    """Seed by seed; the seeds that both have."""
-    names = f"{one.title} ({one.weights})", f"{other.title} ({other.weights})"
-    lines = [f"{board.data.name}, {board.profile} profile, {board.data.test:,} test images"]
-    shared = [seed for seed in one.seeds if seed in other.seeds]
-    for seed in shared:
-        pair = (one, one.seeds.index(seed)), (other, other.seeds.index(seed))
-        lines += _sentence(board, *pair, names)
-    if not shared:
-        lines.append("  no seed was run of both")
-    return "\n".join(lines)
-
-
-def _sentence(
-    board: Board, one: tuple[Row, int], other: tuple[Row, int], names: tuple[str, str]
-) -> list[str]:
-    (row, i), (against, j) = one, other
-    a, b = row.guesses[i], against.guesses[j]
-    paired = significance.paired(board.labels, a, b, len(board.data.class_names))
-    mcnemar = significance.mcnemar(board.labels, a, b)
-    scores = [100 * r.evaluation[k].test.macro_f1 for r, k in (one, other)]
-    verdict = (
-        f"{names[0] if paired.difference > 0 else names[1]} is better (p = {paired.p:.2g})"
-        if paired.p < 0.05
-        else f"no significant difference (p = {paired.p:.2g})"
+def _paragraph(board: Board, row: Row, other: Row) -> str:
+    """The p is the one that the board's ranks rest on, there corrected for all pairs of rows."""
+    classes = len(board.data.class_names)
+    pair = significance.pairwise(board.labels, [row.guesses, other.guesses], classes)
+    difference, sd, p = (float(table[0, 1]) for table in (pair.difference, pair.sd, pair.p))
+    names = [f"{r.title} ({r.weights})" for r in (row, other)]
+    scores = " and ".join(
+        f"{100 * r.macro_f1:.2f} % for {name}" + (" (mean of seeds)" if len(r.seeds) > 1 else "")
+        for r, name in zip((row, other), names, strict=True)
     )
-    told = " and ".join(f"{s:.2f} % for {n}" for s, n in zip(scores, names, strict=True))
-    return [
-        f"  seed {row.seeds[i]}: macro F1 {told}",
-        f"    difference {100 * paired.difference:+.2f} points, "
-        f"95 % interval {100 * paired.low:+.2f} to {100 * paired.high:+.2f}: {verdict}",
-        f"    the two disagree on {int((a != b).sum()):,} images; accuracy, exact McNemar test: "
-        f"p = {mcnemar:.2g}",
+    better = names[0] if difference > 0 else names[1]
+    verdict = f"{better} is better" if p < 0.05 else "no significant difference"
+    low, high = difference - NORMAL_95 * sd, difference + NORMAL_95 * sd
+    lines = [
+        f"{board.data.name}, {board.profile} profile, {board.data.test:,} test images",
+        f"  macro F1 {scores}",
+        f"  difference {100 * difference:+.2f} points, 95 % interval {100 * low:+.2f} to "
+        f"{100 * high:+.2f}: {verdict} (p = {p:.2g})",
     ]
+    ranks = [dict(zip(board.rows, board.ranks, strict=True))[r] for r in (row, other)]
+    if all(ranks):
+        shared = "both have rank {}" if ranks[0] == ranks[1] else "they have ranks {} and {}"
+        lines.append(
+            "  in the leaderboard, corrected for all its pairs of rows, " + shared.format(*ranks)
+        )
+    for seed in sorted({*row.seeds} & {*other.seeds}):
+        a, b = (r.guesses[r.seeds.index(seed)] for r in (row, other))
+        mcnemar = significance.mcnemar(board.labels, a, b)
+        lines.append(
+            f"  seed {seed}: the two disagree on {int((a != b).sum()):,} images; "
+            f"accuracy, exact McNemar test: p = {mcnemar:.2g}"
+        )
+    return "\n".join(lines)

@@ -200,8 +200,8 @@ def _board(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Board
     suspects = _suspects(rows, labels, classes)
     ranked = [i for i, row in enumerate(rows) if row.kind != "baseline" and not suspects[i]]
     guesses = [rows[i].guesses for i in ranked]
-    pairs = significance.pairwise(labels, guesses, classes) if guesses else None
-    places = significance.rank_groups(guesses, labels, classes, pairs=pairs)
+    pairs = significance.pairwise(labels, guesses, classes)
+    places = significance.rank_groups(pairs)
     ranks = dict(zip(ranked, places, strict=True))
     return Board(
         fingerprint=first.run.data,
@@ -212,7 +212,7 @@ def _board(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Board
         rows=tuple(rows),
         suspects=tuple(suspects),
         ranks=tuple(map(ranks.get, range(len(rows)))),
-        smallest_difference=significance.smallest_difference(labels, guesses, classes, pairs=pairs),
+        smallest_difference=significance.smallest_difference(pairs),
         labels=labels,
         failed=tuple(r for r in records if isinstance(r, RunRecord) and not r.finished),
         predictions=predictions,

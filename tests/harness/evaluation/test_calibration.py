@@ -33,9 +33,9 @@ def predicted(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     classes, images = draw(st.integers(2, 5)), draw(st.integers(1, 40))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     probabilities = rng.dirichlet(np.full(classes, draw(st.sampled_from([0.05, 1.0]))), images)
-    guess = probabilities.argmax(axis=1)
+    y_pred = probabilities.argmax(axis=1)
     right = rng.random(images) < draw(st.sampled_from([0.0, 0.8, 1.0]))
-    labels = np.where(right, guess, (guess + 1) % classes)
+    labels = np.where(right, y_pred, (y_pred + 1) % classes)
     return labels, probabilities.astype(np.float32)
 
 

@@ -25,11 +25,11 @@ def predicted(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 @given(predicted())
 def test_macro_f1_is_scikit_learns(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
-    classes, guess = probabilities.shape[1], probabilities.argmax(axis=1)
+    classes, y_pred = probabilities.shape[1], probabilities.argmax(axis=1)
     expected = sk.f1_score(
-        labels, guess, labels=np.arange(classes), average="macro", zero_division=0
+        labels, y_pred, labels=np.arange(classes), average="macro", zero_division=0
     )
-    assert macro_f1(labels, guess, classes) == pytest.approx(expected)
+    assert macro_f1(labels, y_pred, classes) == pytest.approx(expected)
 
 
 @given(predicted())
@@ -50,18 +50,18 @@ def test_a_score_is_consistent_in_itself(case: tuple[np.ndarray, np.ndarray]) ->
 @given(predicted())
 def test_every_score_is_scikit_learns(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
-    classes, guess = np.arange(probabilities.shape[1]), probabilities.argmax(axis=1)
+    classes, y_pred = np.arange(probabilities.shape[1]), probabilities.argmax(axis=1)
     part = Predictions(np.arange(len(labels)), labels, probabilities)
     found = score(part, [f"c{k}" for k in classes])
     precision, recall, f1, support = sk.precision_recall_fscore_support(
-        labels, guess, labels=classes, zero_division=0
+        labels, y_pred, labels=classes, zero_division=0
     )
     told = np.array([(c.precision, c.recall, c.f1, c.support) for c in found.per_class]).T
     np.testing.assert_allclose(told, [precision, recall, f1, support], atol=1e-12)
     assert found.macro_precision == pytest.approx(precision.mean())
     assert found.balanced_accuracy == pytest.approx(recall[support > 0].mean())
     np.testing.assert_array_equal(
-        found.confusion, sk.confusion_matrix(labels, guess, labels=classes)
+        found.confusion, sk.confusion_matrix(labels, y_pred, labels=classes)
     )
     if found.auc is not None:
         one_hot = np.eye(len(classes))[labels]

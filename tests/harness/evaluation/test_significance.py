@@ -32,7 +32,7 @@ PREVALENCE = np.array([852, 2181, 1085, 2026, 849, 993, 2330, 1643]) / 11_959
 CLASSES = len(PREVALENCE)
 
 
-# --- worlds: the chances of every guess are known, and so are the true scores -------------------
+# --- worlds: the chances of every y_pred are known, and so are the true scores -------------------
 
 
 def totals_of(images: int) -> np.ndarray:
@@ -40,7 +40,7 @@ def totals_of(images: int) -> np.ndarray:
 
 
 def world(target: float, rng: np.random.Generator) -> np.ndarray:
-    """Chances (K, K) of each guess given the class, uneven, with this true macro F1."""
+    """Chances (K, K) of each prediction given the class, uneven, with this true macro F1."""
     wrong = np.zeros((CLASSES, CLASSES))
     for k in range(CLASSES):
         others = np.arange(CLASSES) != k
@@ -64,48 +64,48 @@ def truth(chances: np.ndarray) -> float:
 
 
 def two_worlds(targets: tuple[float, float], same: float, rng: np.random.Generator) -> np.ndarray:
-    """Chances (K, K, K) of a's and b's guess; on a share ``same`` of images both guess alike."""
+    """Chances (K, K, K) of a's and b's prediction; on a share ``same`` of images they agree."""
     a, b = world(targets[0], rng), world(targets[1], rng)
     alike = np.einsum("ka,ab->kab", (a + b) / 2, np.eye(CLASSES))
     return same * alike + (1 - same) * np.einsum("ka,kb->kab", a, b)
 
 
 def drawn(chances: np.ndarray, images: int, rng: np.random.Generator) -> np.ndarray:
-    """Labels and one guess for each further axis of ``chances``: (1 + axes, n)."""
+    """Labels and one prediction for each further axis of ``chances``: (1 + axes, n)."""
     counts = rng.multinomial(totals_of(images), chances.reshape(CLASSES, -1)).ravel()
     cells = np.indices(chances.shape).reshape(chances.ndim, -1)
     return np.repeat(cells, counts, axis=1)
 
 
-def sklearn_f1(labels: np.ndarray, guess: np.ndarray, classes: int) -> float:
+def sklearn_f1(labels: np.ndarray, y_pred: np.ndarray, classes: int) -> float:
     return float(
-        f1_score(labels, guess, labels=np.arange(classes), average="macro", zero_division=0)
+        f1_score(labels, y_pred, labels=np.arange(classes), average="macro", zero_division=0)
     )
 
 
 @st.composite
-def guessed(draw: st.DrawFn, rows: int = 2) -> tuple[int, np.ndarray, list[np.ndarray]]:
-    """Classes, labels and guesses: few images, absent classes, all right, all wrong."""
+def predictions(draw: st.DrawFn, rows: int = 2) -> tuple[int, np.ndarray, list[np.ndarray]]:
+    """Classes, labels and y_preds: few images, absent classes, all right, all wrong."""
     classes, images = draw(st.integers(2, 5)), draw(st.integers(1, 40))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     labels = rng.integers(0, draw(st.integers(1, classes)), images)
-    guesses = []
+    y_preds = []
     for _ in range(rows):
         right = rng.random(images) < draw(st.sampled_from([0.0, 0.5, 0.9, 1.0]))
         wrong = (labels + rng.integers(1, classes, images)) % classes
-        guesses.append(np.where(right, labels, wrong))
-    return classes, labels, guesses
+        y_preds.append(np.where(right, labels, wrong))
+    return classes, labels, y_preds
 
 
 # --- one row -----------------------------------------------------------------------------------
 
 
-@given(guessed(rows=1), st.integers(0, 1000))
+@given(predictions(rows=1), st.integers(0, 1000))
 def test_bootstrapped_counts_score_as_resampled_labels(
     case: tuple[int, np.ndarray, list[np.ndarray]], seed: int
 ) -> None:
-    classes, labels, (guess,) = case
-    confusion = np.bincount(labels * classes + guess, minlength=classes**2).reshape(classes, -1)
+    classes, labels, (y_pred,) = case
+    confusion = np.bincount(labels * classes + y_pred, minlength=classes**2).reshape(classes, -1)
     found = bootstrap(confusion, resamples=4, seed=seed)
     rng, drawn_rows = np.random.default_rng(seed), []
     for k in np.unique(labels):
@@ -121,13 +121,13 @@ def test_bootstrapped_counts_score_as_resampled_labels(
 
 def test_the_bootstrap_spreads_as_images_drawn_again_one_by_one() -> None:
     rng = np.random.default_rng(0)
-    labels, guess = drawn(world(0.9, rng), 1000, rng)
-    confusion = np.bincount(labels * CLASSES + guess, minlength=64).reshape(8, 8)
+    labels, y_pred = drawn(world(0.9, rng), 1000, rng)
+    confusion = np.bincount(labels * CLASSES + y_pred, minlength=64).reshape(8, 8)
     naive = []
     for _ in range(1500):
         of_each = [rng.choice(np.flatnonzero(labels == k), (labels == k).sum()) for k in range(8)]
         picked = np.concatenate(of_each)
-        naive.append(macro_f1(labels[picked], guess[picked], CLASSES))
+        naive.append(macro_f1(labels[picked], y_pred[picked], CLASSES))
     found = bootstrap(confusion).macro_f1
     assert found.std() == pytest.approx(np.std(naive), rel=0.08)
     assert found.mean() == pytest.approx(np.mean(naive), abs=0.003)
@@ -213,10 +213,10 @@ def test_the_test_images_noise_of_a_mean_is_bounded_by_the_seeds_mean(same: floa
     for _ in range(800):
         of_each = [rng.choice(np.flatnonzero(labels == k), (labels == k).sum()) for k in range(8)]
         at = np.concatenate(of_each)
-        means.append(np.mean([macro_f1(labels[at], guess[at], CLASSES) for guess in (one, two)]))
+        means.append(np.mean([macro_f1(labels[at], y_pred[at], CLASSES) for y_pred in (one, two)]))
     sds = []
-    for guess in (one, two):
-        confusion = np.bincount(labels * CLASSES + guess, minlength=64).reshape(8, 8)
+    for y_pred in (one, two):
+        confusion = np.bincount(labels * CLASSES + y_pred, minlength=64).reshape(8, 8)
         sds.append(float(bootstrap(confusion).macro_f1.std()))
     _, bound = split_spread([0.8, 0.8], sds)
     assert np.std(means) < 1.05 * bound
@@ -227,7 +227,7 @@ def test_the_test_images_noise_of_a_mean_is_bounded_by_the_seeds_mean(same: floa
 # --- two rows ----------------------------------------------------------------------------------
 
 
-@given(guessed())
+@given(predictions())
 def test_mcnemar_is_statsmodels(case: tuple[int, np.ndarray, list[np.ndarray]]) -> None:
     _, labels, (a, b) = case
     right_a, right_b = a == labels, b == labels
@@ -246,7 +246,7 @@ def test_mcnemar_of_many_images() -> None:
 
 
 @settings(max_examples=50)
-@given(guessed())
+@given(predictions())
 def test_a_paired_difference_is_scikit_learns(
     case: tuple[int, np.ndarray, list[np.ndarray]],
 ) -> None:
@@ -263,15 +263,15 @@ def test_a_paired_difference_is_scikit_learns(
     assert turned.difference == pytest.approx(-expected)
 
 
-@given(guessed(rows=1))
+@given(predictions(rows=1))
 def test_a_row_does_not_differ_from_itself(
     case: tuple[int, np.ndarray, list[np.ndarray]],
 ) -> None:
-    classes, labels, (guess,) = case
-    found = paired(labels, guess, guess, classes, resamples=20)
+    classes, labels, (y_pred,) = case
+    found = paired(labels, y_pred, y_pred, classes, resamples=20)
     assert (found.difference, found.p) == (0, 1)
     assert found.low <= 0 <= found.high
-    table = pairwise(labels, [guess, guess], classes)
+    table = pairwise(labels, [y_pred, y_pred], classes)
     assert (table.difference == 0).all()
     assert (table.p == 1).all()
 
@@ -368,36 +368,36 @@ def test_holm_of_nothing() -> None:
 
 
 def rows_of(accuracies: list[float], images: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Labels, and independent guesses right with these chances, best macro F1 first."""
+    """Labels, and independent y_preds right with these chances, best macro F1 first."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(CLASSES), totals_of(images))
-    guesses = []
+    y_preds = []
     for accuracy in accuracies:
         wrong = (labels + rng.integers(1, CLASSES, len(labels))) % CLASSES
-        guesses.append(np.where(rng.random(len(labels)) < accuracy, labels, wrong))
-    guesses.sort(key=lambda guess: -macro_f1(labels, guess, CLASSES))
-    return labels, guesses
+        y_preds.append(np.where(rng.random(len(labels)) < accuracy, labels, wrong))
+    y_preds.sort(key=lambda y_pred: -macro_f1(labels, y_pred, CLASSES))
+    return labels, y_preds
 
 
 def test_what_cannot_be_told_apart_shares_a_rank() -> None:
-    labels, guesses = rows_of([0.95, 0.95, 0.95, 0.8, 0.8, 0.6], 2000, seed=0)
-    assert rank_groups(guesses, labels, CLASSES) == [1, 1, 1, 4, 4, 6]
-    assert rank_groups([guesses[0]] * 3, labels, CLASSES) == [1, 1, 1]
-    assert rank_groups(guesses[:1], labels, CLASSES) == [1]
-    assert rank_groups([], labels, CLASSES) == []
+    labels, y_preds = rows_of([0.95, 0.95, 0.95, 0.8, 0.8, 0.6], 2000, seed=0)
+    assert rank_groups(pairwise(labels, y_preds, CLASSES)) == [1, 1, 1, 4, 4, 6]
+    assert rank_groups(pairwise(labels, [y_preds[0]] * 3, CLASSES)) == [1, 1, 1]
+    assert rank_groups(pairwise(labels, y_preds[:1], CLASSES)) == [1]
+    assert rank_groups(pairwise(labels, [], CLASSES)) == []
 
 
 def test_a_better_row_below_opens_no_rank() -> None:
-    labels, guesses = rows_of([0.95, 0.6], 2000, seed=0)
-    assert rank_groups(guesses[::-1], labels, CLASSES) == [1, 1]
+    labels, y_preds = rows_of([0.95, 0.6], 2000, seed=0)
+    assert rank_groups(pairwise(labels, y_preds[::-1], CLASSES)) == [1, 1]
 
 
-@given(guessed(rows=6))
+@given(predictions(rows=6))
 def test_ranks_never_fall_and_are_places(
     case: tuple[int, np.ndarray, list[np.ndarray]],
 ) -> None:
-    classes, labels, guesses = case
-    ranks = rank_groups(guesses, labels, classes)
+    classes, labels, y_preds = case
+    ranks = rank_groups(pairwise(labels, y_preds, classes))
     assert ranks[0] == 1
     for place, (before, rank) in enumerate(neighbours(ranks), start=2):
         assert rank in (before, place)
@@ -406,8 +406,8 @@ def test_ranks_never_fall_and_are_places(
 def test_a_wrong_boundary_among_equal_rows_is_rare() -> None:
     wrong = 0
     for seed in range(150):
-        labels, guesses = rows_of([0.9] * 8, 400, seed)
-        wrong += max(rank_groups(guesses, labels, CLASSES)) > 1
+        labels, y_preds = rows_of([0.9] * 8, 400, seed)
+        wrong += max(rank_groups(pairwise(labels, y_preds, CLASSES))) > 1
     assert wrong / 150 < 0.05 + 3 * 0.018
 
 
@@ -417,9 +417,9 @@ def test_the_family_must_be_all_pairs(images: int, accuracy: float) -> None:
     """Corrected for the comparisons with the leader alone, one table in ten would be wrong."""
     sets, all_pairs, leader_only = 600, 0, 0
     for seed in range(sets):
-        labels, guesses = rows_of([accuracy] * 16, images, seed)
-        all_pairs += max(rank_groups(guesses, labels, CLASSES)) > 1
-        leader_only += min(holm(pairwise(labels, guesses, CLASSES).p[0, 1:])) < 0.05
+        labels, y_preds = rows_of([accuracy] * 16, images, seed)
+        all_pairs += max(rank_groups(pairwise(labels, y_preds, CLASSES))) > 1
+        leader_only += min(holm(pairwise(labels, y_preds, CLASSES).p[0, 1:])) < 0.05
     print(f"family: {images} images, {accuracy}: {all_pairs / sets:.3f} {leader_only / sets:.3f}")
     assert all_pairs / sets < 0.05 + 3 * 0.009
     assert leader_only / sets > 0.08
@@ -430,7 +430,7 @@ def power(images: int, target: float, same: float, sets: int) -> float:
     rng = np.random.default_rng(7)
     state = rng.bit_generator.state
     labels, a, b = drawn(two_worlds((target, target), same, rng), images, rng)
-    needed = smallest_difference(labels, [a, b], CLASSES)
+    needed = smallest_difference(pairwise(labels, [a, b], CLASSES))
     # The truth differs by what two_worlds is asked for times (1 - same), as both may agree.
     low, high = 0.0, 0.5
     for _ in range(25):
@@ -464,10 +464,10 @@ def test_more_images_and_less_disagreement_show_smaller_differences() -> None:
     found = []
     for kind, images in ((chances, 400), (chances, 1600), (alike, 1600)):
         labels, a, b = drawn(kind, images, rng)
-        found.append(smallest_difference(labels, [a, b, a], CLASSES))
+        found.append(smallest_difference(pairwise(labels, [a, b, a], CLASSES)))
     assert found[0] == pytest.approx(2 * found[1], rel=0.3)
     assert found[1] > 1.5 * found[2]
-    assert math.isnan(smallest_difference(labels, [a], CLASSES))
+    assert math.isnan(smallest_difference(pairwise(labels, [a], CLASSES)))
 
 
 # --- an ensemble's members ---------------------------------------------------------------------
@@ -491,17 +491,17 @@ def test_diversity_by_hand() -> None:
     assert pair.oracle_macro_f1 == pytest.approx(sklearn_f1(labels, best, 3))
 
 
-@given(guessed(rows=3))
+@given(predictions(rows=3))
 def test_diversity_is_symmetric_and_bounded(
     case: tuple[int, np.ndarray, list[np.ndarray]],
 ) -> None:
-    classes, labels, guesses = case
-    found = diversity(labels, guesses, classes)
+    classes, labels, y_preds = case
+    found = diversity(labels, y_preds, classes)
     np.testing.assert_array_equal(found.disagreement, found.disagreement.T)
     np.testing.assert_array_equal(found.q_statistic, found.q_statistic.T)
     known = found.q_statistic[~np.isnan(found.q_statistic)]
     assert ((known >= -1) & (known <= 1)).all()
-    assert found.oracle >= max((guess == labels).mean() for guess in guesses)
+    assert found.oracle >= max((y_pred == labels).mean() for y_pred in y_preds)
 
 
 def test_independent_errors_have_no_q() -> None:
