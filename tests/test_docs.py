@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -194,11 +197,11 @@ def test_the_glossary_has_each_term_once_and_in_order() -> None:
     terms = [row for row in rows if row not in ("term", "---")]
     assert len(terms) == len(set(terms))
     assert terms == sorted(terms, key=str.lower)
-    wanted = {
+    required = {
         "recipe", "protocol", "board", "shifted test", "pixel baseline", "variant", "profile",
         "run", "record", "ensemble rule", "micro-batch", "ledger", "corruption", "outlier",
     }  # fmt: skip
-    assert wanted <= set(terms)
+    assert required <= set(terms)
 
 
 def test_the_schema_page_names_every_column_of_the_csv() -> None:
@@ -212,3 +215,30 @@ def test_every_page_is_in_the_navigation() -> None:
     settings = (ROOT / "mkdocs.yml").read_text("utf-8")
     for page in (ROOT / "docs").glob("*.md"):
         assert f": {page.name}" in settings
+
+
+def test_the_site_loads_nothing_from_other_servers(tmp_path: Path) -> None:
+    """Built strictly: a page, a link or an anchor that is wrong is an error."""
+    mkdocs = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        tmp_path,
+    ]
+    done = subprocess.run(
+        list(map(str, mkdocs)), cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    pages = list(tmp_path.rglob("*.html"))
+    assert pages
+    for page in pages:
+        text = page.read_text("utf-8")
+        assert not re.findall(r"<(?:script|img|iframe)[^>]+src=\"?https?:", text), page
+        assert not re.findall(r"<link[^>]+stylesheet[^>]+href=\"?https?:", text), page
+    for style in tmp_path.rglob("*.css"):
+        assert not re.findall(r"(?:@import|url\()\s*[\"']?https?:", style.read_text("utf-8")), style
