@@ -1,62 +1,55 @@
-"""Reads a torch state dict without torch, and without ever running what the file says.
+"""Read state dicts of other programs, torch's and safetensors, without running code from the file.
 
-A ``.pth`` file is a pickle and raw numbers, in a zip archive or (before torch 1.6) one after the
-other. The pickle is not unpickled: a small machine here knows the two dozen opcodes that torch
-writes and has no way to import or call anything. Every size is checked against what the file
-holds before an array is made.
+A ``.pth`` file is a pickle that describes tensors, and their raw numbers: in a zip archive, or
+(before torch 1.6) one after the other. Nothing that the pickle names is imported, and every size
+is checked against the file before an array is made.
 """
 
 from __future__ import annotations
 
 import math
-import pickletools
+import pickle
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import safetensors.numpy
 
 from zoo.errors import WeightsError
 
-LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+LEGACY_SIGNATURE = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+"""The magic number with which a file of torch's older format begins, pickled."""
 
-DTYPES: dict[str, np.dtype[Any]] = {
-    "torch DoubleStorage": np.dtype("<f8"),
-    "torch FloatStorage": np.dtype("<f4"),
-    "torch HalfStorage": np.dtype("<f2"),
-    "torch LongStorage": np.dtype("<i8"),
-    "torch IntStorage": np.dtype("<i4"),
-    "torch ShortStorage": np.dtype("<i2"),
-    "torch CharStorage": np.dtype("i1"),
-    "torch ByteStorage": np.dtype("u1"),
-    "torch BoolStorage": np.dtype("?"),
-}
-ORDERED_DICT, REBUILD_TENSOR = "collections OrderedDict", "torch._utils _rebuild_tensor_v2"
-MOST_AXES = 16
-ALLOWED = {*DTYPES, ORDERED_DICT, REBUILD_TENSOR}
+DTYPES = {
+    "DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2",
+    "LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2",
+    "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?",
+}  # fmt: skip
 
-
-@dataclass(frozen=True)
-class Name:
-    """A global that the pickle names. Never looked up, only compared."""
-
-    value: str
+OPCODES: tuple[bytes, ...] = (
+    pickle.PROTO, pickle.STOP, pickle.MARK, pickle.GLOBAL, pickle.BINPERSID, pickle.REDUCE,
+    pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BINFLOAT, pickle.BINUNICODE,
+    pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1,
+    pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET,
+    pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3,
+    pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.SETITEM, pickle.SETITEMS,
+)  # fmt: skip
+"""Those that torch writes, besides EMPTY_DICT and BUILD."""
 
 
-@dataclass(frozen=True)
-class Storage:
-    """A run of ``count`` numbers that lies elsewhere in the file under ``key``."""
+class Storage(NamedTuple):
+    """``length`` numbers that the file holds under ``key``."""
 
     key: str
     dtype: np.dtype[Any]
-    count: int
+    length: int
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """A window on a storage: all in elements, not bytes."""
+class Tensor(NamedTuple):
+    """A view of a storage; offset and strides in elements."""
 
     storage: Storage
     offset: int
@@ -65,63 +58,62 @@ class Tensor:
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a torch state dict by their names, as read-only views of the file's bytes.
+    """The tensors of a torch or safetensors file by their names, as read-only arrays.
 
     Raises WeightsError when the file is damaged, holds anything but tensors, or asks for code to
-    be run. Bytes flipped inside the numbers of the older format cannot be noticed: it has no
-    checksum.
+    be run. The older torch format has no checksum: flipped bits in its numbers go unnoticed.
     """
     try:
         content = path.read_bytes()
-        read = _read_zip if content.startswith(b"PK") else _read_legacy
-        return read(content)
+        if content.startswith(b"PK"):
+            return _read_zip(content)
+        if content.startswith(LEGACY_SIGNATURE):
+            return _read_legacy(content)
+        return safetensors.numpy.load(content)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    except Exception as error:  # whatever hostile bytes may break, it is the file's fault
+    except Exception as error:  # Hostile bytes can raise anything.
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise WeightsError(f"{path}: not a readable torch state dict: {reason}") from error
+        raise WeightsError(f"{path}: not a readable state dict: {reason}") from error
 
 
 def _read_zip(content: bytes) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(BytesIO(content)) as archive:
-        members = {member.filename: member for member in archive.infolist()}
-        # torch stores without compression, so nothing can unfold to more than the file's length.
-        packed = any(member.compress_type != zipfile.ZIP_STORED for member in members.values())
-        if packed or sum(member.file_size for member in archive.infolist()) > len(content):
+        members = archive.infolist()
+        # Torch does not compress, so nothing can unpack to more than the file's length.
+        compressed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+        if compressed or sum(member.file_size for member in members) > len(content):
             raise WeightsError("the archive claims more than it holds")
-        roots = [name[: -len("data.pkl")] for name in members if name.endswith("/data.pkl")]
-        if len(roots) != 1:
+        names = {member.filename for member in members}
+        pickles = [name for name in names if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
             raise WeightsError("the archive has not exactly one data.pkl")
-        root = roots[0]
-        order = f"{root}byteorder"
-        if order in members and archive.read(order) != b"little":
+        root = pickles[0].removesuffix("data.pkl")
+        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
             raise WeightsError("its numbers are big-endian")
-        tensors = _tensors(Machine().run(BytesIO(archive.read(f"{root}data.pkl"))))
+        tensors = _tensors(Unpickler(BytesIO(archive.read(pickles[0]))).load())
         keys = {tensor.storage.key for tensor in tensors.values()}
         buffers = {key: memoryview(archive.read(f"{root}data/{key}")) for key in keys}
     return {name: _array(tensor, buffers) for name, tensor in tensors.items()}
 
 
 def _read_legacy(content: bytes) -> dict[str, np.ndarray]:
+    """Magic number, version, system, state dict and storage keys as pickles, then the storages."""
     file = BytesIO(content)
-    magic, protocol, system = (Machine().run(file) for _ in range(3))
-    if magic != LEGACY_MAGIC or protocol != LEGACY_PROTOCOL:
-        raise WeightsError("not a torch file")
-    if not isinstance(system, dict) or system.get("little_endian") is not True:
+    _, _, system, state, keys = (Unpickler(file).load() for _ in range(5))
+    if system["little_endian"] is not True:
         raise WeightsError("its numbers are big-endian")
-    tensors = _tensors(Machine().run(file))
-    sizes = {each.storage.key: each.storage.dtype.itemsize for each in tensors.values()}
-    keys = _strings(Machine().run(file))
+    tensors = _tensors(state)
+    storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     buffers: dict[str, memoryview] = {}
     position, view = file.tell(), memoryview(content)
     for key in keys:
         count = int.from_bytes(view[position : position + 8], "little", signed=True)
-        position += 8
-        end = position + count * sizes.get(key, 0)
-        if key not in sizes or count < 0 or end > len(content):
-            raise WeightsError(f"storage {key!r} claims more than the file holds")
-        buffers[key] = view[position:end]
-        position = end
+        begin, itemsize = position + 8, storages[_string(key)].dtype.itemsize
+        position = begin + count * itemsize
+        if count < 0 or position > len(content):
+            raise WeightsError(f"storage {key[:80]!r} claims more than the file holds")
+        buffers[key] = view[begin:position]
     return {name: _array(tensor, buffers) for name, tensor in tensors.items()}
 
 
@@ -134,136 +126,78 @@ def _tensors(state: Any) -> dict[str, Tensor]:
     return state
 
 
-def _strings(value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise WeightsError("its table of storages is damaged")
+def _array(tensor: Tensor, buffers: Mapping[str, memoryview]) -> np.ndarray:
+    (key, dtype, length), offset, shape, strides = tensor
+    if length * dtype.itemsize > len(buffers[key]):
+        raise WeightsError(f"storage {key[:80]!r} claims more than the file holds")
+    # Checked here because numpy's own check overflows.
+    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    size = math.prod(shape)
+    if size > length or (size and last >= length):
+        raise WeightsError(f"a tensor of shape {str(shape)[:80]} reaches beyond its storage")
+    steps = [stride * dtype.itemsize for stride in strides]
+    return np.ndarray(shape, dtype, buffers[key], offset * dtype.itemsize, steps)
+
+
+class StringKeys(dict[str, Any]):
+    """A dict with string keys alone: hashing a deeply nested tuple would crash the interpreter."""
+
+    def __init__(self) -> None:
+        """Take no items, so that every key passes ``__setitem__``."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(_string(key), value)
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+    if not isinstance(storage, Storage):
+        raise WeightsError("a tensor has no storage")
+    return Tensor(storage, _size(offset), tuple(map(_size, shape)), tuple(map(_size, strides)))
+
+
+def _reject(_: Any) -> None:
+    raise WeightsError("it holds an instruction that is no part of a state dict")
+
+
+class Unpickler(pickle._Unpickler):
+    """Python's unpickler without the instructions and names that torch does not write.
+
+    Based on the one written in Python: its instructions can be replaced one by one, and it
+    allocates nothing before it has read it.
+    """
+
+    GLOBALS: ClassVar[dict[tuple[str, str], Any]] = {
+        ("collections", "OrderedDict"): StringKeys,
+        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+        **{("torch", name): np.dtype(code) for name, code in DTYPES.items()},
+    }
+    dispatch: ClassVar[dict[int, Any]] = {
+        **dict.fromkeys(range(256), _reject),
+        **{code[0]: pickle._Unpickler.dispatch[code[0]] for code in OPCODES},
+        pickle.EMPTY_DICT[0]: lambda self: self.append(StringKeys()),
+        pickle.BUILD[0]: lambda self: self.stack.pop(),  # Version notes of an OrderedDict.
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.GLOBALS:
+            full_name = f"{module}.{name}"[:80]
+            raise WeightsError(f"it names {full_name!r}, which is no part of a state dict")
+        return self.GLOBALS[module, name]
+
+    def persistent_load(self, pid: Any) -> Storage:
+        kind, dtype, key, _, length, *view = pid
+        if kind != "storage" or not isinstance(dtype, np.dtype) or any(view):
+            raise WeightsError("it refers to something that is no storage")
+        return Storage(_string(key), dtype, _size(length))
+
+
+def _string(value: Any) -> str:
+    if type(value) is not str:
+        raise WeightsError("a key is not a string")
     return value
 
 
-def _array(tensor: Tensor, buffers: dict[str, memoryview]) -> np.ndarray:
-    """The window as an array, if it lies within its storage, and the storage within the file."""
-    storage = tensor.storage
-    buffer = buffers.get(storage.key)
-    if buffer is None or storage.count * storage.dtype.itemsize > len(buffer):
-        raise WeightsError(f"storage {storage.key!r} claims more than the file holds")
-    size = math.prod(tensor.shape)
-    reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
-    if size > storage.count or (size and tensor.offset + reach >= storage.count):
-        raise WeightsError(f"a tensor of shape {tensor.shape} reaches beyond its storage")
-    if not size:
-        return np.empty(tensor.shape, storage.dtype)
-    flat = np.frombuffer(buffer, storage.dtype, storage.count)[tensor.offset :]
-    strides = [step * storage.dtype.itemsize for step in tensor.strides]
-    return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
-
-
-class Machine:
-    """Carries out one pickle of protocol 2, as far as torch uses it; data in, data out."""
-
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
-
-    def run(self, file: BytesIO) -> Any:
-        """What the pickle at the file's position describes; leaves the position behind it."""
-        for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name == "STOP":
-                break
-            self._step(opcode.name, argument)
-        (result,) = self.stack
-        return result
-
-    def _step(self, opcode: str, argument: Any) -> None:
-        stack = self.stack
-        match opcode:
-            case "PROTO":
-                pass
-            case "NONE" | "NEWTRUE" | "NEWFALSE":
-                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode])
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE":
-                stack.append(argument)
-            case "GLOBAL":
-                if argument not in ALLOWED:
-                    raise WeightsError(
-                        f"it names {argument[:80]!r}, which is no part of a state dict"
-                    )
-                stack.append(Name(argument))
-            case "BINPUT" | "LONG_BINPUT":
-                self.memo[argument] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                stack.append(self.memo[argument])
-            case "MARK":
-                self.marks.append(len(stack))
-            case "EMPTY_TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
-                stack.append(tuple(self._pop({"1": 1, "2": 2, "3": 3}.get(opcode[-1], 0))))
-            case "TUPLE":
-                stack.append(tuple(self._pop_to_mark()))
-            case "EMPTY_LIST" | "EMPTY_DICT":
-                stack.append([] if opcode == "EMPTY_LIST" else {})
-            case "APPEND" | "APPENDS":
-                items = self._pop(1) if opcode == "APPEND" else self._pop_to_mark()
-                self._top(list).extend(items)
-            case "SETITEM" | "SETITEMS":
-                items = self._pop(2) if opcode == "SETITEM" else self._pop_to_mark()
-                self._set(items)
-            case "BINPERSID":
-                stack.append(_storage(*self._pop(1)))
-            case "REDUCE":
-                stack.append(_reduce(*self._pop(2)))
-            case "BUILD":  # attributes of the OrderedDict: version notes, not needed
-                self._pop(1)
-                self._top(dict)
-            case _:
-                raise WeightsError(f"it holds {opcode}, which is no part of a state dict")
-
-    def _pop(self, count: int) -> list[Any]:
-        floor = self.marks[-1] if self.marks else 0
-        start = len(self.stack) - count
-        if start < floor:
-            raise WeightsError("its pickle is damaged")
-        items = self.stack[start:]
-        del self.stack[start:]
-        return items
-
-    def _pop_to_mark(self) -> list[Any]:
-        mark = self.marks.pop()
-        items = self.stack[mark:]
-        del self.stack[mark:]
-        return items
-
-    def _top(self, kind: type) -> Any:
-        if type(self.stack[-1]) is not kind:
-            raise WeightsError("its pickle is damaged")
-        return self.stack[-1]
-
-    def _set(self, items: list[Any]) -> None:
-        target, keys = self._top(dict), items[::2]
-        if not all(type(key) is str for key in keys):  # hashing a deep tuple can crash Python
-            raise WeightsError("a key is not a string")
-        target.update(zip(keys, items[1::2], strict=True))
-
-
-def _storage(identity: Any) -> Storage:
-    kind, name, key, _, count, *view = identity
-    if kind != "storage" or not isinstance(name, Name) or type(key) is not str:
-        raise WeightsError("it refers to something that is no storage")
-    if name.value not in DTYPES or not _sizes(count) or any(each is not None for each in view):
-        raise WeightsError(f"storage {key!r} is of an unknown kind")
-    return Storage(key, DTYPES[name.value], count)
-
-
-def _reduce(function: Any, arguments: Any) -> Any:
-    if function == Name(ORDERED_DICT) and arguments == ():
-        return {}
-    if function != Name(REBUILD_TENSOR):
-        raise WeightsError("it calls something that makes no tensor")
-    storage, offset, shape, strides, *_ = arguments
-    flat = len(shape) == len(strides) <= MOST_AXES and _sizes(offset, *shape, *strides)
-    if not isinstance(storage, Storage) or not flat:
-        raise WeightsError("a tensor is described wrongly")
-    return Tensor(storage, offset, tuple(shape), tuple(strides))
-
-
-def _sizes(*values: Any) -> bool:
-    return all(type(value) is int and value >= 0 for value in values)
+def _size(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise WeightsError("a size is not a number, or negative")
+    return value

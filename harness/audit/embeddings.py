@@ -61,7 +61,7 @@ def features(
     """
     dataset = open_dataset(folder)
     ids, of_image = np.unique(dataset.groups, return_inverse=True)
-    weights = shelf.at_hand(find(RECIPE))
+    weights = shelf.local_imagenet_file(find(RECIPE))
     assert weights is not None, "they come with a package"
     path = cache / "features" / f"{key(dataset.fingerprint, backend)}.npy"
     known = _read(path, len(ids))

@@ -111,7 +111,7 @@ def _imagenet(
 ) -> tuple[ResolvedWeights, str]:
     """The ImageNet weights of one recipe, and why the network is known to be down, if it is."""
     try:
-        file = shelf.at_hand(recipe)
+        file = shelf.local_imagenet_file(recipe)
         if file is None and not fetch:
             weights = Weights(source="imagenet", digest=shelf.digest(recipe, None))
             return ResolvedWeights(weights, note="ImageNet weights to be downloaded"), offline

@@ -49,15 +49,15 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No download succeeds, whatever the machine's network."""
     from harness.errors import Offline
 
-    def refuse(recipe: Any) -> Path:
+    def fail(recipe: Any) -> Path:
         raise Offline(f"cannot download the weights of {recipe.name}")
 
-    def at_hand(recipe: Any) -> Path | None:
+    def local(recipe: Any) -> Path | None:
         return real(recipe) if recipe.name == "lite0" else None
 
-    real = harness.sweep.planner.shelf.at_hand
-    monkeypatch.setattr("harness.sweep.planner.shelf.imagenet_file", refuse)
-    monkeypatch.setattr("harness.sweep.planner.shelf.at_hand", at_hand)
+    real = harness.sweep.planner.shelf.local_imagenet_file
+    monkeypatch.setattr("harness.sweep.planner.shelf.imagenet_file", fail)
+    monkeypatch.setattr("harness.sweep.planner.shelf.local_imagenet_file", local)
 
 
 @pytest.fixture

@@ -12,13 +12,16 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from zoo import weights
+from zoo.checkpoints import LEGACY_SIGNATURE
 from zoo.errors import Offline, WeightsError
 from zoo.recipe import KerasFile, PackageFile, Recipe
 from zoo.registry import find
-from zoo.weights import HDF5_SIGNATURE, TORCH_SIGNATURES, imagenet_file, sha256, user_file
+from zoo.weights import HDF5_SIGNATURE, ZIP_SIGNATURE, imagenet_file, sha256, user_file
 
 CONTENT = HDF5_SIGNATURE + b"and so on"
 PATH = "some/where/network_notop.h5"
@@ -78,13 +81,13 @@ def test_replaces_a_damaged_copy(home: Path, store: Path) -> None:
     assert imagenet_file(_recipe()).read_bytes() == CONTENT
 
 
-def test_refuses_and_removes_a_wrong_download(home: Path, store: Path) -> None:
+def test_rejects_and_removes_a_wrong_download(home: Path, store: Path) -> None:
     with pytest.raises(WeightsError, match="checksum"):
         imagenet_file(_recipe(f"md5:{hashlib.md5(b'other').hexdigest()}"))
     assert list((home / "models").iterdir()) == []
 
 
-def test_refuses_a_download_that_is_no_hdf5(home: Path, store: Path) -> None:
+def test_rejects_a_download_that_is_no_hdf5(home: Path, store: Path) -> None:
     (store / PATH).write_text("<html>please log in</html>")
     with pytest.raises(WeightsError, match="HDF5"):
         imagenet_file(_recipe(None))
@@ -130,7 +133,9 @@ def test_names_the_package_to_install() -> None:
         ("vgg16", "my.weights.h5", CONTENT),
         ("vgg16", "my.h5", CONTENT),
         ("lite0", "my.weights.h5", CONTENT),
-        *(("lite0", "my.pth", signature + b"x") for signature in TORCH_SIGNATURES),
+        ("lite0", "my.pth", ZIP_SIGNATURE + b"x"),
+        ("lite0", "my.pth", LEGACY_SIGNATURE + b"x"),
+        ("lite0", "my.safetensors", safetensors.numpy.save({"x": np.zeros(1)})),
     ],
 )
 def test_accepts_a_users_file(tmp_path: Path, recipe: str, name: str, content: bytes) -> None:
@@ -143,12 +148,12 @@ def test_accepts_a_users_file(tmp_path: Path, recipe: str, name: str, content: b
     [
         ("vgg16", "my.h5", b"", "HDF5"),
         ("vgg16", "my.keras", b"PK\x03\x04", "HDF5"),
-        ("vgg16", "my.pth", TORCH_SIGNATURES[1], "HDF5"),
-        ("lite0", "my.pth", b"text", "HDF5 or torch"),
+        ("vgg16", "my.pth", LEGACY_SIGNATURE, "HDF5"),
+        ("lite0", "my.pth", b"text", "HDF5, torch or safetensors"),
         ("vgg16", "my.weights", CONTENT, r"\.h5"),
     ],
 )
-def test_refuses_a_users_file(
+def test_rejects_a_users_file(
     tmp_path: Path, recipe: str, name: str, content: bytes, why: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -158,7 +163,7 @@ def test_refuses_a_users_file(
     assert name in str(caught.value)
 
 
-def test_refuses_what_cannot_be_read(tmp_path: Path) -> None:
+def test_rejects_what_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="No such file"):
         user_file(find("vgg16"), tmp_path / "absent.h5")
     with pytest.raises(WeightsError, match="directory"):
