@@ -18,7 +18,7 @@ import pytest
 from harness.cli import cli
 from harness.config import load
 from tests import reference
-from tests.structure import ROOT
+from tests.structure import HERE, ROOT
 from zoo.registry import find
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -242,3 +242,22 @@ def test_the_site_loads_nothing_from_other_servers(tmp_path: Path) -> None:
         assert not re.findall(r"<link[^>]+stylesheet[^>]+href=\"?https?:", text), page
     for style in tmp_path.rglob("*.css"):
         assert not re.findall(r"(?:@import|url\()\s*[\"']?https?:", style.read_text("utf-8")), style
+
+
+def product_text() -> str:
+    """The source of the product with strings that are broken over lines joined."""
+    text = "\n".join(path.read_text("utf-8") for path in HERE.product.values())
+    return re.sub(r"\"\s*\n\s*f?\"", "", text)
+
+
+def fragments(message: str) -> list[str]:
+    """What of a quoted message does not vary: between names, numbers and dots."""
+    found = re.split(r"'[^']*'|\d[\d,.-]*|\.\.\.|[()]", message)
+    return [part.strip(" ;:") for part in found if len(part.strip(" ;:")) > 6]
+
+
+def test_the_messages_on_the_troubleshooting_page_are_those_of_the_program() -> None:
+    page, source = text_of(ROOT / "docs" / "troubleshooting.md"), product_text()
+    messages = re.findall(r"^\| `([^`]+)` \|", page, re.M)
+    assert len(messages) > 20
+    assert not [m for m in messages if not all(part in source for part in fragments(m))]
