@@ -16,7 +16,7 @@ from harness.audit.duplicates import families, members
 from harness.audit.manifest import Manifest, Removal
 from harness.audit.outliers import Isolation, Outlier, alike, find_outliers
 from harness.data.image_cache import Provenance
-from harness.data.splitting import NAMES
+from harness.data.splitting import PARTS
 from harness.schema.dataset import Dataset
 
 Kind = Literal[
@@ -236,7 +236,7 @@ def _leaks(ids: NDArray[np.int64], part: np.ndarray, how: str) -> Iterator[Findi
     """A picture on both sides of a given split; the test's copy is the one that stays."""
     parts = np.unique(part)
     if len(parts) > 1:
-        names = " and ".join(NAMES[p] for p in parts)
+        names = " and ".join(PARTS[p] for p in parts)
         yield Finding("leak", ids, ids[part < parts[-1]], f"{how} in {names}")
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from harness.audit.inspection import inspect, prepare_data
 from harness.commands.settings import DataOptions, Settings, load_settings
 from harness.data.image_cache import open_dataset, provenance
-from harness.data.splitting import split_indices, table
+from harness.data.splitting import split_csv, split_indices
 from harness.errors import UnknownName, UserError
 from harness.schema.dataset import Dataset
 from harness.storage.files import write_atomically
@@ -41,7 +41,7 @@ def write_split(options: DataOptions, out: Path) -> str:
     data = prepare(settings)
     parts = split_indices(settings.benchmark.split, data.dataset)
     try:
-        write_atomically(out, table(parts, provenance(data.folder).digests).encode())
+        write_atomically(out, split_csv(parts, provenance(data.folder).digests).encode())
     except OSError as error:
         raise UserError(f"{out}: the split cannot be written: {error}") from error
     return (
