@@ -10,7 +10,7 @@ import pytest
 
 from harness.data import sources
 from harness.data.image_cache import Content, Source, Unreadable, get_or_decode, open_dataset
-from harness.data.masking import cell, masked, without_surroundings
+from harness.data.masking import cell_mask, mask_background, masked
 from harness.data.synthetic.smear import draw
 
 NUCLEUS, BODY, RED_CELL, PAPER = (60, 25, 110), (190, 160, 205), (200, 165, 160), (254, 229, 204)
@@ -31,7 +31,7 @@ def picture(side: int = 96, red_cell: tuple[float, float] = (0.12, 0.12)) -> np.
 
 @pytest.mark.parametrize("side", [28, 64, 96, 200])
 def test_nucleus_and_body_stay_and_the_rest_goes(side: int) -> None:
-    found = cell(picture(side))
+    found = cell_mask(picture(side))
     y, x = np.mgrid[:side, :side] / side
     distance = np.hypot(x - 0.5, y - 0.5)
     assert found[distance < 0.22].all()
@@ -40,7 +40,7 @@ def test_nucleus_and_body_stay_and_the_rest_goes(side: int) -> None:
 
 def test_surroundings_become_white_and_the_cell_keeps_its_pixels() -> None:
     image = picture()
-    found, shown = cell(image), without_surroundings(image)
+    found, shown = cell_mask(image), mask_background(image)
     np.testing.assert_array_equal(shown[found], image[found])
     assert (shown[~found] == 255).all()
     assert shown.dtype == np.uint8
@@ -48,19 +48,19 @@ def test_surroundings_become_white_and_the_cell_keeps_its_pixels() -> None:
 
 def test_what_surrounds_the_cell_does_not_matter() -> None:
     one, other = picture(red_cell=(0.12, 0.12)), picture(red_cell=(0.86, 0.14))
-    agree = (without_surroundings(one) == without_surroundings(other)).all(axis=2)
+    agree = (mask_background(one) == mask_background(other)).all(axis=2)
     assert agree.mean() > 0.97
 
 
 @pytest.mark.parametrize("value", [0, 130, 255])
 def test_an_image_without_a_cell_stays_as_it_is(value: int) -> None:
     blank = np.full((48, 48, 3), value, np.uint8)
-    np.testing.assert_array_equal(without_surroundings(blank), blank)
+    np.testing.assert_array_equal(mask_background(blank), blank)
 
 
 def test_drawn_cells_keep_their_middle_and_lose_most_of_the_rest() -> None:
     drawn = draw(160, seed=2, faults=False)
-    found = np.stack([cell(image) for image in drawn.images])
+    found = np.stack([cell_mask(image) for image in drawn.images])
     assert found[:, 46:50, 46:50].mean() > 0.9
     assert 0.1 < found.mean() < 0.5
     border = np.concatenate([found[:, 0], found[:, -1], found[:, :, 0], found[:, :, -1]], axis=1)
