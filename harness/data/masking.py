@@ -1,6 +1,6 @@
 """Background masking (report 001): everything around the cell becomes white.
 
-Neighbouring red cells, stain and dirt do not determine a cell's class, but a network may learn them.
+Other red cells, stain and dirt do not determine a cell's class, but a network may learn them.
 """
 
 from __future__ import annotations
