@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -287,6 +288,38 @@ def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
     return f'<path d="{path}" class="arrow"/>'
 
 
+# --- augmentation --------------------------------------------------------------------------------
+
+
+def policies() -> str:
+    """Every augmentation policy: what it does, its parameters and their defaults."""
+    from harness.schema.augmentation import NAMED, STEPS
+
+    rows = []
+    for name, steps in NAMED.items():
+        what = " + ".join(f"`{step.name}`" for step in steps) or "nothing"
+        rows.append(f"| `{name}` | {what} | |")
+    for name, step in STEPS.items():
+        defaults = step().model_dump(mode="json", exclude={"name"})
+        listed = ", ".join(
+            f"`{key}`" if key == "copies" else f"`{key} = {_toml(value)}`"
+            for key, value in defaults.items()
+        )
+        rows.append(f"| `{name}` | {_first_sentence(step)} | {listed} |")
+    return "\n".join(
+        ["| policy | what it does | parameters and defaults |", "|---|---|---|", *rows]
+    )
+
+
+def _toml(value: Any) -> str:
+    rounded = float(f"{value:.3g}") if isinstance(value, float) else value
+    return json.dumps(rounded)
+
+
+def _first_sentence(kind: type) -> str:
+    return _plain((inspect.getdoc(kind) or "").partition("\n\n")[0]).removesuffix(".")
+
+
 # --- settings ------------------------------------------------------------------------------------
 
 
@@ -296,7 +329,13 @@ def settings() -> str:
     return f"```toml\n{text.strip()}\n```"
 
 
-BLOCKS = {"commands": commands, "records": records, "packages": packages, "settings": settings}
+BLOCKS = {
+    "commands": commands,
+    "records": records,
+    "packages": packages,
+    "policies": policies,
+    "settings": settings,
+}
 
 
 def main() -> None:
