@@ -293,10 +293,10 @@ def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
 
 def policies() -> str:
     """Every augmentation policy: what it does, its parameters and their defaults."""
-    from harness.schema.augmentation import NAMED, STEPS
+    from harness.schema.augmentation import NAMED_POLICIES, STEPS
 
     rows = []
-    for name, steps in NAMED.items():
+    for name, steps in NAMED_POLICIES.items():
         what = " + ".join(f"`{step.name}`" for step in steps) or "nothing"
         rows.append(f"| `{name}` | {what} | |")
     for name, step in STEPS.items():
