@@ -1,11 +1,11 @@
-"""Images a second that each augmentation policy costs, by keras-cv's layers and by our engine.
+"""Images a second of each augmentation policy: by keras-cv's layers and by our engine.
 
     python benchmarks/augmentation.py [--data SOURCE] [--images N] [POLICY ...]
 
 Same images, one after the other, the median of several rounds. keras-cv runs as a graph on batches
-of 256 and is warm; so are our processes, one for each core. "kept" is what a sweep sees: the epoch
-made, written to disk, read back and checked. Two ratios: by the clock, on all cores, and of
-processor time, which another program on the machine does not change.
+of 256 and is warm; so are our processes, one for each core. "cached" is what a sweep sees: the
+epoch made and written to the cache with its checksums. Two ratios: by the clock, on all cores, and
+of processor time, which another program on the machine does not change.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from harness.augmentation import epoch_cache
-from harness.augmentation.epoch_cache import BATCH, EpochCache, Stream
-from harness.augmentation.worker import processes
+from harness.augmentation import engine
+from harness.augmentation.epoch_cache import EpochCache
+from harness.augmentation.stream import BATCH, Stream, enlargement, one_opencv_thread
+from harness.augmentation.worker import ENVIRONMENT, process_pool
 from harness.data.image_cache import open_dataset
 from harness.data.sources import prepare
 from harness.schema.augmentation import Augmentation, Enlarged, SplitAndRotate, parse
@@ -70,13 +70,6 @@ def by_keras_cv(stream: Stream) -> Callable[[], object] | None:
     return lambda: [part.numpy() for part in graph(x, y)]
 
 
-class Nowhere:
-    """In place of a file or memory for pixels."""
-
-    def put(self, rows: np.ndarray, images: np.ndarray) -> None:
-        pass
-
-
 @dataclass(frozen=True)
 class Rates:
     """Images a second that come out: by the clock, and of processor time."""
@@ -85,37 +78,32 @@ class Rates:
     busy: float
 
     @classmethod
-    def of(cls, images: int, taken: Sequence[tuple[float, float]]) -> Rates:
-        clock, busy = (statistics.median(times) for times in zip(*taken, strict=True))
+    def median(cls, images: int, seconds: Sequence[tuple[float, float]]) -> Rates:
+        clock, busy = (statistics.median(times) for times in zip(*seconds, strict=True))
         return cls(images / clock, images / busy)
 
 
-def rates(stream: Stream, data: Path, folder: Path) -> tuple[Rates | None, Rates, float]:
-    """keras-cv's, ours in memory, and by the clock ours kept on disk."""
-    theirs = by_keras_cv(stream)
-    shelf = EpochCache(folder, 10**12)
-    with processes(stream, data) as crew:
-        made = partial(epoch_cache.make, stream, to=Nowhere(), crew=crew)
-        if theirs is not None:
-            theirs()
-        made(0)
-        layers, clock, kept, busy = ([] for _ in range(4))
+def rates(stream: Stream, folder: Path) -> tuple[Rates | None, Rates]:
+    """Of keras-cv's layers in memory, and of our engine: cached, and of one process in memory."""
+    layers = by_keras_cv(stream)
+    batch = stream.random_batches(0)[0]
+    images = np.asarray(stream.images[batch.ids])
+    one_batch = partial(engine.augment, stream.augmentation.policy, images, batch.targets)
+    cache = EpochCache(folder, 10**12)
+    with process_pool() as processes, one_opencv_thread():
+        make = partial(cache.get_or_make, stream, processes=processes)
+        if layers is not None:
+            layers()
+        make(0)
+        theirs, clock, busy = ([] for _ in range(3))
         for k in range(1, ROUNDS + 1):
-            if theirs is not None:
-                layers.append(seconds(theirs))
-            clock.append(seconds(partial(made, k))[0])
-            kept.append(seconds(partial(shelf.keep, stream, k, crew=crew))[0])
-            busy.append(seconds(partial(one_part, stream, k))[1])
-    copies = epoch_cache.enlargement(stream.augmentation)
-    part = copies * len(stream.ids) / epoch_cache.parts(stream)
-    first = Rates.of(BATCH * copies, layers) if layers else None
-    ours = Rates(stream.rows / statistics.median(clock), part / statistics.median(busy))
-    return first, ours, stream.rows / statistics.median(kept)
-
-
-def one_part(stream: Stream, epoch: int) -> None:
-    with epoch_cache.one_core_each():
-        epoch_cache.make_part(stream, epoch, Nowhere(), 0)
+            if layers is not None:
+                theirs.append(seconds(layers))
+            clock.append(seconds(partial(make, k))[0])
+            busy.append(seconds(partial(one_batch, k))[1])
+    copies = enlargement(stream.augmentation)
+    ours = Rates(stream.rows / statistics.median(clock), len(batch.rows) / statistics.median(busy))
+    return Rates.median(BATCH * copies, theirs) if theirs else None, ours
 
 
 def main() -> None:
@@ -124,24 +112,24 @@ def main() -> None:
     parser.add_argument("--data", default="smear@8192")
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--images", type=int, default=8192)
-    asked = parser.parse_args()
+    options = parser.parse_args()
+    os.environ |= ENVIRONMENT
     cache = Path(tempfile.gettempdir()) / "wbc-bench-benchmarks"
-    decoded = prepare(asked.data, asked.size, cache)
-    data = open_dataset(decoded)
-    ids = np.arange(min(asked.images, len(data)))
+    data = open_dataset(prepare(options.data, options.size, cache))
+    ids = np.arange(min(options.images, len(data)))
     targets = np.eye(len(data.class_names), dtype=np.float32)[data.labels[ids]]
-    print(f"{data.name}, {len(ids)} images of {asked.size} px, images/s, median of {ROUNDS}")
-    print(f"{'':26s} {'by the clock':^35s} {'of processor time':^26s}")
-    heads = ("keras-cv", "ours", "ratio", "kept", "keras-cv", "ours", "ratio")
-    print(f"{'policy':26s} " + " ".join(f"{head:>8s}" for head in heads))
-    for name in asked.policies:
+    print(f"{data.name}, {len(ids)} images of {options.size} px, images/s, median of {ROUNDS}")
+    print(f"{'':26s} {'by the clock':^26s} {'of processor time':^26s}")
+    headers = ("keras-cv", "cached", "ratio", "keras-cv", "ours", "ratio")
+    print(f"{'policy':26s} " + " ".join(f"{header:>8s}" for header in headers))
+    for name in options.policies:
         augmentation = Augmentation(policy=parse(name))
         stream = Stream(data.images, ids, targets, augmentation, 0, data.fingerprint)
         with tempfile.TemporaryDirectory() as folder:
-            theirs, ours, kept = rates(stream, decoded, Path(folder))
+            theirs, ours = rates(stream, Path(folder))
         clock = against(theirs.clock if theirs else None, ours.clock)
         busy = against(theirs.busy if theirs else None, ours.busy)
-        print(f"{name:26s} {clock} {kept:8.0f} {busy}", flush=True)
+        print(f"{name:26s} {clock} {busy}", flush=True)
 
 
 def against(theirs: float | None, ours: float) -> str:

@@ -1,8 +1,8 @@
 """Makes augmented epochs ahead of a training: ``python -m harness.augmentation.worker``.
 
-The worker's job comes as one line on stdin, then a line ``FIRST END`` whenever the training turns
-to another epoch. Epochs that already lie on the shelf are left alone. When stdin closes, the
-training has ended or died, and so do we.
+The training's Job comes as one line on stdin, then a line ``FIRST END`` whenever it turns to
+another epoch. Epochs that are in the cache are left alone. When stdin closes, the training has
+ended or died, and this process ends.
 """
 
 from __future__ import annotations
@@ -11,74 +11,45 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any
 
-import cv2
-import numpy as np
-
-from harness.augmentation.epoch_cache import (
-    Augmenter,
-    Crew,
-    EpochCache,
-    Part,
-    Place,
-    Stream,
-    make_part,
-    parts,
-)
+from harness.augmentation.epoch_cache import EpochCache
+from harness.augmentation.stream import BATCH, Stream
+from harness.augmentation.training_images import training_stream
 from harness.data.image_cache import open_dataset
-from harness.data.sampling import sample_indices
-from harness.data.splitting import split_indices
 from harness.execution import devices
+from harness.execution.locks import DeviceLock
 from harness.execution.processes import module_command
-from harness.schema.augmentation import Augmentation
-from harness.schema.dataset import Dataset
-from harness.schema.run import Job, Run
+from harness.schema.run import Job
 
-AHEAD = 3
-"""Epochs made before they are wanted: enough to be early, and little to waste on an early stop."""
-WORTH_A_CREW = 8
-"""Parts of an epoch from which on it pays to start processes, which takes each a second."""
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
-"""For glibc: what a part needed is kept for the next. Taking megabytes from the kernel anew each
-time costs as much as the cheaper policies do."""
-
-
-def augmenter(augmentation: Augmentation) -> Augmenter:
-    """The code that carries the steps out; keras-cv loads TensorFlow."""
-    if augmentation.provider == "keras-cv":
-        from harness.augmentation import keras_cv
-
-        return keras_cv.augment
-    from harness.augmentation import engine
-
-    return engine.augment
-
-
-def stream_of(run: Run, data: Dataset) -> Stream:
-    """Of a run's training images, rare ones again if so told; the same for every recipe."""
-    ids = split_indices(run.split, data).train
-    targets = np.eye(len(data.class_names), dtype=np.float32)[data.labels[ids]]
-    rows = sample_indices(run.protocol.loss, targets, run.seed)
-    augmentation = run.protocol.augmentation
-    return Stream(data.images, ids[rows], targets[rows], augmentation, run.seed, data.fingerprint)
+EPOCHS_AHEAD = 3
+"""Enough to be early, and little to waste on an early stop."""
+BATCHES_WORTH_PROCESSES = 8
+"""Batches of an epoch from which on processes pay, each of which takes a second to start."""
+ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "-1",
+    "OPENCV_FOR_THREADS_NUM": "1",
+    # For glibc: keep the memory of a batch for the next. Taking megabytes from the kernel anew each
+    # time costs as much as the cheaper policies do.
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+}
 
 
 @dataclass
 class EpochPrefetcher:
-    """The worker's end: starts the process when first asked, and ends it."""
+    """The training's end: starts the process at the first request, and ends it."""
 
     job: Job
     _process: subprocess.Popen[str] | None = field(default=None, repr=False)
 
     def __call__(self, first: int, end: int) -> None:
+        """Request the epochs from the first up to, not including, the end."""
         if self.job.epochs is None:
             return
         if self._process is None:
@@ -88,12 +59,12 @@ class EpochPrefetcher:
                 stdout=subprocess.DEVNULL,
                 text=True,
                 encoding="utf-8",
-                env={**os.environ, "TF_NUM_INTEROP_THREADS": "1", "CUDA_VISIBLE_DEVICES": "-1"},
+                env=os.environ | ENVIRONMENT,
             )
-            self._tell(self.job.model_dump_json())
-        self._tell(f"{first} {end}")
+            self._send(self.job.model_dump_json())
+        self._send(f"{first} {end}")
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
         try:
@@ -111,95 +82,72 @@ class EpochPrefetcher:
 # --- the process ---------------------------------------------------------------------------------
 
 
+@dataclass
+class _Requests:
+    """The epochs that the training reads next; a new line on stdin replaces them."""
+
+    span: tuple[int, int] = (0, 0)
+    changed: threading.Event = field(default_factory=threading.Event)
+
+    def receive(self) -> None:
+        for line in sys.stdin:
+            first, end = (int(word) for word in line.split())
+            self.span = first, end
+            self.changed.set()
+        os._exit(0)
+
+
 def main() -> int:
     job = Job.model_validate_json(sys.stdin.readline())
     if job.epochs is None:
         return 0
-    wanted = _Wanted()
-    threading.Thread(target=_listen, args=(wanted,), daemon=True).start()
-
-    from harness.execution.locks import DeviceLock
-
+    requests = _Requests()
+    threading.Thread(target=requests.receive, daemon=True).start()
     if job.run.protocol.augmentation.provider == "keras-cv":
         import tensorflow as tf
 
-        tf.config.experimental.enable_op_determinism()
-    stream = stream_of(job.run, open_dataset(Path(job.data)))
-    shelf = EpochCache(Path(job.epochs.folder), job.epochs.limit_bytes)
-    augment = augmenter(job.run.protocol.augmentation)
-    how = {"augment": augment, "turn": DeviceLock(job.device).shared}
-    ours = job.run.protocol.augmentation.provider == "wbc-bench"
-    if ours and parts(stream) >= WORTH_A_CREW:
-        with processes(stream, Path(job.data)) as crew:
-            _follow(wanted, stream, shelf, {**how, "crew": crew})
-    else:
-        _follow(wanted, stream, shelf, how)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    stream = training_stream(job.run, open_dataset(Path(job.data)))
+    _make_epochs(stream, requests, job)
     return 0
 
 
-# --- its helpers ---------------------------------------------------------------------------------
+def _make_epochs(stream: Stream, requests: _Requests, job: Job) -> None:
+    assert job.epochs is not None
+    cache = EpochCache(Path(job.epochs.folder), job.epochs.limit_bytes)
+    make = partial(cache.get_or_make, stream, share_device=DeviceLock(job.device).shared)
+    many = len(stream.ids) >= BATCHES_WORTH_PROCESSES * BATCH
+    ours = stream.augmentation.provider == "wbc-bench"
+    with process_pool() if many and ours else nullcontext() as processes:
+        while True:
+            requests.changed.wait()
+            requests.changed.clear()
+            first, end = requests.span
+            for epoch in range(first, min(end, first + 1 + EPOCHS_AHEAD)):
+                if not make(epoch=epoch, processes=processes):
+                    return  # No room: the training makes what it needs, in its memory.
+                if requests.changed.is_set():
+                    break
 
 
-@contextmanager
-def processes(stream: Stream, folder: Path) -> Iterator[Crew]:
-    """A crew of as many processes as there are cores, for a stream of the data set ``folder``.
+def process_pool() -> ProcessPoolExecutor:
+    """As many processes as there are cores, which end with this one. Start it with ENVIRONMENT.
 
-    Our engine's calls are so short that threads would spend a third of their time on Python's lock.
+    The engine's calls are so short that threads would spend a third of their time on Python's lock.
+    joblib's processes need a third more time for cheap policies: they map the files for each batch.
     """
-    os.environ.update(KEEP_MEMORY)
-    sent = replace(stream, images=np.empty(0, np.uint8))  # Each maps the pixels itself.
-    count = min(devices.cores(), parts(stream))
-    with ProcessPoolExecutor(count, get_context("spawn"), _join, (sent, folder)) as pool:
-        yield lambda epoch, to, which: pool.map(partial(_part, epoch, to), which)
-
-
-_joined: list[Stream] = []
-"""In a helper: what it makes parts of."""
-
-
-def _join(stream: Stream, folder: Path) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    cv2.setNumThreads(1)
-    _joined.append(replace(stream, images=open_dataset(folder).images))
+    return ProcessPoolExecutor(devices.cores(), get_context("spawn"), _end_with_parent)
 
 
 def _end_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
-    parent.join()
-    os._exit(1)
 
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
 
-def _part(epoch: int, to: Place, part: int) -> Part:
-    return make_part(_joined[0], epoch, to, part)
-
-
-@dataclass
-class _Wanted:
-    """The epochs that the training wants next; a new line on stdin replaces them."""
-
-    span: tuple[int, int] = (0, 0)
-    news: threading.Event = field(default_factory=threading.Event)
-
-
-def _listen(wanted: _Wanted) -> None:
-    for line in sys.stdin:
-        first, end = (int(word) for word in line.split())
-        wanted.span = first, end
-        wanted.news.set()
-    os._exit(0)
-
-
-def _follow(wanted: _Wanted, stream: Stream, shelf: EpochCache, how: dict[str, Any]) -> None:
-    while True:
-        wanted.news.wait()
-        wanted.news.clear()
-        first, end = wanted.span
-        for epoch in range(first, min(end, first + 1 + AHEAD)):
-            if shelf.keep(stream, epoch, **how) is None:
-                return  # No room: the training makes what it needs, in its memory.
-            if wanted.news.is_set():
-                break
+    threading.Thread(target=wait, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -59,11 +59,11 @@ def draw_preview(
     """
     dataset = prepare(load_settings(options)).dataset
     if policy is not None:
-        from harness.augmentation import preview as augmentation_preview
+        from harness.augmentation.preview import policy_preview
         from harness.config import augmentation_named
 
         augmentation = augmentation_named(policy)
-        augmentation_preview.sheet(dataset, augmentation, out, versions=min(per_class, 12))
+        policy_preview(dataset, augmentation, out, versions=min(per_class, 12))
     elif shift:
         from harness.data.preview import shifted_preview
 

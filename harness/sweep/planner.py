@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-from harness.augmentation.epoch_cache import enlargement, epoch_bytes
+from harness.augmentation.stream import enlargement, epoch_bytes
 from harness.config import Benchmark, WeightSettings
 from harness.errors import ConfigError, Offline, StoreError
 from harness.execution.devices import Device, cores

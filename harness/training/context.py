@@ -12,8 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from harness.augmentation import epoch_cache as augmented
-from harness.augmentation.worker import augmenter
+from harness.augmentation.epoch_cache import EpochCache, EpochReader
+from harness.augmentation.training_images import augmented_validation
 from harness.data.sampling import sample_indices
 from harness.data.shifted_test import Shifted
 from harness.execution.locks import DeviceLock
@@ -63,10 +63,10 @@ class TrainOptions:
     """What a training may have at hand besides its data; by default nothing."""
 
     shifted: Shifted | None = None
-    shelf: augmented.EpochCache | None = None
+    epoch_cache: EpochCache | None = None
     """Where augmented epochs are kept; without it they are made in memory."""
-    ahead: Callable[[int, int], None] = lambda first, end: None
-    """Told which augmented epochs come next: the first, and the end."""
+    prefetch: Callable[[int, int], None] = lambda first, end: None
+    """Receives the augmented epochs that come next: the first, and the end."""
 
 
 NOTHING = TrainOptions()
@@ -81,7 +81,7 @@ class RunContext:
     parts: Parts
     network: keras.Model
     events: Events
-    reader: augmented.Reader | None
+    reader: EpochReader | None
     history: list[Epoch] = field(default_factory=list)
     trainable: int = 0
     embedded: int = 0
@@ -129,7 +129,7 @@ class RunContext:
         """Images, and which of them are the part's. Only validation may be augmented, if told."""
         if part != "validation" or not self.run.protocol.augmentation.validation_share:
             return self.data.images, self.ids(part)
-        return self._varied_validation, np.arange(len(self.ids(part)))
+        return self._augmented_validation, np.arange(len(self.ids(part)))
 
     def images(self, part: str) -> tuple[DeviceImages, np.ndarray]:
         """The same, where the steps find them."""
@@ -137,18 +137,17 @@ class RunContext:
         return (self.resident if images is self.data.images else self._laid_validation), ids
 
     @cached_property
-    def _varied_validation(self) -> np.ndarray:
-        code, ids = augmenter(self.run.protocol.augmentation), self.ids("validation")
-        return augmented.varied_validation(self.run, self.data, ids, code)
+    def _augmented_validation(self) -> np.ndarray:
+        return augmented_validation(self.run, self.data, self.ids("validation"))
 
     @cached_property
     def _laid_validation(self) -> DeviceImages:
-        return self.laid(self._varied_validation)
+        return self.laid(self._augmented_validation)
 
     # Training
 
     def varied_features(
-        self, reader: augmented.Reader, phase: Phase
+        self, reader: EpochReader, phase: Phase
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Features and soft targets of each augmented epoch that the frozen phase goes round."""
         augmentation = self.run.protocol.augmentation

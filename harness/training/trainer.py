@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 
-from harness.augmentation import epoch_cache as augmented
-from harness.augmentation.worker import augmenter, stream_of
+from harness.augmentation.epoch_cache import EpochReader
+from harness.augmentation.training_images import training_stream
 from harness.data.splitting import split_indices
 from harness.schema.dataset import Dataset
 from harness.schema.predictions import Predictions
@@ -75,7 +75,9 @@ def train(
         network = build(find(run.recipe), protocol.image_size, weights)
     seconds = {"build": clock.lap()}
 
-    context = RunContext(run, data, parts, network, events, _reader(run, data, events, beside))
+    context = RunContext(
+        run, data, parts, network, events, _epoch_reader(run, data, events, beside)
+    )
     if run.weights.source == "random" and protocol.from_scratch is not None:
         head = from_scratch(context, protocol.from_scratch)
         features = None
@@ -152,14 +154,14 @@ def learn_images(context: RunContext, name: PhaseName, phase: Phase, head: keras
         context.seconds_before = sum(e.seconds for e in curve[: context.events.keeper.resumed])
 
 
-def _reader(
-    run: Run, data: Dataset, events: Events, beside: TrainOptions
-) -> augmented.Reader | None:
-    augmentation = run.protocol.augmentation
-    if not augmentation.policy:
+def _epoch_reader(
+    run: Run, data: Dataset, events: Events, options: TrainOptions
+) -> EpochReader | None:
+    if not run.protocol.augmentation.policy:
         return None
-    how = {"augment": augmenter(augmentation), "turn": events.device_lock.shared}
-    return augmented.Reader(stream_of(run, data), beside.shelf, how, beside.ahead)
+    make_options = {"share_device": events.device_lock.shared}
+    stream = training_stream(run, data)
+    return EpochReader(stream, options.epoch_cache, make_options, options.prefetch)
 
 
 class Clock:

@@ -75,12 +75,12 @@ def _train(job: Job, device_lock: DeviceLock, pulse: ResourceMonitor, emit: Any)
     if job.shifted:
         test = split_indices(job.run.split, data).test
         shifted = open_shifted(Path(job.shifted), data, test, job.run.split)
-    ahead = EpochPrefetcher(job)
+    prefetcher = EpochPrefetcher(job)
     try:
-        beside = TrainOptions(shifted, _shelf(job, emit), ahead)
+        beside = TrainOptions(shifted, _epoch_cache(job, emit), prefetcher)
         trained = trainer.train(job.run, data, weights, events, beside)
     finally:
-        ahead.close()
+        prefetcher.close()
     emit("phase", name="writing", steps=1)
     _write(Path(job.output), trained)
     assert events.keeper is not None
@@ -119,13 +119,13 @@ def _learnt(trained: Any) -> dict[str, int]:
     }
 
 
-def _shelf(job: Any, emit: Any) -> Any:
+def _epoch_cache(job: Any, emit: Any) -> Any:
     from harness.augmentation.epoch_cache import EpochCache
 
     if job.epochs is None:
         return None
     folder, limit = Path(job.epochs.folder), job.epochs.limit_bytes
-    return EpochCache(folder, limit, tell=lambda text: emit("message", text=text))
+    return EpochCache(folder, limit, warn=lambda text: emit("message", text=text))
 
 
 def _keeper(job: Job, emit: Any) -> Any:

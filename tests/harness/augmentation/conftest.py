@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.augmentation.epoch_cache import Stream
+from harness.augmentation.stream import Stream
 from harness.data.image_cache import open_dataset
 from harness.data.sources import prepare
 from harness.schema.augmentation import Augmentation, Policy
@@ -24,7 +24,7 @@ def cells(smear: Dataset) -> np.ndarray:
     return np.asarray(smear.images[:16])
 
 
-def stream_of(data: Dataset, policy: Policy, count: int = 300, seed: int = 5) -> Stream:
+def make_stream(data: Dataset, policy: Policy, count: int = 300, seed: int = 5) -> Stream:
     ids = np.arange(1, count + 1)
     targets = np.eye(len(data.class_names), dtype=np.float32)[data.labels[ids]]
     return Stream(data.images, ids, targets, Augmentation(policy=policy), seed, data.fingerprint)

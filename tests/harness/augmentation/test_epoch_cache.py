@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +16,17 @@ import numpy as np
 import pytest
 
 from harness.augmentation import engine
-from harness.augmentation.epoch_cache import IMAGES, META, TARGETS, EpochCache, Reader, in_memory
+from harness.augmentation.epoch_cache import IMAGES, TARGETS, EpochCache, EpochReader
+from harness.augmentation.stream import make_in_memory
 from harness.execution import devices
 from harness.schema.dataset import Dataset
-from tests.harness.augmentation.conftest import stream_of
+from tests.harness.augmentation.conftest import make_stream
 
 POLICY = "traditional+mixup"
 LARGE = 10**9
 
 
-class Counted:
+class Counter:
     """The engine, counting its calls."""
 
     def __init__(self) -> None:
@@ -48,22 +47,25 @@ def assert_same(one: Any, other: Any) -> None:
 def test_an_epoch_depends_on_the_stream_and_its_number_alone(
     smear: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = stream_of(smear, POLICY, 580)
-    first = in_memory(stream, 3)
+    stream = make_stream(smear, POLICY, 580)
+    first = make_in_memory(stream, 3)
     assert first.images.shape == (580, 48, 48, 3)
     np.testing.assert_allclose(first.targets.sum(axis=1), 1, atol=1e-6)
     monkeypatch.setattr(devices, "cores", lambda: 7)
-    assert_same(in_memory(stream, 3), first)
-    kept = EpochCache(tmp_path, LARGE).keep(stream, 3)
-    assert_same(kept, first)
-    assert isinstance(kept.images, np.memmap)  # type: ignore[union-attr]
-    for other in (in_memory(stream, 4), in_memory(stream_of(smear, POLICY, 580, seed=6), 3)):
+    assert_same(make_in_memory(stream, 3), first)
+    cached = EpochCache(tmp_path, LARGE).get_or_make(stream, 3)
+    assert_same(cached, first)
+    assert isinstance(cached.images, np.memmap)  # type: ignore[union-attr]
+    for other in (
+        make_in_memory(stream, 4),
+        make_in_memory(make_stream(smear, POLICY, 580, seed=6), 3),
+    ):
         assert (other.images != first.images).any(axis=(1, 2, 3)).mean() > 0.9
 
 
 def test_every_image_is_there_once(smear: Dataset) -> None:
-    stream = stream_of(smear, "none", 580)
-    made = in_memory(stream, 0)
+    stream = make_stream(smear, "none", 580)
+    made = make_in_memory(stream, 0)
     np.testing.assert_array_equal(made.images, smear.images[stream.ids])
     np.testing.assert_array_equal(made.targets, stream.targets)
 
@@ -71,19 +73,19 @@ def test_every_image_is_there_once(smear: Dataset) -> None:
 def test_mixing_finds_partners_of_other_classes(smear: Dataset) -> None:
     """Images lie sorted by class in some sources; batches are drawn at random."""
     order = np.argsort(smear.labels, kind="stable")
-    stream = stream_of(smear, "cutmix", 580)
+    stream = make_stream(smear, "cutmix", 580)
     ids = order[:580]
     targets = np.eye(8, dtype=np.float32)[smear.labels[ids]]
     sorted_stream = type(stream)(smear.images, ids, targets, stream.augmentation, 1, "")
-    made = in_memory(sorted_stream, 0)
+    made = make_in_memory(sorted_stream, 0)
     assert (made.targets.max(axis=1) < 0.99).mean() > 0.6
 
 
 def test_the_fixed_set_has_one_epoch_of_five_times_the_images(
     smear: Dataset, tmp_path: Path
 ) -> None:
-    stream = stream_of(smear, "report-001")
-    reader = Reader(stream, EpochCache(tmp_path, LARGE))
+    stream = make_stream(smear, "report-001")
+    reader = EpochReader(stream, EpochCache(tmp_path, LARGE))
     first = reader.read(0, 10)
     assert len(first.images) == stream.rows == 1500
     np.testing.assert_array_equal(first.images[:300], smear.images[stream.ids])
@@ -93,15 +95,16 @@ def test_the_fixed_set_has_one_epoch_of_five_times_the_images(
 
 
 def test_the_next_recipe_makes_nothing(smear: Dataset, tmp_path: Path) -> None:
-    stream, shelf, counted = stream_of(smear, POLICY), EpochCache(tmp_path, LARGE), Counted()
-    made = [Reader(stream, shelf, {"augment": counted}).read(k, 2) for k in range(2)]
-    calls = counted.calls
+    counter, cache = Counter(), EpochCache(tmp_path, LARGE)
+    stream = replace(make_stream(smear, POLICY), augment=counter)
+    made = [EpochReader(stream, cache).read(k, 2) for k in range(2)]
+    calls = counter.calls
     assert calls > 0
     for _ in range(2):
-        reader = Reader(stream_of(smear, POLICY), shelf, {"augment": counted})
+        reader = EpochReader(replace(make_stream(smear, POLICY), augment=counter), cache)
         for k in range(2):
             assert_same(reader.read(k, 2), made[k])
-    assert counted.calls == calls
+    assert counter.calls == calls
 
 
 @pytest.mark.parametrize(
@@ -110,11 +113,11 @@ def test_the_next_recipe_makes_nothing(smear: Dataset, tmp_path: Path) -> None:
 )
 def test_the_key_covers_what_the_pixels_depend_on(smear: Dataset, changes: Any) -> None:
     usual = {"policy": POLICY, "count": 300, "seed": 5}
-    assert stream_of(smear, **usual).key == stream_of(smear, **usual).key
-    assert stream_of(smear, **usual).key != stream_of(smear, **{**usual, **changes}).key
+    assert make_stream(smear, **usual).key == make_stream(smear, **usual).key
+    assert make_stream(smear, **usual).key != make_stream(smear, **{**usual, **changes}).key
 
 
-# --- torn, missing, crowded ----------------------------------------------------------------------
+# --- damaged, missing, no room -------------------------------------------------------------------
 
 
 def _cut(folder: Path) -> None:
@@ -134,38 +137,29 @@ def _lose(folder: Path) -> None:
     (folder / TARGETS).unlink()
 
 
-def _scribble(folder: Path) -> None:
-    (folder / META).write_text(json.dumps([1, 2]))
-
-
-@pytest.mark.parametrize("harm", [_cut, _flip, _lose, _scribble])
-def test_a_torn_epoch_is_made_again(smear: Dataset, tmp_path: Path, harm: Any) -> None:
-    stream, shelf = stream_of(smear, POLICY), EpochCache(tmp_path, LARGE)
-    before = in_memory(stream, 0)
-    assert shelf.keep(stream, 0) is not None
-    harm(shelf.folder(stream, 0))
-    assert shelf.find(stream, 0) is None
-    assert_same(shelf.keep(stream, 0), before)
-    assert_same(shelf.find(stream, 0), before)
+@pytest.mark.parametrize("damage", [_cut, _flip, _lose])
+def test_a_damaged_epoch_is_made_again(smear: Dataset, tmp_path: Path, damage: Any) -> None:
+    stream, cache = make_stream(smear, POLICY), EpochCache(tmp_path, LARGE)
+    before = make_in_memory(stream, 0)
+    assert cache.get_or_make(stream, 0) is not None
+    damage(tmp_path / stream.key / "epoch-0000")
+    assert cache.find(stream, 0) is None
+    assert_same(cache.get_or_make(stream, 0), before)
+    assert_same(cache.find(stream, 0), before)
 
 
 def test_several_at_once_make_an_epoch_once(smear: Dataset, tmp_path: Path) -> None:
-    stream, counted = stream_of(smear, POLICY), Counted()
-    found: list[Any] = []
-
-    def want() -> None:
-        found.append(EpochCache(tmp_path, LARGE).keep(stream, 0, augment=counted))
-
-    threads = [threading.Thread(target=want) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for one in found:
-        assert_same(one, found[0])
-    once = Counted()
-    in_memory(stream, 0, augment=once)
-    assert counted.calls == once.calls
+    counter = Counter()
+    stream = replace(make_stream(smear, POLICY), augment=counter)
+    with ThreadPoolExecutor(6) as threads:
+        epochs = list(
+            threads.map(lambda _: EpochCache(tmp_path, LARGE).get_or_make(stream, 0), range(6))
+        )
+    calls = counter.calls
+    for epoch in epochs:
+        assert_same(epoch, epochs[0])
+    make_in_memory(stream, 0)
+    assert counter.calls == 2 * calls
 
 
 @contextmanager
@@ -180,70 +174,61 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("allocates", [True, False])
-def test_a_full_disk_is_told_and_the_epoch_comes_from_memory(
+def test_a_full_disk_is_warned_of_and_the_epoch_comes_from_memory(
     smear: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allocates: bool
 ) -> None:
     if not allocates:  # A file system that only says so in the middle.
         monkeypatch.delattr(os, "posix_fallocate")
-    stream, told = stream_of(smear, POLICY), list[str]()
-    shelf = EpochCache(tmp_path, LARGE, told.append)
+    stream, warnings = make_stream(smear, POLICY), list[str]()
+    cache = EpochCache(tmp_path, LARGE, warnings.append)
     with files_of_at_most(1_000_000):
-        assert_same(Reader(stream, shelf).read(0, 3), in_memory(stream, 0))
-    assert len(told) == 1
-    assert "cannot keep augmented epochs" in told[0]
+        assert_same(EpochReader(stream, cache).read(0, 3), make_in_memory(stream, 0))
+    assert len(warnings) == 1
+    assert "no room for more augmented epochs" in warnings[0]
     assert [path for path in tmp_path.rglob("*epoch*") if path.is_dir()] == []
-    assert_same(Reader(stream, shelf).read(0, 3), in_memory(stream, 0))  # There is room again.
-    assert shelf.find(stream, 0) is not None
+    assert_same(
+        EpochReader(stream, cache).read(0, 3), make_in_memory(stream, 0)
+    )  # There is room again.
+    assert cache.find(stream, 0) is not None
 
 
-def test_what_is_over_the_limit_is_made_in_memory(smear: Dataset, tmp_path: Path) -> None:
-    stream, told = stream_of(smear, POLICY), list[str]()
-    shelf = EpochCache(tmp_path, int(2.5 * stream.bytes), told.append)
-    reader = Reader(stream, shelf)
+def test_what_is_over_the_limit_is_made_make_in_memory(smear: Dataset, tmp_path: Path) -> None:
+    stream, warnings = make_stream(smear, POLICY), list[str]()
+    cache = EpochCache(tmp_path, int(2.5 * stream.bytes), warnings.append)
+    reader = EpochReader(stream, cache)
     made = [reader.read(k, 4) for k in range(4)]
-    assert [shelf.find(stream, k) is not None for k in range(4)] == [True, True, False, False]
-    assert_same(made[3], in_memory(stream, 3))
-    assert "limit" in told[0]
-    assert "augmented_gigabytes" in told[0]
+    assert [cache.find(stream, k) is not None for k in range(4)] == [True, True, False, False]
+    assert_same(made[3], make_in_memory(stream, 3))
+    assert "limit" in warnings[0]
+    assert "augmented_gigabytes" in warnings[0]
 
 
-def test_what_can_never_fit_sends_nobody_away(smear: Dataset, tmp_path: Path) -> None:
-    small, large = stream_of(smear, POLICY, 300), stream_of(smear, POLICY, 580)
-    shelf = EpochCache(tmp_path, int(1.5 * small.bytes))
-    assert large.bytes > shelf.limit
-    assert shelf.keep(small, 0) is not None
-    assert shelf.keep(large, 0) is None
-    assert shelf.find(small, 0) is not None
+def test_what_can_never_fit_evicts_nothing(smear: Dataset, tmp_path: Path) -> None:
+    small, large = make_stream(smear, POLICY, 300), make_stream(smear, POLICY, 580)
+    cache = EpochCache(tmp_path, int(1.5 * small.bytes))
+    assert large.bytes > cache.limit_bytes
+    assert cache.get_or_make(small, 0) is not None
+    assert cache.get_or_make(large, 0) is None
+    assert cache.find(small, 0) is not None
 
 
-def test_the_oldest_epochs_of_other_streams_make_way(smear: Dataset, tmp_path: Path) -> None:
-    one, two, three = (stream_of(smear, POLICY, seed=seed) for seed in (1, 2, 3))
-    shelf = EpochCache(tmp_path, int(2.5 * one.bytes))
+def test_the_least_recently_read_epochs_of_other_streams_are_evicted(
+    smear: Dataset, tmp_path: Path
+) -> None:
+    one, two, three = (make_stream(smear, POLICY, seed=seed) for seed in (1, 2, 3))
+    cache = EpochCache(tmp_path, int(2.5 * one.bytes))
     for i, stream in enumerate((one, two)):
-        assert shelf.keep(stream, 0) is not None
-        os.utime(shelf.folder(stream, 0), (i, i))
-    assert shelf.find(one, 0) is not None  # Reading counts.
-    assert shelf.keep(three, 0) is not None
-    kept = [shelf.find(stream, 0) is not None for stream in (one, two, three)]
-    assert kept == [True, False, True]
+        assert cache.get_or_make(stream, 0) is not None
+        os.utime(tmp_path / stream.key / "epoch-0000", (i, i))
+    assert cache.find(one, 0) is not None  # Reading counts.
+    assert cache.get_or_make(three, 0) is not None
+    present = [cache.find(stream, 0) is not None for stream in (one, two, three)]
+    assert present == [True, False, True]
 
 
-def test_what_a_dead_process_left_is_swept_away(smear: Dataset, tmp_path: Path) -> None:
-    stream, shelf = stream_of(smear, POLICY), EpochCache(tmp_path, LARGE)
-    child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
-                           capture_output=True, text=True, check=True)  # fmt: skip
-    left = tmp_path / "0123" / f".making-epoch-0000-{socket.gethostname()}-{int(child.stdout)}"
-    mine = left.with_name(f".making-epoch-0001-{socket.gethostname()}-{os.getpid()}")
-    for folder in (left, mine):
-        folder.mkdir(parents=True)
-    assert shelf.keep(stream, 0) is not None
-    assert not left.exists()
-    assert mine.exists()
-
-
-def test_a_folder_that_cannot_be_written_is_told(smear: Dataset, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_warned_of(smear: Dataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    stream, told = stream_of(smear, POLICY), list[str]()
-    reader = Reader(stream, EpochCache(tmp_path / "file", LARGE, told.append))
-    assert_same(reader.read(0, 1), in_memory(stream, 0))
-    assert str(tmp_path / "file") in told[0]
+    stream, warnings = make_stream(smear, POLICY), list[str]()
+    reader = EpochReader(stream, EpochCache(tmp_path / "file", LARGE, warnings.append))
+    assert_same(reader.read(0, 1), make_in_memory(stream, 0))
+    assert str(tmp_path / "file") in warnings[0]

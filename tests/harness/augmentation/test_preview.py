@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from harness.augmentation.preview import SIDE, _shares, sheet
+from harness.augmentation.preview import SIDE, label_shares, policy_preview
 from harness.cli import cli
 from harness.config import augmentation_named
 from harness.errors import DataError
@@ -19,7 +19,7 @@ from harness.schema.dataset import Dataset
 @pytest.mark.parametrize("policy", ["none", "randaugment", "mixup+cutmix", "report-001"])
 def test_it_is_drawn_and_is_the_same_again(smear: Dataset, tmp_path: Path, policy: str) -> None:
     for name in ("one.png", "two.png"):
-        sheet(smear, augmentation_named(policy), tmp_path / name, versions=4)
+        policy_preview(smear, augmentation_named(policy), tmp_path / name, versions=4)
     one = np.asarray(Image.open(tmp_path / "one.png"))
     np.testing.assert_array_equal(one, np.asarray(Image.open(tmp_path / "two.png")))
     assert one.shape[0] > 8 * SIDE
@@ -28,24 +28,24 @@ def test_it_is_drawn_and_is_the_same_again(smear: Dataset, tmp_path: Path, polic
 
 def test_shares_are_written_unless_the_own_class_has_it_all() -> None:
     names = ("a", "b", "c")
-    assert _shares(np.array([1.0, 0, 0]), 0, names) == ""
-    assert _shares(np.array([0.3, 0.7, 0]), 0, names) == "70 % b\n30 % a"
-    # Wholly another class: the row would deceive.
-    assert _shares(np.array([0.0, 1, 0]), 0, names) == "100 % b"
+    assert label_shares(np.array([1.0, 0, 0]), 0, names) == ()
+    assert label_shares(np.array([0.3, 0.7, 0]), 0, names) == ("70 % b", "30 % a")
+    # Wholly another class, which the row's label does not say.
+    assert label_shares(np.array([0.0, 1, 0]), 0, names) == ("100 % b",)
 
 
 def test_a_place_that_cannot_be_written(smear: Dataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
-        sheet(smear, augmentation_named("noise"), tmp_path / "file" / "x.png", versions=1)
+        policy_preview(smear, augmentation_named("noise"), tmp_path / "file" / "x.png", versions=1)
 
 
-def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_subcommand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WBC_BENCH_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "policy.png"
-    told = CliRunner().invoke(
+    result = CliRunner().invoke(
         cli, ["data", "preview", "smear@100", "--policy", "augmix", "--out", str(out)],
         standalone_mode=False,
     )  # fmt: skip
-    assert told.exception is None
+    assert result.exception is None
     assert out.exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.augmentation.epoch_cache import EpochCache, Stream, in_memory, parts
-from harness.augmentation.worker import WORTH_A_CREW, EpochPrefetcher, processes, stream_of
+from harness.augmentation.epoch_cache import EpochCache
+from harness.augmentation.stream import Stream, make_in_memory
+from harness.augmentation.training_images import training_stream
+from harness.augmentation.worker import EpochPrefetcher, process_pool
 from harness.data.image_cache import open_dataset
 from harness.data.sources import prepare
 from harness.execution.processes import WorkerProcess
@@ -71,42 +72,40 @@ def wait_for(what: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_epochs_are_made_ahead_and_not_further_than_told(folder: Path, tmp_path: Path) -> None:
+def test_epochs_are_made_ahead_and_not_further_than_requested(folder: Path, tmp_path: Path) -> None:
     run = made_run(folder, "randaugment+mixup")
-    stream = stream_of(run, open_dataset(folder))
-    shelf = EpochCache(tmp_path / "epochs", 10**8)
-    ahead = EpochPrefetcher(made_job(run, folder, tmp_path))
+    stream = training_stream(run, open_dataset(folder))
+    cache = EpochCache(tmp_path / "epochs", 10**8)
+    prefetch = EpochPrefetcher(made_job(run, folder, tmp_path))
     try:
-        ahead(0, 2)
-        wait_for(lambda: shelf.find(stream, 1) is not None)
-        assert shelf.find(stream, 2) is None
-        ahead(2, 100)
-        wait_for(lambda: shelf.find(stream, 5) is not None)
+        prefetch(0, 2)
+        wait_for(lambda: cache.find(stream, 1) is not None)
+        assert cache.find(stream, 2) is None
+        prefetch(2, 100)
+        wait_for(lambda: cache.find(stream, 5) is not None)
         for k in range(6):
-            found = shelf.find(stream, k)
+            found = cache.find(stream, k)
             assert found is not None
-            np.testing.assert_array_equal(found.images, in_memory(stream, k).images)
+            np.testing.assert_array_equal(found.images, make_in_memory(stream, k).images)
     finally:
-        ahead.close()
-    assert shelf.find(stream, 6) is None
+        prefetch.close()
+    assert cache.find(stream, 6) is None
 
 
-def test_processes_make_the_same_epoch_as_threads(folder: Path) -> None:
+def test_processes_make_the_same_epoch_as_threads(folder: Path, tmp_path: Path) -> None:
     data = open_dataset(folder)
     ids = np.tile(np.arange(len(data)), 6)
     targets = np.eye(8, dtype=np.float32)[data.labels[ids]]
     policy = Augmentation(policy=parse("randaugment+cutmix"))
     stream = Stream(data.images, ids, targets, policy, 1, data.fingerprint)
-    assert parts(stream) >= WORTH_A_CREW
-    expected = in_memory(stream, 2)
-    with processes(stream, folder) as crew, tempfile.TemporaryDirectory() as kept:
-        shelf = EpochCache(Path(kept), 10**9)
-        for _ in range(2):  # Made, and found again with a checksum that fits.
-            epoch = shelf.keep(stream, 2, crew=crew)
-            assert epoch is not None
-            np.testing.assert_array_equal(epoch.images, expected.images)
-            np.testing.assert_array_equal(epoch.targets, expected.targets)
-            crew = None  # type: ignore[assignment]
+    expected = make_in_memory(stream, 2)
+    cache = EpochCache(tmp_path, 10**9)
+    with process_pool() as processes:
+        made = cache.get_or_make(stream, 2, processes=processes)
+    for epoch in (made, cache.find(stream, 2)):
+        assert epoch is not None
+        np.testing.assert_array_equal(epoch.images, expected.images)
+        np.testing.assert_array_equal(epoch.targets, expected.targets)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -114,36 +113,36 @@ def test_the_helpers_of_a_dead_maker_end(folder: Path, tmp_path: Path) -> None:
     run = made_run(folder, "augmix").model_copy(
         update={"split": Split(subset=Subset(train=300, validation=16, test=40))}
     )
-    loss = Loss(oversampling=300)  # 8 x 300 images: enough for a crew.
+    loss = Loss(oversampling=300)  # 8 x 300 images: enough for processes.
     run = run.model_copy(update={"protocol": run.protocol.model_copy(update={"loss": loss})})
-    ahead = EpochPrefetcher(made_job(run, folder, tmp_path))
-    ahead(0, 1000)
-    assert ahead._process is not None
-    children = Path(f"/proc/{ahead._process.pid}/task/{ahead._process.pid}/children")
+    prefetch = EpochPrefetcher(made_job(run, folder, tmp_path))
+    prefetch(0, 1000)
+    assert prefetch._process is not None
+    children = Path(f"/proc/{prefetch._process.pid}/task/{prefetch._process.pid}/children")
     wait_for(lambda: any(map(helps, children.read_text().split())))
     helpers = [child for child in children.read_text().split() if helps(child)]
-    ahead.close()
+    prefetch.close()
     wait_for(lambda: not any(map(helps, helpers)))
 
 
 def helps(process: str) -> bool:
-    """Whether it lives and is one of a crew; a zombie has no command line."""
+    """Whether it lives and is a helper; a zombie has no command line."""
     with suppress(OSError):
         return b"spawn_main" in Path(f"/proc/{process}/cmdline").read_bytes()
     return False
 
 
 def test_a_dead_maker_does_not_stop_the_training(folder: Path, tmp_path: Path) -> None:
-    ahead = EpochPrefetcher(made_job(made_run(folder, "mixup"), folder, tmp_path))
-    ahead(0, 1)
-    assert ahead._process is not None
-    ahead._process.kill()
-    ahead._process.wait()
-    ahead(1, 2)
-    ahead.close()
+    prefetch = EpochPrefetcher(made_job(made_run(folder, "mixup"), folder, tmp_path))
+    prefetch(0, 1)
+    assert prefetch._process is not None
+    prefetch._process.kill()
+    prefetch._process.wait()
+    prefetch(1, 2)
+    prefetch.close()
 
 
-def trained(run: Run, folder: Path, shelf: EpochCache | None, tmp_path: Path) -> Any:
+def trained(run: Run, folder: Path, cache: EpochCache | None, tmp_path: Path) -> Any:
     from harness.execution.locks import DeviceLock
     from harness.training import context, trainer
 
@@ -154,22 +153,23 @@ def trained(run: Run, folder: Path, shelf: EpochCache | None, tmp_path: Path) ->
         device_lock=DeviceLock("cpu", tmp_path),
         device="Test CPU",
     )
-    return trainer.train(run, open_dataset(folder), None, events, context.TrainOptions(shelf=shelf))
+    options = context.TrainOptions(epoch_cache=cache)
+    return trainer.train(run, open_dataset(folder), None, events, options)
 
 
-def said(result: Any, part: str = "test") -> np.ndarray:
+def probabilities(result: Any, part: str = "test") -> np.ndarray:
     return np.asarray(result.predictions[part].probabilities)
 
 
 def test_disk_or_memory_gives_the_same_predictions(folder: Path, tmp_path: Path) -> None:
     run = made_run(folder, "traditional+mixup")
-    shelf = EpochCache(tmp_path / "epochs", 10**8)
-    from_disk = trained(run, folder, shelf, tmp_path)
+    cache = EpochCache(tmp_path / "epochs", 10**8)
+    from_disk = trained(run, folder, cache, tmp_path)
     assert len(list((tmp_path / "epochs").glob("*/epoch-*"))) == 2  # frozen_epochs
     from_memory = trained(run, folder, None, tmp_path)
-    np.testing.assert_array_equal(said(from_disk), said(from_memory))
+    np.testing.assert_array_equal(probabilities(from_disk), probabilities(from_memory))
     plain = trained(made_run(folder, "none"), folder, None, tmp_path)
-    assert (said(plain) != said(from_memory)).any()
+    assert (probabilities(plain) != probabilities(from_memory)).any()
     for part in ("train", "validation", "test"):  # Features and ids are those of plain images.
         ours, theirs = from_disk.predictions[part], plain.predictions[part]
         np.testing.assert_array_equal(ours.features, theirs.features)
@@ -182,14 +182,14 @@ def test_from_scratch_learns_from_soft_labels(folder: Path, tmp_path: Path, poli
     run = made_run(
         folder, policy, from_scratch=phase, loss=Loss(class_weight="balanced", label_smoothing=0.1)
     )
-    shelf = EpochCache(tmp_path / "epochs", 10**8)
-    result = trained(run, folder, shelf, tmp_path)
-    assert np.isfinite(said(result)).all()
+    cache = EpochCache(tmp_path / "epochs", 10**8)
+    result = trained(run, folder, cache, tmp_path)
+    assert np.isfinite(probabilities(result)).all()
     count = 1 if policy == "report-001" else 2
     assert len(list((tmp_path / "epochs").glob("*/epoch-*"))) == count
 
 
-def test_validation_is_augmented_only_if_told(folder: Path, tmp_path: Path) -> None:
+def test_validation_is_augmented_only_on_request(folder: Path, tmp_path: Path) -> None:
     plain = trained(made_run(folder, "none"), folder, None, tmp_path)
     half = Augmentation(policy=(), validation_share=0.5)
     changed = trained(made_run(folder, "none", augmentation=half), folder, None, tmp_path)
@@ -200,18 +200,18 @@ def test_validation_is_augmented_only_if_told(folder: Path, tmp_path: Path) -> N
         np.testing.assert_array_equal(ours.features, theirs.features)
 
 
-def test_a_worker_trains_on_its_epochs_and_says_what_it_could_not_keep(
+def test_a_worker_trains_on_its_epochs_and_reports_what_it_could_not_keep(
     folder: Path, tmp_path: Path
 ) -> None:
     run = made_run(folder, "mixup", from_scratch=Phase(epochs=3, batch_size=16))
     one = 64 * (3 * 32**2 + 4 * 8)
     job = made_job(run, folder, tmp_path, limit=2 * one + 3000)
-    heard: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
     from harness.execution.devices import Device
 
-    ended = WorkerProcess()(job, Device("cpu", "CPU").environment, heard.append)
+    ended = WorkerProcess()(job, Device("cpu", "CPU").environment, events.append)
     assert ended.how == "finished", ended
-    assert any("limit" in event.get("text", "") for event in heard if event["event"] == "message")
+    assert any("no room" in event["text"] for event in events if event["event"] == "message")
     assert len(list((tmp_path / "epochs").glob("*/epoch-*"))) == 2
     roomy = made_job(run, folder, tmp_path / "roomy")
     assert (
@@ -229,4 +229,4 @@ def test_keras_cv_as_the_provider(folder: Path, tmp_path: Path) -> None:
     by_layers = Augmentation(policy=parse("randaugment"), provider="keras-cv", frozen_epochs=1)
     result = trained(made_run(folder, "none", augmentation=by_layers), folder, None, tmp_path)
     ours = trained(made_run(folder, "randaugment"), folder, None, tmp_path)
-    assert (said(result) != said(ours)).any()
+    assert (probabilities(result) != probabilities(ours)).any()
