@@ -1,14 +1,14 @@
-"""What the options of a protocol change: boards that differ in nothing else, side by side.
+"""What the options of a protocol change: boards that differ in options only, compared.
 
-Options are what a protocol adds to plain training: augmentation, weights in the loss, oversampling,
-smoothed labels, test views. Pure functions of boards.
+Options are what a protocol adds to plain training: augmentation, class weights, oversampling,
+label smoothing, test views. Pure functions of boards.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from statistics import fmean
 from typing import Any, Literal
@@ -16,11 +16,10 @@ from typing import Any, Literal
 import numpy as np
 
 from harness.evaluation import significance
-from harness.evaluation.significance import Paired
-from harness.reporting import columns, findings
-from harness.reporting.columns import Cell, Table
+from harness.reporting.findings import resembled
 from harness.reporting.leaderboard import Board, Row
-from harness.reporting.provenance import options_in_words, training_in_words
+from harness.reporting.provenance import options_in_words
+from harness.reporting.table import Column, Emphasis, Table, percent, points
 from harness.schema.augmentation import Augmentation
 from harness.schema.predictions import SHIFTED
 from harness.schema.protocol import Loss, Protocol
@@ -29,93 +28,114 @@ OPTIONS: tuple[tuple[str, ...], ...] = (
     ("test_views",), ("loss", "oversampling"), ("loss", "class_weight"),
     ("loss", "label_smoothing"), ("augmentation",),
 )  # fmt: skip
-"""Where in a protocol its options stand; what is added last to the others comes first."""
+"""Paths of the options in a protocol. A board is compared with the one that lacks the first of
+these that it has."""
 PLAIN = Protocol(loss=Loss(), augmentation=Augmentation())
 SIGNIFICANT = 0.05
 
-Part = Literal["test", "shifted"]
-WHERE: dict[Part, str] = {"test": "Clean test", "shifted": "Shifted test"}
+Test = Literal["test", "shifted"]
+TITLES: dict[Test, str] = {"test": "Clean test", "shifted": "Shifted test"}
+
+
+@dataclass(frozen=True)
+class Network:
+    """One that is on two boards of a study or more."""
+
+    recipe: str
+    weights: str
+    title: str
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Boards on the same images that are trained alike but for their options; fewest first."""
+    """Boards on the same images with the same training but for options; fewest options first."""
 
     boards: tuple[Board, ...]
-    against: tuple[int | None, ...]
-    """One a board: the place of the board that lacks one of its options, if there is one."""
-    networks: tuple[tuple[str, str, str], ...]
-    """Recipe, weights and title of those that stand on two boards or more."""
+    references: tuple[int | None, ...]
+    """For each board the index of the board that it is compared with, or None."""
+    networks: tuple[Network, ...]
 
 
 @dataclass(frozen=True)
 class Change:
-    """One network under one board's options."""
+    """The score of one network on one board, and its difference to the reference board."""
 
     macro_f1: float
     difference: float | None
-    """To the board that it is compared with; None where there is none."""
+    """None without a reference."""
     p: float
-    """Of no difference, adjusted by Holm for all comparisons of the study's same test."""
+    """Two-sided, adjusted by Holm for all comparisons of the study on the same test."""
 
     @property
     def significant(self) -> bool:
         return self.difference is not None and self.p < SIGNIFICANT
 
 
+@dataclass(frozen=True)
+class Line:
+    """One board of a study: its options, its reference, and a change for each network."""
+
+    options: str
+    reference: str | None
+    changes: tuple[Change | None, ...]
+    """None where the network is not on the board or has no predictions of the test."""
+
+    @property
+    def differences(self) -> list[float]:
+        return [c.difference for c in self.changes if c and c.difference is not None]
+
+
 @cache
 def studies(boards: tuple[Board, ...]) -> tuple[Study, ...]:
-    """What can be compared among boards; empty where each stands alone."""
+    """What can be compared among boards; empty where no board has a reference."""
     groups: dict[tuple[str, ...], list[Board]] = defaultdict(list)
     for board in boards:
         if board.networks:
-            groups[_alike(board)].append(board)
+            groups[_common(board)].append(board)
     found = (_study(group) for group in groups.values())
-    return tuple(study for study in found if any(place is not None for place in study.against))
+    return tuple(study for study in found if any(place is not None for place in study.references))
 
 
 def in_order(boards: Sequence[Board]) -> tuple[Board, ...]:
-    """By the data, the profile, the split and the training; of each, the fewest options first."""
-    return tuple(sorted(boards, key=lambda board: (*_alike(board), _order(board.protocol))))
+    """By data, profile, split and training; within these, the fewest options first."""
+    return tuple(sorted(boards, key=lambda board: (*_common(board), _order(board.protocol))))
 
 
-def _alike(board: Board) -> tuple[str, ...]:
-    """What the boards of a study have in common."""
+def _common(board: Board) -> tuple[str, ...]:
+    """What the boards of a study share."""
     where = board.data.name, board.profile, board.fingerprint, board.split.canonical()
     return *where, _plain(board.protocol).canonical()
 
 
 def _study(group: Sequence[Board]) -> Study:
     boards = in_order(group)
-    seen: dict[tuple[str, str], list[str]] = defaultdict(list)
+    titles: dict[tuple[str, str], list[str]] = defaultdict(list)
     for board in boards:
         for row in board.networks:
-            seen[(row.name, row.weights)].append(row.title)
-    names = [name for (name, _), titles in seen.items() if len(titles) > 1]
-    networks = [
-        (name, weights, f"{titles[0]} ({weights})" if names.count(name) > 1 else titles[0])
-        for (name, weights), titles in seen.items()
-        if len(titles) > 1
-    ]
+            titles[(row.name, row.weights)].append(row.title)
+    shared = sorted(key for key, found in titles.items() if len(found) > 1)
+    names = [name for name, _ in shared]
+    networks = tuple(
+        Network(name, weights, f"{title} ({weights})" if names.count(name) > 1 else title)
+        for name, weights in shared
+        for title in titles[name, weights][:1]
+    )
     protocols = [board.protocol for board in boards]
-    against = tuple(_parent(protocol, protocols) for protocol in protocols)
-    return Study(boards, against, tuple(sorted(networks)))
+    return Study(boards, tuple(_reference(one, protocols) for one in protocols), networks)
 
 
 def _order(protocol: Protocol) -> tuple[Any, ...]:
-    """Plain first, then what has one option, and so on; alike ones beside each other."""
+    """Sort key: plain first, then one option, two, ...; boards with the same options together."""
     on = [_value(protocol, option) != _value(PLAIN, option) for option in reversed(OPTIONS)]
-    return sum(on), [not one for one in on], protocol.canonical()
+    return sum(on), [not is_on for is_on in on], protocol.canonical()
 
 
-def _parent(protocol: Protocol, others: Sequence[Protocol]) -> int | None:
-    """The place of the protocol that lacks one option, the last one added if there are several."""
-    for option in OPTIONS:
-        without = _without(protocol, option)
-        if without != protocol and without in others:
-            return others.index(without)
-    plain = _plain(protocol)
-    return others.index(plain) if plain != protocol and plain in others else None
+def _reference(protocol: Protocol, others: Sequence[Protocol]) -> int | None:
+    """The index of the protocol that lacks one option of this one, else of the plain one."""
+    for candidate in (*(_without(protocol, option) for option in OPTIONS), _plain(protocol)):
+        if candidate != protocol and candidate in others:
+            return others.index(candidate)
+    return None
 
 
 def _value(protocol: Protocol, option: tuple[str, ...]) -> Any:
@@ -143,64 +163,64 @@ def _plain(protocol: Protocol) -> Protocol:
 
 
 @cache
-def changes(study: Study, part: Part) -> tuple[tuple[Change | None, ...], ...]:
-    """(boards, networks): what each network makes of each board's options on a test.
-
-    None where a network is not on the board, or was not asked there.
-    """
-    asked, raw = [], []
-    for place, board in enumerate(study.boards):
-        for column, (name, weights, _) in enumerate(study.networks):
-            row = _row(board, name, weights)
-            if row is None or (score := _score(row, part)) is None:
+def changes(study: Study, test: Test) -> tuple[tuple[Change | None, ...], ...]:
+    """(boards, networks): each network's score on each board and its change."""
+    compared: dict[tuple[int, int], tuple[float, float]] = {}
+    scores: dict[tuple[int, int], float] = {}
+    for i, (board, reference) in enumerate(zip(study.boards, study.references, strict=True)):
+        for j, network in enumerate(study.networks):
+            row = _row(board, network)
+            score = _score(row, test)
+            if row is None or score is None:
                 continue
-            other = study.against[place]
-            before = _row(study.boards[other], name, weights) if other is not None else None
-            asked.append((place, column, score))
-            raw.append(_compared(row, before, part) if before else None)
-    adjusted = iter(significance.holm([one[1] for one in raw if one]))
-    found: list[list[Change | None]] = [[None] * len(study.networks) for _ in study.boards]
-    for (place, column, score), one in zip(asked, raw, strict=True):
-        p = float(next(adjusted)) if one else 1.0
-        found[place][column] = Change(score, one[0] if one else None, p)
-    return tuple(map(tuple, found))
+            scores[i, j] = score
+            before = None if reference is None else _row(study.boards[reference], network)
+            if before and (found := _compared(row, before, test)):
+                compared[i, j] = found
+    adjusted = significance.holm([p for _, p in compared.values()])
+    p_values = dict(zip(compared, map(float, adjusted), strict=True))
+    found_changes = {
+        place: Change(score, compared[place][0], p_values[place])
+        if place in compared
+        else Change(score, None, 1.0)
+        for place, score in scores.items()
+    }
+    return tuple(
+        tuple(found_changes.get((i, j)) for j in range(len(study.networks)))
+        for i in range(len(study.boards))
+    )
 
 
-def _row(board: Board, name: str, weights: str) -> Row | None:
-    matches = (row for row in board.networks if (row.name, row.weights) == (name, weights))
+def _row(board: Board, network: Network) -> Row | None:
+    matches = (
+        r for r in board.networks if (r.name, r.weights) == (network.recipe, network.weights)
+    )
     return next(matches, None)
 
 
-def _score(row: Row, part: Part) -> float | None:
-    return row.macro_f1 if part == "test" else row.shifted(lambda metrics: metrics.macro_f1)
+def _score(row: Row | None, test: Test) -> float | None:
+    if row is None:
+        return None
+    return row.macro_f1 if test == "test" else row.shifted_f1
 
 
-def _compared(row: Row, before: Row, part: Part) -> tuple[float, float] | None:
+def _compared(row: Row, before: Row, test: Test) -> tuple[float, float] | None:
     """Difference in macro F1 and its p, on the seeds that both have; None where there are none."""
-    stored = {"test": "test", "shifted": SHIFTED}[part]
+    part = {"test": "test", "shifted": SHIFTED}[test]
     seeds = [seed for seed in row.seeds if seed in before.seeds]
-    held = [
-        [each.parts[each.seeds.index(seed)].get(stored) for seed in seeds] for each in (row, before)
+    predictions = [
+        [side.parts[side.seeds.index(seed)].get(part) for seed in seeds] for side in (row, before)
     ]
-    known = [[one for one in side if one is not None] for side in held]
+    known = [[one for one in side if one is not None] for side in predictions]
     if not seeds or min(map(len, known)) < len(seeds):
         return None
-    guesses = [np.stack([one.probabilities.argmax(axis=1) for one in side]) for side in known]
+    y_pred = [np.stack([one.probabilities.argmax(axis=1) for one in side]) for side in known]
     classes = known[0][0].probabilities.shape[1]
-    found = significance.pairwise(known[0][0].labels, guesses, classes)
+    found = significance.pairwise(known[0][0].labels, y_pred, classes)
     return float(found.difference[0, 1]), float(found.p[0, 1])
 
 
-# --- told ----------------------------------------------------------------------------------------
-
-
-def markdown(study: Study) -> str:
-    """Its section of LEADERBOARD.md."""
-    lines = [f"## {columns.escape(title(study))}", "", introduction(study), ""]
-    for part, where in WHERE.items():
-        if compared := table(study, part):
-            lines += [f"### {where}", "", columns.markdown(compared), "", f"{words(study, part)}\n"]
-    return "\n".join(lines)
+# --- its table -----------------------------------------------------------------------------------
 
 
 def title(study: Study) -> str:
@@ -208,135 +228,72 @@ def title(study: Study) -> str:
     return f"{first.data.name}, {first.profile} profile: what the options change"
 
 
-def introduction(study: Study) -> str:
-    """What all the boards have in common."""
-    first = study.boards[0]
-    return (
-        f"{first.data.train:,} training images, {first.data.test:,} test images at "
-        f"{first.data.image_size} px; {training_in_words(first.protocol)}."
-    )
-
-
 def label(board: Board) -> str:
     return "; ".join(options_in_words(board.protocol)) or "plain"
 
 
-def table(study: Study, part: Part) -> Table | None:
-    """One row a board, one column a network; None where nothing was asked."""
-    found = changes(study, part)
-    if not any(change for line in found for change in line):
-        return None
-    random = any(weights == "random" for _, weights, _ in study.networks)
-    titles = [
-        f"{title} †" if weights == "random" else title for _, weights, title in study.networks
-    ]
-    heads = ["Options", "Against", *titles, "Mean change"]
-    rows = []
-    for board, other, line in zip(study.boards, study.against, found, strict=True):
-        known = [c.difference for c in line if c and c.difference is not None]
-        against = label(study.boards[other]) if other is not None else "–"
-        mean = f"{100 * fmean(known):+.1f}" if known else "–"
-        rows.append([label(board), against, *map(_cell, line), mean])
-    legend = (
-        "Macro F1 in percent and, in brackets, its change in points against the board that lacks "
-        "one of the options; in bold where the change is significant (paired test, Holm-corrected "
-        f"for all changes of this table, {100 * SIGNIFICANT:.0f} %)."
-    )
-    if all(board.seeds == 1 for board in study.boards):
-        legend += (
-            " One seed each: significant is what other test images would show again; how far "
-            "another seed would move a network is not in it (`--seeds`)."
-        )
-    if random:
-        legend += " † Random weights: what an option does to a pretrained network may be another."
-    if part == "shifted":
-        legend += "".join(dict.fromkeys(map(_forewarned, study.boards)))
-    return columns.table(heads, rows, legend)
-
-
-def _forewarned(board: Board) -> str:
-    """The kinds of harm that a board's augmentation has shown its networks, if there are any."""
-    if not (seen := findings.seen_in_training(board)):
-        return ""
-    plain = PLAIN.model_copy(update={"augmentation": board.protocol.augmentation})
-    return (
-        f" What is {'; '.join(options_in_words(plain))} has seen something like "
-        f"{', '.join(seen)}: those kinds surprise it less."
-    )
-
-
-def _cell(change: Change | None) -> str | Cell:
-    if change is None:
-        return "–"
-    text = f"{100 * change.macro_f1:.2f}"
-    if change.difference is None:
-        return text
-    told = f"{text} ({100 * change.difference:+.1f})"
-    return Cell(told, "strong") if change.significant else told
-
-
-def words(study: Study, part: Part) -> str:
-    """What is significant, in a sentence."""
-    found, said, count = changes(study, part), [], 0
-    for board, other, line in zip(study.boards, study.against, found, strict=True):
-        count += sum(c is not None and c.difference is not None for c in line)
-        moved = [
-            f"{title} by {100 * (c.difference or 0):+.1f}"
-            for (_, _, title), c in zip(study.networks, line, strict=True)
-            if c and c.significant
-        ]
-        if moved and other is not None:
-            said.append(f"*{label(board)}* moves {_listed(moved)} points")
-    where = WHERE[part]
-    if not count:
-        return f"{where}: no network was asked on two of these boards."
-    if not said:
-        return f"{where}: none of {count} changes is significant."
-    return f"{where}: of {count} changes, these are significant: {'; '.join(said)}."
-
-
-def _listed(items: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
-
-
-# --- the views of one board ----------------------------------------------------------------------
-
-
-def views_table(board: Board) -> Table | None:
-    """One view against the average of all, on both tests; None where there is only one."""
-    found = [(row, dict(findings.effect_of_views(row))) for row in board.networks]
-    tests = [name for name in ("test", SHIFTED) if any(name in effects for _, effects in found)]
-    if not tests:
-        return None
-    heads = ["Network"]
-    for name in tests:
-        of = "Test" if name == "test" else "Shifted"
-        heads += [f"{of} F1, one view (%)", f"{of} F1 (%)", "Change", "95 % interval", "p"]
-    known = [(effects, name) for _, effects in found for name in tests if name in effects]
-    adjusted = significance.holm([effects[name].p for effects, name in known])
-    for (effects, name), p in zip(known, adjusted, strict=True):
-        effects[name] = replace(effects[name], p=float(p))
-    rows = [
-        [row.title, *(cell for name in tests for cell in _view_cells(row, name, effects.get(name)))]
-        for row, effects in found
-    ]
-    legend = (
-        "Paired, of the first seed; p by Holm for all of this table; images a second are those of "
-        "all views together."
-    )
-    return columns.table(heads, rows, legend)
-
-
-def _view_cells(row: Row, test: str, change: Paired | None) -> list[str | Cell]:
-    first = row.evaluation[0]
-    scores = first.shifted if test == SHIFTED else first.test
-    if change is None or scores is None:
-        return ["–"] * 5
-    points = f"{100 * change.difference:+.2f}"
+def lines(study: Study, test: Test) -> list[Line]:
+    """One line a board."""
     return [
-        f"{100 * (scores.macro_f1 - change.difference):.2f}",
-        f"{100 * scores.macro_f1:.2f}",
-        Cell(points, "strong") if change.p < 0.05 else points,
-        f"{100 * change.low:+.1f} to {100 * change.high:+.1f}",
-        f"{change.p:.2g}",
+        Line(label(board), None if place is None else label(study.boards[place]), found)
+        for board, place, found in zip(
+            study.boards, study.references, changes(study, test), strict=True
+        )
     ]
+
+
+def table(study: Study, test: Test) -> Table[Line] | None:
+    """One row a board, one column a network; None where nothing has predictions of the test."""
+    found = lines(study, test)
+    if not any(change for line in found for change in line.changes):
+        return None
+    columns: list[Column[Line]] = [
+        Column("options", "Options", lambda line: line.options, align="left"),
+        Column("reference", "Compared with", lambda line: line.reference, align="left"),
+        *(_network_column(j, network) for j, network in enumerate(study.networks)),
+        Column("mean", "Mean change", lambda line: fmean(line.differences)
+               if line.differences else None, points),
+    ]  # fmt: skip
+    return Table(columns, found)
+
+
+def _network_column(j: int, network: Network) -> Column[Line]:
+    def score(line: Line) -> float | None:
+        change = line.changes[j]
+        return change.macro_f1 if change else None
+
+    def emphasis(line: Line) -> Emphasis:
+        change = line.changes[j]
+        return "**" if change and change.significant else ""
+
+    def difference(line: Line) -> str:
+        change = line.changes[j]
+        return f"({points(change.difference)})" if change and change.difference is not None else ""
+
+    heading = f"{network.title} †" if network.weights == "random" else network.title
+    return Column(network.recipe, heading, score, percent, mark=difference, emphasis=emphasis)
+
+
+def significant_changes(
+    study: Study, test: Test
+) -> tuple[int, list[tuple[str, list[tuple[str, float]]]]]:
+    """How many changes were tested; and by options, the significant ones: title, difference."""
+    found = lines(study, test)
+    significant = [
+        (line.options, [(network.title, c.difference)
+                        for network, c in zip(study.networks, line.changes, strict=True)
+                        if c and c.difference is not None and c.significant])
+        for line in found
+    ]  # fmt: skip
+    compared = sum(len(line.differences) for line in found)
+    return compared, [(options, changed) for options, changed in significant if changed]
+
+
+def resemblances(study: Study) -> list[tuple[str, tuple[str, ...]]]:
+    """The augmentations of the study, each with the corruptions that it resembles, if any."""
+    found = {}
+    for board in study.boards:
+        augmentation = board.protocol.augmentation
+        words = "; ".join(options_in_words(PLAIN.model_copy(update={"augmentation": augmentation})))
+        found[words.removeprefix("augmented by ")] = resembled(board)
+    return [(words, corruptions) for words, corruptions in found.items() if corruptions]

@@ -1,88 +1,356 @@
-"""A table before it is written: heads and cells in plain text, for Markdown and HTML alike."""
+"""Every column of a leaderboard, defined once; and the leaderboard as a DataFrame and as CSV.
+
+Markdown, the page, the CSV and the DataFrame show these columns: a new one is one entry here.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
+from typing import Any
 
-from tabulate import tabulate
+import pandas as pd
 
-Alignment = Literal["left", "center", "right"]
-Stress = Literal["", "strong", "emphasis"]
+from harness.reporting import findings
+from harness.reporting.leaderboard import Board, Kind, Row, failed_row
+from harness.reporting.provenance import options_in_words
+from harness.reporting.table import (
+    Column,
+    Emphasis,
+    Table,
+    interval,
+    number,
+    percent,
+    percent_1,
+    rate,
+)
+from harness.schema.ledger import Ledger
+from harness.schema.metrics import Calibrated, Metrics
+from harness.schema.records import Cost, Failed, Throughput
 
-CENTRED = frozenset({"Rank", "Seed"})
-WORDS = frozenset(
-    {"Network", "Weights", "Reason", "Ensemble", "Members and their shares", "Member", "In words",
-     "Front", "Worst kind", "Options", "Against"}
+FIRST, SCORES, COSTS, CALIBRATION = "first", "scores", "costs", "calibration"
+DETAILS = {SCORES: "All scores", COSTS: "All costs", CALIBRATION: "Calibration"}
+"""Tables of every row below the first table, with their titles."""
+EMPHASIS: dict[Kind, Emphasis] = {
+    "network": "**", "ensemble": "*", "imported": "*", "baseline": "*",
+}  # fmt: skip
+
+
+# --- what a row says -----------------------------------------------------------------------------
+
+
+def _mean(values: Iterable[Any]) -> Any:
+    """Over the seeds; None where one is unknown. What all seeds share keeps its type."""
+    known = list(values)
+    if not known or None in known:
+        return None
+    return known[0] if all(value == known[0] for value in known) else fmean(known)
+
+
+def _test(measure: str) -> Callable[[Row], Any]:
+    return lambda row: _mean(getattr(result.test, measure) for result in row.evaluations)
+
+
+def _end(measure: str, end: int) -> Callable[[Row], Any]:
+    """One end of an interval."""
+    return lambda row: fmean(getattr(result.test, measure)[end] for result in row.evaluations)
+
+
+def _run(measure: Callable[[Any], Any]) -> Callable[[Row], Any]:
+    """Something about a network's finished runs; None for other kinds."""
+    return lambda row: _mean(map(measure, row.runs))
+
+
+def _cost(measure: Callable[[Any], Any]) -> Callable[[Row], Any]:
+    return lambda row: measure(row.cost) if row.cost else None
+
+
+def _throughput(row: Row) -> Throughput | None:
+    return row.cost.throughput if row.cost else None
+
+
+def _rate_percentile(measure: str) -> Callable[[Row], Any]:
+    return lambda row: getattr(found, measure) if (found := _throughput(row)) else None
+
+
+def _device(row: Row) -> str | None:
+    match row.cost:
+        case Cost(throughput=throughput):
+            return throughput.device
+        case None:
+            return None
+        case cost:
+            return cost.device
+
+
+def _ledger(field: str) -> Callable[[Row], Any]:
+    """Averaged over the seeds that kept a ledger and know it."""
+
+    def value(row: Row) -> Any:
+        found = (getattr(run.ledger, field) for run in row.runs if run.ledger)
+        return _mean(one for one in found if one is not None)
+
+    return value
+
+
+def _exclusive(row: Row) -> bool | None:
+    ledgers = [run.ledger for run in row.runs if run.ledger]
+    return all(ledger.energy_exclusive for ledger in ledgers) if ledgers else None
+
+
+def _calibrated(measure: Callable[[Calibrated], Any]) -> Callable[[Row], Any]:
+    def value(row: Row) -> Any:
+        found = [result.calibrated for result in row.evaluations if result.calibrated]
+        return _mean(map(measure, found)) if found else None
+
+    return value
+
+
+def _calibrated_members(row: Row) -> float | None:
+    found = [e.calibrated_members for e in row.ensembles if e.calibrated_members]
+    return _mean(one.calibration_error for one in found)
+
+
+def _errors_mark(row: Row) -> str:
+    errors = sum(result.calibrated.errors for result in row.evaluations if result.calibrated)
+    caught = sum(result.calibrated.caught for result in row.evaluations if result.calibrated)
+    return f"of {errors}" + (f", {100 * caught / errors:.0f} %" if errors else "")
+
+
+def _f1(metrics: Metrics) -> float:
+    return metrics.macro_f1
+
+
+def _gap(row: Row) -> float | None:
+    return None if row.shifted_f1 is None else row.macro_f1 - row.shifted_f1
+
+
+def _worst_corruption(row: Row) -> str:
+    found = findings.robustness_of(row)
+    return found.worst.name if found else ""
+
+
+def recall(k: int) -> Callable[[Row], float]:
+    """The test recall of the class with index ``k``."""
+    return lambda row: row.test(lambda metrics: metrics.per_class[k].recall)
+
+
+def _worst_recall(row: Row) -> tuple[float, str]:
+    classes = row.evaluations[0].test.per_class
+    return min((recall(k)(row), classes[k].name) for k in range(len(classes)))
+
+
+def micro_batches(row: Row) -> int:
+    """How many parts a batch was cut into because memory was too small; 1 for a whole batch."""
+    return max((run.micro_batches for run in row.runs), default=1)
+
+
+# --- marks ---------------------------------------------------------------------------------------
+
+
+def _title_marks(row: Row) -> str:
+    marks = {"†": row.kind == "network" and row.note, "⚠": row.suspect, "¶": micro_batches(row) > 1}
+    return " ".join(mark for mark, applies in marks.items() if applies)
+
+
+def _f1_marks(row: Row) -> str:
+    deviation, _ = row.noise
+    spread = "" if deviation is None else f"± {100 * deviation:.2f} "
+    return f"{spread}({interval(*row.interval)})"
+
+
+def _accuracy_mark(row: Row) -> str:
+    low, high = (_end("accuracy_interval", end)(row) for end in (0, 1))
+    return f"({interval(low, high)})"
+
+
+def rate_mark(row: Row) -> str:
+    throughput = _throughput(row)
+    return "§" if throughput is None else "" if throughput.exclusive else "‡"
+
+
+def _percentile_mark(row: Row) -> str:
+    throughput = _throughput(row)
+    return f"– {rate(throughput.p95)}" if throughput else ""
+
+
+# --- the columns ---------------------------------------------------------------------------------
+
+
+def _failure(row: Row) -> str | None:
+    result = getattr(row.records[0], "result", None)
+    return result.reason if isinstance(result, Failed) else None
+
+
+def _shown(*tables: str) -> frozenset[str]:
+    return frozenset(tables)
+
+
+IDENTITY: tuple[Column[Row], ...] = (
+    Column("data", "Data", lambda row: row.records[0].data.name),
+    Column("fingerprint", "Fingerprint", lambda row: row.records[0].run.data),
+    Column("profile", "Profile", lambda row: row.records[0].profile),
+    Column("options", "Options",
+           lambda row: "; ".join(options_in_words(row.records[0].run.protocol))),
+    Column("kind", "Kind", lambda row: row.kind),
+    Column("rank", "Rank", lambda row: row.rank, align="center", shown=_shown(FIRST, SCORES),
+           explanation="rows that share one cannot be told apart on these test images"),
+    Column("suspect", "Suspect", lambda row: row.suspect),
+    Column("recipe", "Recipe", lambda row: row.name),
+    Column("title", "Network", lambda row: row.title, align="left", mark=_title_marks,
+           emphasis=lambda row: EMPHASIS[row.kind],
+           shown=_shown(FIRST, SCORES, COSTS, CALIBRATION)),
+    Column("weights", "Weights", lambda row: row.weights, align="left", shown=_shown(SCORES)),
+    Column("seed", "Seed", lambda row: _mean(row.seeds), align="center"),
+    Column("run", "Run", lambda row: row.records[0].subject.id),
+    Column("status", "Status", lambda row: "finished" if row.evaluations else "failed"),
+    Column("reason", "Reason", _failure, align="left"),
 )  # fmt: skip
-"""Heads of columns that hold words; all others hold numbers."""
-STARS: dict[Stress, str] = {"": "", "strong": "**", "emphasis": "*"}
+"""Columns that a failed run has too."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A text that is stressed, and what follows it without stress."""
+MEASURED: tuple[Column[Row], ...] = (
+    Column("macro_f1", "Macro F1 (%)", _test("macro_f1"), percent, mark=_f1_marks,
+           shown=_shown(FIRST, SCORES), explanation="in brackets the 95 % interval"),
+    Column("macro_f1_low", "", _end("macro_f1_interval", 0)),
+    Column("macro_f1_high", "", _end("macro_f1_interval", 1)),
+    Column("accuracy", "Accuracy (%)", _test("accuracy"), percent,
+           mark=_accuracy_mark,
+           shown=_shown(SCORES)),
+    Column("accuracy_low", "", _end("accuracy_interval", 0)),
+    Column("accuracy_high", "", _end("accuracy_interval", 1)),
+    Column("balanced_accuracy", "Balanced accuracy (%)", _test("balanced_accuracy"), percent,
+           shown=_shown(SCORES)),
+    Column("macro_precision", "Macro precision (%)", _test("macro_precision"), percent,
+           shown=_shown(SCORES)),
+    Column("macro_recall", "Macro recall (%)", _test("macro_recall"), percent,
+           shown=_shown(SCORES)),
+    Column("worst_recall", "Worst recall (%)", lambda row: _worst_recall(row)[0], percent,
+           mark=lambda row: _worst_recall(row)[1], shown=_shown(SCORES)),
+    Column("auc", "AUC (%)", _test("auc"), percent, shown=_shown(SCORES)),
+    Column("seed_noise", "Seed noise (points)", lambda row: row.noise[0], percent,
+           shown=_shown(SCORES),
+           explanation="standard deviation of macro F1 over the seeds"),
+    Column("test_noise", "Test-set noise (points)", lambda row: row.noise[1], percent,
+           shown=_shown(SCORES),
+           explanation="standard deviation of macro F1 over test sets like this one"),
+    Column("calibration_error", "Calibration error (%)", _test("calibration_error"), percent_1,
+           shown=_shown(CALIBRATION), explanation="expected calibration error, 15 bins"),
+    Column("log_loss", "Log loss", _test("log_loss"), number(3), shown=_shown(CALIBRATION)),
+    Column("brier", "Brier", _test("brier"), number(3), shown=_shown(CALIBRATION)),
+    Column("temperature", "Temperature", _calibrated(lambda c: c.temperature), number(2),
+           shown=_shown(CALIBRATION),
+           explanation="fitted on the validation images, applied to the test images"),
+    Column("calibrated_error", "Calibration error after (%)",
+           _calibrated(lambda c: c.calibration_error), percent_1, shown=_shown(CALIBRATION),
+           explanation="with the temperature applied"),
+    Column("calibrated_log_loss", "Log loss after", _calibrated(lambda c: c.log_loss), number(3),
+           shown=_shown(CALIBRATION)),
+    Column("calibrated_brier", "Brier after", _calibrated(lambda c: c.brier), number(3),
+           shown=_shown(CALIBRATION)),
+    Column("calibrated_members_error", "Members calibrated first (%)", _calibrated_members,
+           percent_1, shown=_shown(CALIBRATION),
+           explanation="calibration error of a vote of members with a temperature each"),
+    Column("errors_caught", "Errors among the least confident 2 %",
+           _calibrated(lambda c: c.caught), mark=_errors_mark, shown=_shown(CALIBRATION)),
+    Column("validation_macro_f1", "Validation F1 (%)", lambda row: row.validation(_f1), percent,
+           shown=_shown(SCORES)),
+    Column("shifted_macro_f1", "Shifted F1 (%)", lambda row: row.shifted_f1, percent,
+           shown=_shown(FIRST, SCORES),
+           explanation="macro F1 on a copy of the test images, each corrupted by one of eleven "
+           "corruptions at one of five severities, the same for every row"),
+    Column("shifted_gap", "Gap, worst corruption", _gap, percent_1, mark=_worst_corruption,
+           shown=_shown(SCORES),
+           explanation="points of macro F1 lost on the shifted test, and the corruption with the "
+           "lowest macro F1"),
+    Column("shifted_worst_corruption", "Worst corruption", _worst_corruption),
+    Column("parameters", "Parameters (M)", _cost(lambda c: c.parameters), number(2, 1e-6),
+           shown=_shown(FIRST, COSTS), explanation="of backbone and head"),
+    Column("trainable_parameters", "Trained parameters (M)",
+           _run(lambda run: run.cost.trainable_parameters), number(2, 1e-6),
+           shown=_shown(COSTS)),
+    Column("multiply_adds", "Multiply-adds (G)", _cost(lambda c: c.multiply_adds),
+           number(2, 1e-9), shown=_shown(COSTS), explanation="of one image"),
+    Column("weight_bytes", "Weights, float32 (MB)", _cost(lambda c: 4 * c.parameters),
+           number(1, 1e-6), shown=_shown(COSTS)),
+    Column("images_per_second", "Images/s", lambda row: row.images_per_second, rate,
+           mark=rate_mark, shown=_shown(FIRST, COSTS),
+           explanation="raw pixels to pooled features, warm, the median batch"),
+    Column("images_per_second_p5", "Images/s, p5 – p95", _rate_percentile("p5"), rate,
+           mark=_percentile_mark, shown=_shown(COSTS)),
+    Column("images_per_second_p95", "", _rate_percentile("p95")),
+    Column("images_per_second_measured", "",
+           lambda row: bool(_throughput(row)) if row.cost else None),
+    Column("device", "Device", _device),
+    Column("fronts", "Front", lambda row: " + ".join(row.fronts), align="left",
+           shown=_shown(FIRST, COSTS),
+           explanation="no row has a higher macro F1 and more images/s (speed), or a higher macro "
+           "F1 and fewer parameters (size)"),
+    Column("training_seconds", "Training (s)", _run(lambda run: run.timings.training), number(1),
+           shown=_shown(COSTS)),
+    Column("total_seconds", "Whole run (s)", _run(lambda run: run.timings.total), number(1),
+           shown=_shown(COSTS)),
+    Column("compile_seconds", "Compile (s)", _run(lambda run: run.timings.compile), number(1),
+           shown=_shown(COSTS),
+           explanation="how much longer first calls of compiled steps took than later ones"),
+    Column("peak_memory_mb", "Peak memory (MiB)", lambda row: max(
+        (run.cost.peak_memory_mb for run in row.runs), default=None), number(0),
+        shown=_shown(COSTS)),
+    Column("micro_batches", "Micro-batches", lambda row: micro_batches(row) if row.runs else None),
+    Column("epochs_on_features", "Epochs of the head", _ledger("epochs_on_features"),
+           "{:.4g}".format, shown=_shown(COSTS),
+           explanation="on stored features of the frozen backbone"),
+    Column("feature_rows_learnt", "", _ledger("feature_rows_learnt")),
+    Column("images_embedded", "Images embedded", _ledger("images_embedded"), number(0),
+           shown=_shown(COSTS),
+           explanation="passed through the frozen backbone; an image counts in every pass"),
+    Column("epochs_on_images", "Epochs of the network", _ledger("epochs_on_images"),
+           "{:.4g}".format, shown=_shown(COSTS), explanation="backbone included"),
+    Column("images_learnt", "Images trained on", _ledger("images_learnt"), number(0),
+           shown=_shown(COSTS), explanation="in gradient steps of the network, counted per step"),
+    Column("device_seconds", "Device time (s)", _ledger("device_seconds"), number(1),
+           shown=_shown(COSTS), explanation="while the run had the device, without waiting"),
+    Column("energy_joules", "Energy (kJ)", _ledger("energy_joules"), number(2, 1e-3),
+           mark=lambda row: "" if _exclusive(row) else "‡", shown=_shown(COSTS),
+           explanation="of the whole device during the run, where it reports it"),
+    Column("energy_exclusive", "", _exclusive),
+    Column("note", "Note", lambda row: row.note),
+)  # fmt: skip
 
-    text: str
-    stress: Stress = ""
-    after: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.text} {self.after}".rstrip()
+COLUMNS = (*IDENTITY, *MEASURED)
+assert set(Ledger.model_fields) <= {column.key for column in COLUMNS}
 
 
-@dataclass(frozen=True)
-class Table:
-    """Heads, and rows of as many cells; nothing is escaped yet."""
-
-    heads: tuple[str, ...]
-    rows: tuple[tuple[str | Cell, ...], ...]
-    legend: str = ""
-
-    @property
-    def alignments(self) -> tuple[Alignment, ...]:
-        return tuple(map(alignment, self.heads))
+def shown_in(table: str) -> tuple[Column[Row], ...]:
+    return tuple(column for column in COLUMNS if table in column.shown)
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str | Cell]], legend: str = "") -> Table:
-    return Table(tuple(heads), tuple(map(tuple, rows)), legend)
+def table_of(name: str, rows: Sequence[Row]) -> Table[Row]:
+    return Table(shown_in(name), rows)
 
 
-def alignment(head: str) -> Alignment:
-    return "left" if head in WORDS else "center" if head in CENTRED else "right"
+def explanations(table: str) -> str:
+    """What the columns of a table mean, in a paragraph."""
+    found = ((re.split(r" \(|, ", c.heading)[0], c.explanation) for c in shown_in(table))
+    return " ".join(f"{heading}: {text}." for heading, text in found if text)
 
 
-def value(cell: str | Cell) -> float | None:
-    """The number that a cell begins with, by which it sorts; None where it begins with none."""
-    found = re.match(r"[+-]?\d[\d,]*(\.\d+)?", str(cell))
-    return float(found[0].replace(",", "")) if found else None
+# --- the leaderboard as data ---------------------------------------------------------------------
 
 
-# --- Markdown ------------------------------------------------------------------------------------
+def frame(*boards: Board) -> pd.DataFrame:
+    """Boards as a DataFrame with a line per row: every column, unrounded, fractions 0 to 1.
+
+    Means over the seeds. In a notebook: ``frame(*read_boards(Path("results")))``.
+    """
+    rows = [row for board in boards for row in board.rows]
+    return Table(COLUMNS, rows).frame.convert_dtypes()
 
 
-def markdown(written: Table) -> str:
-    """As a GitHub table, its legend below it."""
-    rows = [[_markdown_cell(cell) for cell in row] for row in written.rows]
-    text = tabulate(
-        rows,
-        [escape(head) for head in written.heads],
-        tablefmt="github",
-        colalign=written.alignments,
-        disable_numparse=True,
-    )
-    return f"{text}\n\n{written.legend}" if written.legend else text
-
-
-def _markdown_cell(cell: str | Cell) -> str:
-    if isinstance(cell, str):
-        return escape(cell)
-    stars = STARS[cell.stress]
-    return f"{stars}{escape(cell.text)}{stars} {cell.after}".rstrip()
-
-
-def escape(text: str) -> str:
-    """Safe inside a Markdown table cell."""
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
+def csv_text(boards: Sequence[Board]) -> str:
+    """Every run, ensemble and external prediction on its own line, failed runs too; unrounded."""
+    rows = [single for board in boards for row in board.rows for single in row.per_seed]
+    failed = [failed_row(record) for board in boards for record in board.failed]
+    everything = pd.concat([Table(COLUMNS, rows).frame, Table(IDENTITY, failed).frame])
+    return everything.to_csv(index=False, lineterminator="\n")

@@ -65,7 +65,7 @@ def rows_named(boards: Sequence[Board], name: str, results: Path) -> list[tuple[
 def _paragraph(board: Board, row: Row, other: Row) -> str:
     """The p is the one that the board's ranks rest on, there corrected for all pairs of rows."""
     classes = len(board.data.class_names)
-    pair = significance.pairwise(board.labels, [row.guesses, other.guesses], classes)
+    pair = significance.pairwise(board.labels, [row.y_pred, other.y_pred], classes)
     difference, sd, p = (float(table[0, 1]) for table in (pair.difference, pair.sd, pair.p))
     names = [f"{r.title} ({r.weights})" for r in (row, other)]
     scores = " and ".join(
@@ -81,14 +81,14 @@ def _paragraph(board: Board, row: Row, other: Row) -> str:
         f"  difference {100 * difference:+.2f} points, 95 % interval {100 * low:+.2f} to "
         f"{100 * high:+.2f}: {verdict} (p = {p:.2g})",
     ]
-    ranks = [dict(zip(board.rows, board.ranks, strict=True))[r] for r in (row, other)]
+    ranks = [row.rank, other.rank]
     if all(ranks):
         shared = "both have rank {}" if ranks[0] == ranks[1] else "they have ranks {} and {}"
         lines.append(
             "  in the leaderboard, corrected for all its pairs of rows, " + shared.format(*ranks)
         )
     for seed in sorted({*row.seeds} & {*other.seeds}):
-        a, b = (r.guesses[r.seeds.index(seed)] for r in (row, other))
+        a, b = (r.y_pred[r.seeds.index(seed)] for r in (row, other))
         mcnemar = significance.mcnemar(board.labels, a, b)
         lines.append(
             f"  seed {seed}: the two disagree on {int((a != b).sum()):,} images; "

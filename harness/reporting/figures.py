@@ -12,12 +12,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import singledispatch
-from itertools import pairwise
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
 import numpy as np
+from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -25,7 +26,6 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from harness.reporting.labels import place_labels
 from harness.reporting.plots import (
     Against,
     Confusions,
@@ -78,6 +78,8 @@ STYLE: Any = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
+LABEL_STEPS = 300
+"""Of the label placement; a limit of time would not give the same figure everywhere."""
 MARK = "wbc-bench-data"
 """Goes before a plot's digest, in a comment of the SVG and in a text chunk of the PNG."""
 
@@ -86,11 +88,11 @@ def render(plot: Plot) -> dict[str, bytes]:
     """The figure of a board's plot as ``svg`` and ``png``, marked with the plot's digest."""
     with _style():
         figure = picture(plot)
-        figure.suptitle(plot.board, color=INK, fontsize=10)
+        figure.suptitle(fill(plot.board, 90), color=INK, fontsize=10)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # Laid out once, for the labels and for both formats.
         if isinstance(plot, Against):
-            _name(figure.axes[0], plot)
+            _label(figure.axes[0], plot)
         return {"svg": _svg(figure, plot.digest), "png": _png(figure, plot.digest)}
 
 
@@ -116,7 +118,7 @@ def picture(plot: Plot) -> Figure:
 
 @picture.register
 def _(plot: Against) -> Figure:
-    figure, axes = _axes(8, 5.6)
+    figure, axes = _axes(9, 6)
     for mark, cost in zip(plot.marks, plot.costs, strict=True):
         symbol, colour, _ = KINDS[mark.kind]
         axes.plot([cost, cost], [100 * mark.low, 100 * mark.high], color=colour, lw=1, alpha=0.35)
@@ -278,24 +280,20 @@ def _dot(colour: str, *, hollow: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _name(axes: Axes, plot: Against) -> None:
-    """Name the marks where there is room: the front first, then networks, then the better."""
-    marks, points = plot.marks, _points(plot)
-    order = sorted(
-        range(len(marks)), key=lambda i: (not plot.front[i], marks[i].kind != "network", i)
-    )
-    bars = [
-        ((cost, 100 * mark.low), (cost, 100 * mark.high))
-        for mark, cost in zip(marks, plot.costs, strict=True)
+def _label(axes: Axes, plot: Against) -> None:
+    """Name the marks that are to be named, none over another. The figure must be laid out."""
+    points = _points(plot)
+    texts = [
+        axes.text(x, y, _shortened(mark.short, 30), fontsize=7.5, va="center")
+        for (x, y), mark in zip(points, plot.marks, strict=True)
+        if mark.named
     ]
-    corners = _steps(points[list(plot.front)])
-    place_labels(
-        axes,
-        points[order],
-        [_shortened(marks[i].short, 30) for i in order],
-        keep=sum(plot.front),
-        lines=[*bars, *pairwise(corners)],
-    )
+    adjust_text(
+        texts, *points.T, ax=axes, iter_lim=LABEL_STEPS, max_move=(8, 8), expand=(1.15, 1.4),
+        force_text=(0.1, 0.3), force_static=(0.3, 0.3), force_explode=(0.02, 0.02),
+        force_pull=(0.03, 0.03), pull_threshold=4,
+        arrowprops={"arrowstyle": "-", "color": INK, "lw": 0.5},
+    )  # fmt: skip
 
 
 def _points(plot: Against) -> np.ndarray:
@@ -333,7 +331,7 @@ def _counts(axes: Axes, counts: np.ndarray, names: Sequence[str]) -> None:
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     _cells(axes, np.ma.masked_array(share, counts == 0), [[str(n) for n in row] for row in counts])
     _square(axes, [_shortened(name, 20) for name in names])
-    axes.set(xlabel="guess", ylabel="true class")
+    axes.set(xlabel="predicted class", ylabel="true class")
 
 
 def _cells(axes: Axes, shares: np.ma.MaskedArray, texts: Sequence[Sequence[str]]) -> None:

@@ -1,7 +1,6 @@
-"""What a board says beyond its rows: the front, the members, the confusions, in numbers and words.
+"""What a board says beyond its rows, in numbers: members, confusions, the shifted test, choices.
 
-Pure functions of a Board; what takes long is done once a board. Comparisons are made on the first
-seed that the rows share.
+Pure functions of a Board, cached where they take long. Two rows are compared on their first seed.
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ from harness.ensembling.voting import soft_vote
 from harness.evaluation import robustness
 from harness.evaluation import significance as statistics
 from harness.evaluation.metrics import macro_f1
-from harness.evaluation.robustness import Robustness
+from harness.evaluation.robustness import Agreement, Choice, Robustness
 from harness.evaluation.significance import Paired
 from harness.reporting.leaderboard import Board, Row, title_of
-from harness.schema.metrics import Metrics
 from harness.schema.predictions import SHIFTED
 
 RESAMPLES = 2000
@@ -32,25 +30,8 @@ CONFUSED = (
     ("monocyte", "ig"),
     ("monocyte", "neutrophil"),
 )
-"""True class, guess: the neighbours that people and networks confuse. An immature granulocyte
-(ig) becomes a neutrophil, and its younger forms look like monocytes (Acevedo et al. 2019)."""
-
-
-# --- cost ----------------------------------------------------------------------------------------
-
-
-@cache
-def fronts(board: Board) -> tuple[tuple[bool, bool], ...]:
-    """Of each row: is it on the Pareto front of F1 against images/s, and against parameters?
-
-    Rows without a rank or without a known cost are on no front.
-    """
-    points = np.full((len(board.rows), 3), np.nan)
-    for i, (row, rank) in enumerate(zip(board.rows, board.ranks, strict=True)):
-        if rank and row.cost and row.images_per_second:
-            points[i] = row.macro_f1, row.images_per_second, -row.cost.parameters
-    speed, size = statistics.pareto(points[:, [0, 1]]), statistics.pareto(points[:, [0, 2]])
-    return tuple((bool(a), bool(b)) for a, b in zip(speed, size, strict=True))
+"""(true class, predicted class) that people and networks confuse: an immature granulocyte (ig)
+becomes a neutrophil, and its younger forms look like monocytes (Acevedo et al. 2019)."""
 
 
 # --- members -------------------------------------------------------------------------------------
@@ -58,101 +39,107 @@ def fronts(board: Board) -> tuple[tuple[bool, bool], ...]:
 
 @dataclass(frozen=True)
 class Member:
-    """What one member brings to a soft vote."""
+    """What one member adds to a soft vote."""
 
     title: str
     alone: float
     """Its own test macro F1."""
     without: float
-    """The vote's without it."""
+    """Macro F1 of the vote without it."""
     gain: Paired
-    """Macro F1 of the vote with it minus without it."""
+    """Macro F1 of the vote minus that without the member."""
     disagreement: float
-    """Mean over the others of the share of images that exactly one of the two guesses right."""
-    q_statistic: float
-    """Mean over the others of Yule's Q; NaN where none is defined."""
+    """Share of images that exactly one of two members predicts correctly, mean over the others."""
+    q_statistic: float | None
+    """Yule's Q, mean over the others; None where it is undefined for all."""
 
     @property
     def verdict(self) -> str:
         if self.gain.p >= 0.05:
-            return f"drop {self.title}: no significant loss"
-        return f"{self.title} {'helps' if self.gain.difference > 0 else 'hurts'}"
+            return "can be dropped: no significant loss"
+        return "helps" if self.gain.difference > 0 else "hurts"
 
 
 @dataclass(frozen=True)
 class Membership:
-    """A soft vote taken apart."""
+    """A soft vote and what each of its members adds."""
 
     row: Row
     members: tuple[Member, ...]
     oracle: float
-    """Macro F1 of one who always believes a member that is right, if there is one."""
+    """Macro F1 if each image were predicted by a member that is correct, where there is one."""
 
 
 @cache
 def memberships(board: Board) -> tuple[Membership, ...]:
-    """Every soft vote of the board, taken apart; one a set of members."""
+    """The soft votes of the board, one a set of members."""
     found: dict[frozenset[str], Membership] = {}
     for row in board.ensembles:
         record = row.ensembles[0]
-        if record.ensemble.rule not in {"soft vote", "best subset"} or len(record.used_recipes) < 2:
+        members = voters(row)
+        if record.ensemble.rule not in {"soft vote", "best subset"} or len(members) < 2:
             continue
-        shares = zip(record.ensemble.members, record.recipes, record.shares, strict=True)
-        kept = {id_: name for id_, name, share in shares if share > 0}
-        if frozenset(kept) not in found and all(id_ in board.predictions for id_ in kept):
-            found[frozenset(kept)] = _membership(board, row, kept)
+        if frozenset(members) not in found and members.keys() <= board.predictions.keys():
+            found[frozenset(members)] = _membership(board, row, members)
     return tuple(found.values())
 
 
-def _membership(board: Board, row: Row, kept: dict[str, str]) -> Membership:
+def voters(row: Row) -> dict[str, str]:
+    """The members with a share in an ensemble's vote: run id -> recipe."""
+    record = row.ensembles[0]
+    triples = zip(record.ensemble.members, record.recipes, record.shares, strict=True)
+    return {id_: name for id_, name, share in triples if share > 0}
+
+
+def _membership(board: Board, row: Row, members: dict[str, str]) -> Membership:
     classes = len(board.data.class_names)
-    votes = np.stack([board.predictions[id_]["test"].probabilities for id_ in kept])
+    votes = np.stack([board.predictions[id_]["test"].probabilities for id_ in members])
     together = soft_vote(votes).argmax(axis=1)
-    guesses = [vote.argmax(axis=1) for vote in votes]
-    diversity = statistics.diversity(board.labels, guesses, classes)
-    members = []
-    for i, name in enumerate(kept.values()):
+    y_pred = [vote.argmax(axis=1) for vote in votes]
+    diversity = statistics.diversity(board.labels, y_pred, classes)
+    found = []
+    for i, name in enumerate(members.values()):
         others = np.arange(len(votes)) != i
         without = soft_vote(votes[others]).argmax(axis=1)
         q = diversity.q_statistic[i, others]
-        members.append(
+        found.append(
             Member(
                 title=title_of(name),
-                alone=_macro_f1(board, guesses[i]),
-                without=_macro_f1(board, without),
+                alone=macro_f1(board.labels, y_pred[i], classes),
+                without=macro_f1(board.labels, without, classes),
                 gain=statistics.paired(board.labels, together, without, classes, RESAMPLES),
                 disagreement=float(diversity.disagreement[i, others].mean()),
-                q_statistic=float(np.nanmean(q)) if np.isfinite(q).any() else np.nan,
+                q_statistic=float(np.nanmean(q)) if np.isfinite(q).any() else None,
             )
         )
-    return Membership(row, tuple(members), diversity.oracle_macro_f1)
-
-
-def _macro_f1(board: Board, guess: np.ndarray) -> float:
-    return macro_f1(board.labels, guess, len(board.data.class_names))
+    return Membership(row, tuple(found), diversity.oracle_macro_f1)
 
 
 @cache
 def disagreement(board: Board) -> tuple[tuple[Row, ...], np.ndarray]:
-    """The networks and, of each two, the share of images that exactly one guesses right (m, m)."""
-    rows = board.networks
-    guesses = [row.guesses[0] for row in rows]
-    found = statistics.diversity(board.labels, guesses, len(board.data.class_names))
+    """The ranked networks, and the share of images that exactly one of two predicts correctly.
+
+    The shares are (m, m). A suspect row is left out: it disagrees with all others.
+    """
+    rows = tuple(row for row in board.ranked if row.kind == "network")
+    if len(rows) < 2:
+        return (), np.empty((0, 0))
+    y_pred = [row.y_pred[0] for row in rows]
+    found = statistics.diversity(board.labels, y_pred, len(board.data.class_names))
     return rows, found.disagreement
 
 
 # --- classes -------------------------------------------------------------------------------------
 
 
-def confusions(board: Board) -> tuple[tuple[str, ...], list[list[float]]]:
-    """Of each known confusion that the data has the classes for: its name, and a row's shares.
-
-    The share is of the true class's test images, mean over the seeds.
-    """
-    place = {_field_name(name): k for k, name in enumerate(board.data.class_names)}
-    pairs = [(t, g) for t, g in CONFUSED if t in place and g in place]
-    shares = [[_share(row, place[t], place[g]) for t, g in pairs] for row in board.rows]
-    return tuple(f"{t} → {g}" for t, g in pairs), shares
+def confusions(board: Board) -> tuple[tuple[str, int, int], ...]:
+    """The confusions of ``CONFUSED`` whose classes the data has: (name, true class, prediction)."""
+    index = {_field_name(name): k for k, name in enumerate(board.data.class_names)}
+    return tuple(
+        (f"{true} → {predicted}", index[true], index[predicted])
+        for true, predicted in CONFUSED
+        if true in index and predicted in index
+    )
 
 
 def _field_name(class_name: str) -> str:
@@ -162,9 +149,10 @@ def _field_name(class_name: str) -> str:
     return next((known for known in ("neutrophil", "monocyte") if known in name), name)
 
 
-def _share(row: Row, true: int, guess: int) -> float:
-    counts = np.array([result.test.confusion[true] for result in row.evaluation], dtype=float)
-    return float((counts[:, guess] / np.maximum(counts.sum(axis=1), 1)).mean())
+def confused_share(row: Row, true: int, predicted: int) -> float:
+    """Share of a class's test images that got the other class, mean over the seeds."""
+    counts = np.array([result.test.confusion[true] for result in row.evaluations], dtype=float)
+    return float((counts[:, predicted] / np.maximum(counts.sum(axis=1), 1)).mean())
 
 
 # --- the shifted test ----------------------------------------------------------------------------
@@ -172,7 +160,7 @@ def _share(row: Row, true: int, guess: int) -> float:
 
 @cache
 def robustness_of(row: Row, *, intervals: bool = False) -> Robustness | None:
-    """What harm costs a row, mean over its seeds; None where not all of them were asked."""
+    """What the corruptions cost a row, mean over its seeds; None unless all were evaluated."""
     if not all(SHIFTED in parts for parts in row.parts):
         return None
     pairs = zip(row.records, row.parts, strict=True)
@@ -188,82 +176,69 @@ def robustness_of(row: Row, *, intervals: bool = False) -> Robustness | None:
 
 @cache
 def effect_of_views(row: Row) -> dict[str, Paired]:
-    """What they add to a row's first seed, by test; empty where there was one view only."""
+    """What test views add to a row's first seed, by test; empty for a single view."""
     return robustness.effect_of_views(row.parts[0])
 
 
-def seen_in_training(board: Board) -> tuple[str, ...]:
-    """The kinds of harm that the protocol's augmentation resembles."""
+def resembled(board: Board) -> tuple[str, ...]:
+    """The corruptions that the protocol's augmentation resembles."""
     return robustness.overlap(board.protocol.augmentation.operations())
 
 
+# --- choices -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What choosing a network by its validation F1 costs, and how alike the scores rank them."""
+
+    choices: tuple[Choice, ...]
+    """On the test and, where all networks have predictions of it, on the shifted test."""
+    agreements: tuple[Agreement, ...]
+
+
 @cache
-def choices(board: Board) -> tuple[str, ...]:
-    """What choosing a network by validation costs on either test, and how alike they rank."""
-    rows = [row for row in board.ranked if row.kind == "network" and row.validation(_f1)]
+def choices(board: Board) -> Choices:
+    """Empty for fewer than two ranked networks with validation predictions."""
+    rows = [row for row in board.ranked if row.kind == "network" and row.validation_f1]
     if len(rows) < 2:
-        return ()
-    names, validation = [row.title for row in rows], [row.validation(_f1) or 0 for row in rows]
-    guesses = [row.guesses for row in rows]
-    lines = [robustness.choice("test", names, validation, board.labels, guesses).sentence]
-    columns = {"validation": validation, "test": [row.macro_f1 for row in rows]}
+        return Choices((), ())
+    names, validation = [row.title for row in rows], [row.validation_f1 for row in rows]
+    y_pred = [row.y_pred for row in rows]
+    found = [robustness.choice("test", names, validation, board.labels, y_pred)]
+    scores = {"validation": validation, "test": [row.macro_f1 for row in rows]}
     if all(SHIFTED in parts for row in rows for parts in row.parts):
-        held = [np.stack([parts[SHIFTED].probabilities for parts in row.parts]) for row in rows]
-        harmed, labels = [votes.argmax(axis=2) for votes in held], rows[0].parts[0][SHIFTED].labels
-        found = robustness.choice("shifted test", names, validation, labels, harmed)
-        lines.append(found.sentence)
-        columns["shifted test"] = [row.shifted(_f1) or 0 for row in rows]
-    agreements = robustness.rank_agreement(columns)
-    if agreements:
-        told = (f"{a.first} and {a.second} {a.spearman:.2f}" for a in agreements)
-        lines.append(f"How alike they order the networks (Spearman's rho): {', '.join(told)}.")
-    return tuple(lines)
+        shifted = [
+            np.stack([parts[SHIFTED].probabilities.argmax(axis=1) for parts in row.parts])
+            for row in rows
+        ]
+        labels = rows[0].parts[0][SHIFTED].labels
+        found.append(robustness.choice("shifted test", names, validation, labels, shifted))
+        scores["shifted test"] = [row.shifted_f1 or 0.0 for row in rows]
+    return Choices(tuple(found), tuple(robustness.rank_agreement(scores)))
 
 
-def _f1(of: Metrics) -> float:
-    return of.macro_f1
+@dataclass(frozen=True)
+class Gain:
+    """The best ensemble and the best network by validation, compared on the test images."""
 
-
-# --- words ---------------------------------------------------------------------------------------
+    ensemble: Row
+    network: Row
+    difference: Paired
 
 
 @cache
-def significance(board: Board) -> tuple[str, ...]:
-    """What the ranks mean, what this test set can and cannot show, and what ensembles gained."""
-    if len(board.ranked) < 2:
-        return ()
-    points = 100 * board.smallest_difference
-    lines = [
-        "Rows that share a rank cannot be told apart on these test images (paired test of macro "
-        "F1, Holm-corrected for all pairs, 5 %); two rows that differ by less than about "
-        f"{points:.1f} points would mostly not be told apart even as a single planned comparison."
-    ]
-    best = [rank for rank in board.ranks if rank == 1]
-    if len(best) > 1:
-        lines[0] += f" {len(best)} rows share the first rank."
+def gain_of_ensembles(board: Board) -> Gain | None:
+    """None without a ranked network or without ensembles."""
     networks = [row for row in board.ranked if row.kind == "network"]
-    if networks and board.ensembles:
-        lines.append(_gain_of_ensembles(board, _chosen(board.ensembles), _chosen(networks)))
-    return tuple(lines)
+    if not networks or not board.ensembles:
+        return None
+    ensemble, network = chosen(board.ensembles), chosen(networks)
+    classes = len(board.data.class_names)
+    y_pred = ensemble.y_pred[0], network.y_pred[0]
+    return Gain(ensemble, network, statistics.paired(board.labels, *y_pred, classes, RESAMPLES))
 
 
-def _chosen(rows: Sequence[Row]) -> Row:
-    """What one would take who sees the validation images only."""
-    return max(rows, key=lambda row: (row.validation(_f1) or 0, row.name))
-
-
-def _gain_of_ensembles(board: Board, chosen: Row, single: Row) -> str:
-    found = statistics.paired(
-        board.labels,
-        chosen.guesses[0],
-        single.guesses[0],
-        len(board.data.class_names),
-        RESAMPLES,
-    )
-    verdict = "a significant" if found.p < 0.05 else "no significant"
-    return (
-        f"Chosen on validation, the best ensemble is *{chosen.title}* and the best network "
-        f"**{single.title}**: on the test images {verdict} difference "
-        f"({100 * found.difference:+.1f} points, 95 % interval {100 * found.low:+.1f} to "
-        f"{100 * found.high:+.1f}, p = {found.p:.2g})."
-    )
+def chosen(rows: Sequence[Row]) -> Row:
+    """The row that the validation images prefer."""
+    return max(rows, key=lambda row: (row.validation_f1, row.name))

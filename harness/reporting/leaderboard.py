@@ -1,14 +1,15 @@
-"""Records and predictions -> boards of rows. Pure: no clock, no order of arrival, no files.
+"""Records and predictions -> boards of rows: a pure function, whatever order they come in.
 
-Only what is comparable stands in one table: the same images, the same split, the same protocol.
-Rows that the test images cannot tell apart share a rank; a suspect row has none.
+Rows of one board are comparable: the same images, the same split, the same protocol. Rows that the
+test images cannot tell apart share a rank; a suspect row has none.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import fmean, median
 from typing import Literal
 
@@ -31,9 +32,10 @@ from harness.schema.records import (
 from zoo.registry import find
 
 NAMED_MEMBERS = 4
+"""An ensemble of more members is titled by their number."""
 FAR_BELOW = 0.25
-"""In macro F1 under the median network: no backbone of the zoo is that much worse than its peers
-when it is fed, loaded and trained rightly."""
+"""Macro F1 below the median network that makes a row suspect: no backbone of the zoo is that much
+worse than the others when it is loaded, fed and trained correctly."""
 ENOUGH_FOR_A_MEDIAN = 5
 
 Kind = Literal["network", "ensemble", "imported", "baseline"]
@@ -42,94 +44,113 @@ Parts = Mapping[str, Predictions]
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A network, an ensemble or an import, once a seed, in the order of the seeds."""
+    """A network, an ensemble, or external predictions; one record a seed, by ascending seed."""
 
     kind: Kind
     name: str
-    """Of the recipe or the import; of an ensemble its rule and members."""
+    """The recipe, the imported name, or an ensemble's rule and members."""
     title: str
     weights: str
     note: str
     records: tuple[Record, ...]
-    evaluation: tuple[Evaluation, ...]
+    evaluations: tuple[Evaluation, ...]
     parts: tuple[Parts, ...]
+    rank: int | None = None
+    """Shared by rows that cannot be told apart; None for suspect rows and the pixel baseline."""
+    suspect: str = ""
+    """Why the recipe is suspect, or empty."""
+    fronts: tuple[str, ...] = ()
+    """"speed": no row is better and faster; "size": no row is better and smaller."""
 
     @property
     def runs(self) -> tuple[Finished, ...]:
-        """The results of a network's runs; none for another row."""
-        return tuple(result for result in self.evaluation if isinstance(result, Finished))
+        """The results of a network's runs; empty for other kinds."""
+        return tuple(result for result in self.evaluations if isinstance(result, Finished))
 
     @property
     def ensembles(self) -> tuple[EnsembleRecord, ...]:
-        return tuple(result for result in self.evaluation if isinstance(result, EnsembleRecord))
-
-    @property
-    def cost(self) -> Cost | EnsembleCost | None:
-        """Of the first seed; None where it is not known."""
-        first = self.evaluation[0]
-        return first.cost if isinstance(first, Finished | EnsembleRecord) else None
-
-    @property
-    def images_per_second(self) -> float | None:
-        """Measured, or by formula for an ensemble that was not; None where it is not known."""
-        match self.cost:
-            case Cost(throughput=throughput) | EnsembleCost(throughput=throughput) if throughput:
-                return throughput.median
-            case EnsembleCost(images_per_second=by_formula):
-                return by_formula
-        return None
+        """The records of an ensemble; empty for other kinds."""
+        return tuple(result for result in self.evaluations if isinstance(result, EnsembleRecord))
 
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(record.run.seed for record in self.records)
 
     @property
-    def guesses(self) -> np.ndarray:
-        """(seeds, n): the class given to each test image."""
+    def per_seed(self) -> tuple[Row, ...]:
+        """The row taken apart: one row a seed."""
+        triples = zip(self.records, self.evaluations, self.parts, strict=True)
+        return tuple(
+            replace(self, records=(record,), evaluations=(evaluation,), parts=(parts,))
+            for record, evaluation, parts in triples
+        )
+
+    @property
+    def cost(self) -> Cost | EnsembleCost | None:
+        """The first seed's; None where it is unknown."""
+        first = self.evaluations[0]
+        return first.cost if isinstance(first, Finished | EnsembleRecord) else None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Measured, or computed from the members' rates; None where it is unknown."""
+        match self.cost:
+            case Cost(throughput=throughput) | EnsembleCost(throughput=throughput) if throughput:
+                return throughput.median
+            case EnsembleCost(images_per_second=computed):
+                return computed
+        return None
+
+    @cached_property
+    def y_pred(self) -> np.ndarray:
+        """(seeds, n): the predicted class of each test image."""
         return np.stack([parts["test"].probabilities.argmax(axis=1) for parts in self.parts])
 
     def test(self, measure: Callable[[Metrics], float]) -> float:
-        """The mean over the seeds of a test metric."""
-        return fmean(measure(result.test) for result in self.evaluation)
+        """A test metric, averaged over the seeds."""
+        return fmean(measure(result.test) for result in self.evaluations)
 
     def validation(self, measure: Callable[[Metrics], float]) -> float | None:
-        """The same of the validation images; None where there are none."""
-        known = [measure(result.validation) for result in self.evaluation if result.validation]
+        """A validation metric, averaged over the seeds that have validation predictions."""
+        known = [measure(result.validation) for result in self.evaluations if result.validation]
         return fmean(known) if known else None
 
     def shifted(self, measure: Callable[[Metrics], float]) -> float | None:
-        """The same of the shifted test; None where not every seed was asked."""
-        known = [measure(result.shifted) for result in self.evaluation if result.shifted]
-        return fmean(known) if len(known) == len(self.evaluation) else None
+        """A metric of the shifted test; None unless every seed has predictions of it."""
+        known = [measure(result.shifted) for result in self.evaluations if result.shifted]
+        return fmean(known) if len(known) == len(self.evaluations) else None
 
     @property
     def macro_f1(self) -> float:
         return self.test(lambda metrics: metrics.macro_f1)
 
     @property
+    def validation_f1(self) -> float:
+        """0 where there are no validation predictions."""
+        return self.validation(lambda metrics: metrics.macro_f1) or 0.0
+
+    @property
+    def shifted_f1(self) -> float | None:
+        return self.shifted(lambda metrics: metrics.macro_f1)
+
+    @property
     def noise(self) -> tuple[float | None, float]:
-        """Standard deviations of macro F1: over the seeds, None for one; over test sets."""
+        """Standard deviations of macro F1: over the seeds (None for one), over test sets."""
         return significance.split_spread(
-            [result.test.macro_f1 for result in self.evaluation],
-            [result.test.macro_f1_sd for result in self.evaluation],
+            [result.test.macro_f1 for result in self.evaluations],
+            [result.test.macro_f1_sd for result in self.evaluations],
         )
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % of the test macro F1, over test sets like this one; the mean of the seeds' ends."""
-        low, high = np.mean([result.test.macro_f1_interval for result in self.evaluation], axis=0)
+        """95 % interval of the test macro F1, each end averaged over the seeds."""
+        low, high = np.mean([result.test.macro_f1_interval for result in self.evaluations], axis=0)
         return float(low), float(high)
-
-    @property
-    def auc(self) -> float | None:
-        """Mean over the seeds; None if it was undefined in any."""
-        known = [result.test.auc for result in self.evaluation]
-        return None if None in known else fmean(value for value in known if value is not None)
 
 
 @dataclass(frozen=True, eq=False)
 class Board:
-    """Everything that was run on one split of one data set under one protocol."""
+    """Every result on one split of one data set under one protocol."""
 
     fingerprint: str
     data: DataSummary
@@ -138,45 +159,41 @@ class Board:
     profile: str
     rows: tuple[Row, ...]
     """Best mean test macro F1 first."""
-    suspects: tuple[str, ...]
-    """One a row: why a recipe is suspect, or nothing."""
-    ranks: tuple[int | None, ...]
-    """One a row: rows that share one cannot be told apart. None for suspects and baselines."""
     smallest_difference: float
     """In macro F1, that these test images would show between two rows; NaN for a single row."""
     failed: tuple[RunRecord, ...]
     labels: np.ndarray
-    """(n,): the true classes of the test images, in the order of the rows' guesses."""
+    """(n,): the true classes of the test images."""
     predictions: Mapping[str, Parts]
-    """By the id of the run, ensemble or import."""
+    """By the id of the run, ensemble or external predictions."""
 
     @property
     def networks(self) -> tuple[Row, ...]:
-        return tuple(row for row in self.rows if row.runs)
+        return tuple(row for row in self.rows if row.kind == "network")
 
     @property
     def ensembles(self) -> tuple[Row, ...]:
-        return tuple(row for row in self.rows if row.ensembles)
+        return tuple(row for row in self.rows if row.kind == "ensemble")
 
     @property
     def ranked(self) -> tuple[Row, ...]:
-        """The rows that have a rank."""
-        return tuple(row for row, rank in zip(self.rows, self.ranks, strict=True) if rank)
+        return tuple(row for row in self.rows if row.rank)
 
     @property
     def devices(self) -> tuple[str, ...]:
-        names = {r.cost.throughput.device for row in self.networks for r in row.runs}
-        return tuple(sorted(names))
+        return tuple(sorted({r.cost.throughput.device for row in self.rows for r in row.runs}))
 
     @property
     def seeds(self) -> int:
-        return max((len(row.evaluation) for row in self.rows), default=0)
+        """The largest number of seeds that a row has."""
+        return max((len(row.records) for row in self.rows), default=0)
 
 
 def boards(records: Sequence[Record], predictions: Mapping[str, Parts]) -> tuple[Board, ...]:
-    """The boards of a results folder, ordered by the data's name, then by what was asked of it.
+    """The boards of a results folder, by data name, profile, split and protocol.
 
-    ``predictions``: the parts by the id of the run, ensemble or import, for all that is judged.
+    ``predictions``: the parts by the id of the run, ensemble or external predictions, for every
+    record that has an evaluation.
     """
     groups: dict[tuple[str, str, str, str, str], list[Record]] = defaultdict(list)
     for record in records:
@@ -194,36 +211,62 @@ def _board(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Board
         if record.evaluation:
             groups[_identity(record)].append(record)
     rows = [_row(group, predictions) for group in groups.values()]
-    rows.sort(key=lambda row: (-row.macro_f1, row.name, row.weights))
     labels = rows[0].parts[0]["test"].labels if rows else np.empty(0, int)
     classes = len(first.data.class_names)
     suspects = _suspects(rows, labels, classes)
-    ranked = [i for i, row in enumerate(rows) if row.kind != "baseline" and not suspects[i]]
-    guesses = [rows[i].guesses for i in ranked]
-    pairs = significance.pairwise(labels, guesses, classes)
-    places = significance.rank_groups(pairs)
-    ranks = dict(zip(ranked, places, strict=True))
+    rows = [replace(row, suspect=reason) for row, reason in zip(rows, suspects, strict=True)]
+    ranked, smallest_difference = rank_rows(rows, labels, classes)
     return Board(
         fingerprint=first.run.data,
         data=first.data,
         split=first.run.split,
         protocol=first.run.protocol,
         profile=first.profile,
-        rows=tuple(rows),
-        suspects=tuple(suspects),
-        ranks=tuple(map(ranks.get, range(len(rows)))),
-        smallest_difference=significance.smallest_difference(pairs),
+        rows=ranked,
+        smallest_difference=smallest_difference,
         labels=labels,
         failed=tuple(r for r in records if isinstance(r, RunRecord) and not r.finished),
         predictions=predictions,
     )
 
 
+def rank_rows(
+    rows: Sequence[Row], labels: np.ndarray, classes: int
+) -> tuple[tuple[Row, ...], float]:
+    """The rows, best first, with their ranks and fronts; and the smallest difference shown.
+
+    ``labels`` (n,) are of the test images, which are the same for all rows.
+    """
+    rows = sorted(rows, key=lambda row: (-row.macro_f1, row.name, row.weights))
+    eligible = [row for row in rows if row.kind != "baseline" and not row.suspect]
+    y_pred = [row.y_pred for row in eligible]
+    pairs = significance.pairwise(labels, y_pred, classes)
+    ranks, smallest = significance.rank_groups(pairs), significance.smallest_difference(pairs)
+    places, fronts = dict(zip(eligible, ranks, strict=True)), _fronts(eligible)
+    ranked = [replace(row, rank=places.get(row), fronts=fronts.get(row, ())) for row in rows]
+    return tuple(ranked), smallest
+
+
+def _fronts(rows: Sequence[Row]) -> dict[Row, tuple[str, ...]]:
+    """Which Pareto fronts of macro F1 each row is on; rows of unknown cost are on none."""
+    points = {
+        row: (row.macro_f1, row.images_per_second, -row.cost.parameters)
+        for row in rows
+        if row.cost and row.images_per_second
+    }
+    array = np.array(list(points.values()), dtype=float).reshape(-1, 3)
+    speed, size = (significance.pareto(array[:, [0, axis]]) for axis in (1, 2))
+    return {
+        row: tuple(name for name, on in (("speed", fast), ("size", small)) if on)
+        for row, fast, small in zip(points, speed, size, strict=True)
+    }
+
+
 # --- rows ----------------------------------------------------------------------------------------
 
 
 def _identity(record: Record) -> tuple[str, ...]:
-    """What the seeds of one row have in common."""
+    """The key that the seeds of one row share."""
     match record:
         case EnsembleRecord():
             return ("ensemble", record.ensemble.rule, *record.recipes)
@@ -241,7 +284,8 @@ def _row(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Row:
             title, weights, note = _ensemble_title(first), "ensemble", ""
         case ExternalRecord():
             kind = "baseline" if first.baseline else "imported"
-            name, weights, note = first.external.name, "–", first.note
+            name, weights = first.external.name, "–"
+            note = first.note.removeprefix("floor: ")  # As older records say it.
             title = name.replace("-", " ").capitalize() if first.baseline else name
         case _:
             kind, name, title = "network", first.run.recipe, find(first.run.recipe).title
@@ -253,13 +297,17 @@ def _row(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Row:
         weights=weights,
         note=note,
         records=tuple(records),
-        evaluation=tuple(record.evaluation for record in records if record.evaluation),
-        parts=tuple(predictions[record.subject.id] for record in records),
+        evaluations=tuple(record.evaluation for record in records if record.evaluation),
+        parts=tuple(predictions[record.subject.id] for record in records if record.evaluation),
     )
 
 
+def failed_row(record: RunRecord) -> Row:
+    """A failed run as a row without evaluations."""
+    return _row([record], {})
+
+
 def _ensemble_title(record: EnsembleRecord) -> str:
-    """The rule, and whom it kept while they can be named in a few words."""
     names, rule = record.used_recipes, record.ensemble.rule.capitalize()
     if len(names) <= NAMED_MEMBERS:
         return f"{rule}: {' + '.join(map(title_of, names))}"
@@ -267,7 +315,7 @@ def _ensemble_title(record: EnsembleRecord) -> str:
 
 
 def title_of(member: str) -> str:
-    """A recipe's title; the name itself of predictions from outside, which begin with ``@``."""
+    """A recipe's title; of external predictions, which begin with ``@``, their name."""
     return member[1:] if member.startswith("@") else find(member).title
 
 
@@ -275,18 +323,18 @@ def title_of(member: str) -> str:
 
 
 def _suspects(rows: Sequence[Row], labels: np.ndarray, classes: int) -> list[str]:
-    """Why each row is suspect: a network below the pixels themselves, or far below its peers."""
+    """Why each row is suspect: significantly below the pixel baseline, or far below the median."""
     networks = [row.macro_f1 for row in rows if row.kind == "network"]
     middle = median(networks) if len(networks) >= ENOUGH_FOR_A_MEDIAN else -np.inf
-    floor = next((row for row in rows if row.kind == "baseline"), None)
+    baseline = next((row for row in rows if row.kind == "baseline"), None)
     reasons = []
     for row in rows:
         reason = ""
         if row.kind == "network" and row.macro_f1 < middle - FAR_BELOW:
             reason = f"{100 * (middle - row.macro_f1):.0f} points below the median network"
-        elif row.kind == "network" and floor and row.macro_f1 < floor.macro_f1:
-            pair = significance.pairwise(labels, [floor.guesses, row.guesses], classes)
+        elif row.kind == "network" and baseline and row.macro_f1 < baseline.macro_f1:
+            pair = significance.pairwise(labels, [baseline.y_pred, row.y_pred], classes)
             if pair.p[0, 1] < 0.05:
-                reason = f"below the raw-pixel floor of {100 * floor.macro_f1:.2f} %"
+                reason = f"below the pixel baseline of {100 * baseline.macro_f1:.2f} %"
         reasons.append(reason)
     return reasons

@@ -1,7 +1,7 @@
 """What a board's figures show, as plain data; figures.py draws them.
 
-A figure is a pure function of its plot. The digest of the plot stands in the files that were drawn
-of it, so that they are drawn again only when it changes.
+A figure is a pure function of its plot. Its files carry the plot's digest, so that they are drawn
+again only when the plot changes.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import numpy as np
 from harness.evaluation.calibration import reliability
 from harness.reporting import findings
 from harness.reporting.leaderboard import Board, Kind, Row
+from harness.reporting.overview import first_rows
 
-STYLE = 1
-"""Of the drawing. Raised by hand when it changes: then every figure is drawn again."""
+STYLE = 2
+"""Raised by hand when the drawing changes, so that every figure is drawn again."""
 DIGITS = 6
-"""Kept of every number: another processor may add up the last bits in another order."""
+"""To which numbers are rounded for the digest: other processors may differ in the last bits."""
 
 FOREST_ROWS = 120
-MATRIX_PANELS, RELIABILITY_PANELS = 4, 4
-DISAGREEING, HARDENED = 30, 40
+CONFUSION_PANELS, RELIABILITY_PANELS = 4, 4
+DISAGREEMENT_ROWS, SHIFTED_ROWS = 30, 40
 
 
 @dataclass(frozen=True)
@@ -34,35 +35,37 @@ class Plot:
     """What one figure shows."""
 
     board: str
-    """Its title: data and profile."""
+    """The board's heading."""
     name: ClassVar[str]
     caption: ClassVar[str]
 
     @property
     def digest(self) -> str:
-        """sha256 of everything that is drawn, and of the style it is drawn in."""
-        told = [self.name, STYLE, _rounded(asdict(self))]
-        text = json.dumps(told, sort_keys=True, separators=(",", ":"))
+        """sha256 of what is drawn and of the style."""
+        content = [self.name, STYLE, _rounded(asdict(self))]
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A row as it stands in a figure."""
+    """A row in a figure."""
 
     title: str
     short: str
-    """Of an ensemble its rule and the number of its members."""
+    """For an ensemble the rule and the number of members."""
     kind: Kind
     rank: int | None
     f1: float
     low: float
     high: float
+    named: bool
+    """Whether a scatter plot has room for its name."""
 
 
 @dataclass(frozen=True)
 class Against(Plot):
-    """Macro F1 against a cost. ``costs`` and ``front`` are one a mark."""
+    """Macro F1 against a cost; ``costs`` and ``front`` have an entry for each mark."""
 
     marks: tuple[Mark, ...]
     costs: tuple[float, ...]
@@ -74,8 +77,8 @@ class Against(Plot):
 class AgainstThroughput(Against):
     name: ClassVar[str] = "f1-throughput"
     caption: ClassVar[str] = (
-        "Macro F1 against images a second, with 95 % intervals. Dashed: the Pareto front; no row "
-        "is both better and faster than one that stands on it."
+        "Macro F1 against images/s, with 95 % intervals. Dashed: the Pareto front; no row is "
+        "better and faster than a row on it."
     )
     axis: ClassVar[str] = "images/s (more is better)"
 
@@ -85,21 +88,21 @@ class AgainstParameters(Against):
     name: ClassVar[str] = "f1-parameters"
     caption: ClassVar[str] = (
         "Macro F1 against millions of parameters, with 95 % intervals. Dashed: the Pareto front; "
-        "no row is both better and smaller than one that stands on it."
+        "no row is better and smaller than a row on it."
     )
     axis: ClassVar[str] = "parameters (M; fewer is better)"
 
 
 @dataclass(frozen=True)
 class Forest(Plot):
-    """Rows, best first; ``omitted`` more are worse than the last."""
+    """The best rows, best first, and how many were omitted."""
 
     marks: tuple[Mark, ...]
     omitted: int
     name: ClassVar[str] = "forest"
     caption: ClassVar[str] = (
-        "Every row with its 95 % interval. Rows of one colour share a rank: these test images "
-        "cannot tell them apart. Grey: not ranked."
+        "Macro F1 with 95 % intervals. Rows of one colour share a rank: these test images cannot "
+        "tell them apart. Grey: not ranked."
     )
 
 
@@ -117,14 +120,14 @@ class Confusions(Plot):
     panels: tuple[Confusion, ...]
     name: ClassVar[str] = "confusion"
     caption: ClassVar[str] = (
-        "Test images of the best networks: the true class down, the guess across; coloured by the "
-        "share of the true class."
+        "Confusion matrices of the best networks on the test images: true class down, predicted "
+        "class across; coloured by the share of the true class."
     )
 
 
 @dataclass(frozen=True)
-class Trusted:
-    """``bins``: number of images, mean confidence, accuracy. Of all seeds together."""
+class ReliabilityCurve:
+    """``bins``: number of images, mean confidence, accuracy; all seeds together."""
 
     title: str
     error: float
@@ -133,11 +136,11 @@ class Trusted:
 
 @dataclass(frozen=True)
 class Reliability(Plot):
-    panels: tuple[Trusted, ...]
+    panels: tuple[ReliabilityCurve, ...]
     name: ClassVar[str] = "reliability"
     caption: ClassVar[str] = (
-        "Accuracy against confidence of the best rows, before any temperature; the larger the "
-        "dot, the more test images. Below the diagonal: surer than right."
+        "Accuracy against confidence of the best rows, without temperature; the area of a dot "
+        "shows the number of test images. Below the diagonal: overconfident."
     )
 
 
@@ -147,8 +150,8 @@ class Disagreement(Plot):
     shares: tuple[tuple[float, ...], ...]
     name: ClassVar[str] = "disagreement"
     caption: ClassVar[str] = (
-        "Percent of the test images that exactly one of two networks guesses right: what a vote "
-        "of the two could gain from."
+        "Percent of the test images that exactly one of two networks predicts correctly: what a "
+        "vote of the two could gain from."
     )
 
 
@@ -156,12 +159,12 @@ class Disagreement(Plot):
 class Shifted(Plot):
     titles: tuple[str, ...]
     columns: tuple[str, ...]
-    """Clean, shifted, then the kinds of harm, from the mildest on average to the worst."""
+    """Clean, shifted, then the corruptions, from the mildest on average to the worst."""
     scores: tuple[tuple[float, ...], ...]
     name: ClassVar[str] = "shifted"
     caption: ClassVar[str] = (
-        "Macro F1 in percent on the test images as they are, on their shifted copy, and on the "
-        "images of each kind of harm."
+        "Macro F1 in percent on the test images, on their corrupted copy, and on the images of "
+        "each corruption."
     )
 
 
@@ -173,123 +176,123 @@ NAMES = tuple(
 """In the order in which they are shown."""
 
 
-def plots(board: Board) -> tuple[Plot, ...]:
+def plots(board: Board, heading: str) -> tuple[Plot, ...]:
     """Every figure that the board has something to show in."""
     if not board.rows:
         return ()
-    title = printable(f"{board.data.name}, {board.profile} profile")
-    marks = tuple(map(_mark, board.rows, board.ranks))
-    found: list[Plot] = [*_against(board, title, marks)]
+    title = printable(heading)
+    named = first_rows(board.rows)
+    marks = tuple(
+        _mark(row, named=row in named or bool(row.fronts or row.suspect)) for row in board.rows
+    )
     shown = marks[:FOREST_ROWS]
-    found.append(Forest(title, shown, len(marks) - len(shown)))
-    if board.networks:
-        found.append(_confusions(board, title))
-    found += _shifted(board, title)
-    found.append(_reliability(board, title))
-    if sum(row.kind == "network" for row in board.ranked) > 1:
-        found.append(_disagreement(board, title))
+    found: list[Plot] = [
+        *_against(board, title, marks),
+        Forest(title, shown, len(marks) - len(shown)),
+        *_confusions(board, title),
+        *_shifted(board, title),
+        Reliability(title, tuple(map(_reliability_curve, board.rows[:RELIABILITY_PANELS]))),
+        *_disagreement(board, title),
+    ]
     return tuple(found)
 
 
 def slug(board: Board) -> str:
-    """A board's name in file names and addresses; the same while its question is the same."""
+    """A board's name in file names and addresses; it does not depend on the board's rows."""
     words = re.sub(r"[^a-z0-9]+", "-", board.data.name.lower()).strip("-")[:40] or "data"
-    asked = board.fingerprint + board.split.canonical() + board.protocol.canonical()
-    return f"{words}-{board.profile}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+    key = board.fingerprint + board.split.canonical() + board.protocol.canonical()
+    return f"{words}-{board.profile}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 
 def printable(text: str) -> str:
-    """On one line, without what XML and fonts cannot show."""
+    """On one line, without characters that XML and fonts cannot show."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}"
                    for c in " ".join(text.split()))  # fmt: skip
 
 
-# --- each of them --------------------------------------------------------------------------------
+def confusion(row: Row) -> np.ndarray:
+    """(K, K) counts of the test images, rows the true classes, summed over the seeds."""
+    return np.sum([result.test.confusion for result in row.evaluations], axis=0)
 
 
-def _mark(row: Row, rank: int | None) -> Mark:
+# --- the plots -----------------------------------------------------------------------------------
+
+
+def _mark(row: Row, *, named: bool) -> Mark:
     short = row.title
     if row.ensembles:
         record = row.ensembles[0]
         short = f"{record.ensemble.rule.capitalize()} ({len(record.used_recipes)})"
-    low, high = row.interval
     title, short = printable(row.title), printable(short)
-    return Mark(title, short, row.kind, rank, row.macro_f1, low, high)
+    return Mark(title, short, row.kind, row.rank, row.macro_f1, *row.interval, named)
 
 
 def _against(board: Board, title: str, marks: Sequence[Mark]) -> list[Plot]:
-    known = [i for i, row in enumerate(board.rows) if row.cost and row.images_per_second]
+    known = [
+        (mark, row.fronts, row.images_per_second, row.cost.parameters / 1e6)
+        for mark, row in zip(marks, board.rows, strict=True)
+        if row.cost and row.images_per_second
+    ]
     if not known:
         return []
-    shown = tuple(marks[i] for i in known)
-    rates = tuple(board.rows[i].images_per_second or 0.0 for i in known)
-    sizes = tuple(cost.parameters / 1e6 for i in known if (cost := board.rows[i].cost))
-    fronts = findings.fronts(board)
+    shown, fronts, rates, sizes = zip(*known, strict=True)
     return [
-        AgainstThroughput(title, shown, rates, tuple(fronts[i][0] for i in known)),
-        AgainstParameters(title, shown, sizes, tuple(fronts[i][1] for i in known)),
+        AgainstThroughput(title, shown, rates, tuple("speed" in front for front in fronts)),
+        AgainstParameters(title, shown, sizes, tuple("size" in front for front in fronts)),
     ]
 
 
-def confusion(row: Row) -> np.ndarray:
-    """(K, K) counts of the test images, rows the true classes, summed over the seeds."""
-    return np.sum([result.test.confusion for result in row.evaluation], axis=0)
-
-
-def _confusions(board: Board, title: str) -> Plot:
+def _confusions(board: Board, title: str) -> list[Plot]:
     panels = tuple(
         Confusion(
             printable(row.title), row.macro_f1, tuple(map(tuple, confusion(row).tolist()))
         )
-        for row in board.networks[:MATRIX_PANELS]
+        for row in board.networks[:CONFUSION_PANELS]
     )  # fmt: skip
-    return Confusions(title, tuple(map(printable, board.data.class_names)), panels)
+    names = tuple(map(printable, board.data.class_names))
+    return [Confusions(title, names, panels)] if panels else []
 
 
 def _shifted(board: Board, title: str) -> list[Plot]:
-    pairs = [(row, findings.robustness_of(row)) for row in board.rows[:HARDENED]]
-    told = [(printable(row.title), hard) for row, hard in pairs if hard]
-    if not told:
+    pairs = [(row, findings.robustness_of(row)) for row in board.rows[:SHIFTED_ROWS]]
+    known = [(printable(row.title), found) for row, found in pairs if found]
+    if not known:
         return []
-    kinds = np.array([[kind.macro_f1 for kind in hard.kinds] for _, hard in told])
+    kinds = np.array([[kind.macro_f1 for kind in found.kinds] for _, found in known])
     order = np.argsort(-np.nan_to_num(kinds.mean(axis=0), nan=1.0), kind="stable")
-    columns = ("clean", "shifted", *(told[0][1].kinds[i].name for i in order))
+    columns = ("clean", "shifted", *(known[0][1].kinds[i].name for i in order))
     scores = tuple(
-        (hard.clean, hard.shifted, *map(float, line[order]))
-        for (_, hard), line in zip(told, kinds, strict=True)
+        (found.clean, found.shifted, *map(float, line[order]))
+        for (_, found), line in zip(known, kinds, strict=True)
     )
-    return [Shifted(title, tuple(name for name, _ in told), columns, scores)]
+    return [Shifted(title, tuple(name for name, _ in known), columns, scores)]
 
 
-def _reliability(board: Board, title: str) -> Plot:
-    return Reliability(title, tuple(map(_trusted, board.rows[:RELIABILITY_PANELS])))
-
-
-def _trusted(row: Row) -> Trusted:
+def _reliability_curve(row: Row) -> ReliabilityCurve:
     tests = [parts["test"] for parts in row.parts]
     bins = reliability(
         np.concatenate([part.labels for part in tests]),
         np.concatenate([part.probabilities for part in tests]),
     )
     error = row.test(lambda m: m.calibration_error)
-    told = tuple((b.count, b.confidence, b.accuracy) for b in bins)
-    return Trusted(printable(row.title), error, told)
+    return ReliabilityCurve(
+        printable(row.title), error, tuple((b.count, b.confidence, b.accuracy) for b in bins)
+    )
 
 
-def _disagreement(board: Board, title: str) -> Plot:
+def _disagreement(board: Board, title: str) -> list[Plot]:
     rows, shares = findings.disagreement(board)
-    # A suspect row disagrees with all: it would only bleach the others.
-    ranked = {id(row) for row in board.ranked}
-    shown = [i for i, row in enumerate(rows) if id(row) in ranked][:DISAGREEING]
-    told = tuple(map(tuple, shares[np.ix_(shown, shown)].tolist()))
-    return Disagreement(title, tuple(printable(rows[i].title) for i in shown), told)
+    shown = slice(DISAGREEMENT_ROWS)
+    titles = tuple(printable(row.title) for row in rows[shown])
+    values = tuple(map(tuple, shares[shown, shown].tolist()))
+    return [Disagreement(title, titles, values)] if len(titles) > 1 else []
 
 
-def _rounded(told: object) -> object:
-    if isinstance(told, float):
-        return round(told, DIGITS)
-    if isinstance(told, Mapping):
-        return {key: _rounded(value) for key, value in told.items()}
-    if isinstance(told, tuple | list):
-        return [_rounded(value) for value in told]
-    return told
+def _rounded(value: object) -> object:
+    if isinstance(value, float):
+        return round(value, DIGITS)
+    if isinstance(value, Mapping):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [_rounded(inner) for inner in value]
+    return value

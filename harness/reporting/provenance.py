@@ -1,61 +1,94 @@
-"""What was run, on what, under which protocol, and how to run it again: a board in words."""
+"""What tells boards apart, and their protocols in words."""
 
 from __future__ import annotations
 
-from harness.reporting.columns import escape
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
 from harness.reporting.leaderboard import Board
 from harness.schema.augmentation import NAMED_POLICIES, Step
 from harness.schema.protocol import Phase, Protocol
 
 
-def what_was_run(board: Board) -> list[str]:
-    data = board.data
-    used = data.train + data.validation + data.test
-    part = f"{used:,} of its {data.images:,}" if used < data.images else f"its {data.images:,}"
-    networks = _plural(len(board.networks), "network")
-    seeds = f", up to {board.seeds} seeds each" if board.seeds > 1 else ""
-    random = sum(row.weights == "random" for row in board.networks)
-    weights = f"{random} of them with random weights" if random else "all with pretrained weights"
-    if random == len(board.networks):
-        weights = "all with random weights"
-    devices = "; ".join(board.devices) or "none"
+@cache
+def headings(boards: tuple[Board, ...]) -> dict[Board, str]:
+    """A heading for each board, no two the same: data, profile, options.
+
+    Boards that share these are told apart by every key of split and protocol that differs.
+    """
+    groups: dict[str, list[Board]] = defaultdict(list)
+    for board in boards:
+        options = options_in_words(board.protocol)
+        words = [f"{board.data.name}, {board.profile} profile", "; ".join(options)]
+        groups[": ".join(filter(None, words))].append(board)
+    return {
+        board: ", ".join([heading, *difference])
+        for heading, group in groups.items()
+        for board, difference in zip(group, _differences(group), strict=True)
+    }
+
+
+def _differences(boards: Sequence[Board]) -> list[list[str]]:
+    settings = [_settings(board) for board in boards]
+    keys = dict.fromkeys(key for one in settings for key in one)
+    differing = [key for key in keys if len({json.dumps(one.get(key)) for one in settings}) > 1]
     return [
-        f"- **Images:** {part} images of {len(data.class_names)} classes at "
-        f"{data.image_size} × {data.image_size} pixels: {data.train:,} for training, "
-        f"{data.validation:,} for validation, {data.test:,} for the test "
-        f"(fingerprint `{board.fingerprint}`).",
-        f"- **Protocol:** {_protocol_in_words(board.protocol)}.",
-        f"- **Networks:** {networks}{seeds}, {weights}.",
-        f"- **Device:** {devices}.",
+        [f"{key} {_plain(one[key])}" for key in differing if one.get(key) is not None]
+        or ["default settings"] * bool(differing)
+        for one in settings
     ]
 
 
-def _protocol_in_words(protocol: Protocol) -> str:
-    return "; ".join([training_in_words(protocol), *options_in_words(protocol)])
+def _settings(board: Board) -> dict[str, Any]:
+    split = {"split": json.loads(board.split.canonical())}
+    protocol = json.loads(board.protocol.canonical())
+    return {"data": board.fingerprint, **_flat(split), **_flat(protocol)}
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else None
+        flat |= {f"{prefix}{key}": value} if inner is None else inner
+    return flat
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def training_in_words(protocol: Protocol) -> str:
     """Head, phases and precision: everything but the options."""
-    units = " + ".join(str(u) for u in protocol.head.units) or "no hidden layer"
-    words = [f"head of {units} units trained on the frozen backbone's features"]
+    units = " + ".join(map(str, protocol.head.units))
+    head = f"head of {units} units" if units else "head without a hidden layer"
+    words = [f"{head} on the frozen backbone's features"]
     if protocol.head.damping:
-        words[0] += f", damping {protocol.head.damping:g}"
-    if protocol.fine_tuning:
-        part = protocol.fine_tuning.unfreeze
-        last = f"{part:.0%}" if isinstance(part, float) else _plural(part, "layer")
+        words.append(f"damping {protocol.head.damping:g}")
+    phases = [_phase_in_words(protocol.frozen)]
+    if tuning := protocol.fine_tuning:
+        part = tuning.unfreeze
+        last = f"{part:.0%}" if isinstance(part, float) else f"{part} layers"
         words.append(f"then the last {last} of the backbone fine-tuned with it")
-    text = f"{', '.join(words)} ({_phase_in_words(protocol.frozen)}"
-    if protocol.fine_tuning:
-        text += f"; then {_phase_in_words(protocol.fine_tuning)}"
-    text += f"), {protocol.precision}"
+        phases.append(f"then {_phase_in_words(tuning)}")
+    text = f"{', '.join(words)} ({'; '.join(phases)}), {protocol.precision}"
     if protocol.from_scratch:
         text += "; networks with random weights are trained from scratch instead"
         text += f" ({_phase_in_words(protocol.from_scratch)})"
     return text
 
 
+def _phase_in_words(phase: Phase) -> str:
+    return (
+        f"at most {phase.epochs} epochs, {phase.optimizer.name} at "
+        f"{phase.optimizer.learning_rate:g}, batches of {phase.batch_size}"
+    )
+
+
 def options_in_words(protocol: Protocol) -> list[str]:
-    """What a protocol may add, where it does: two boards that differ must read differently."""
+    """What a protocol adds to plain training; empty for plain training."""
     loss, augmentation = protocol.loss, protocol.augmentation
     words = []
     if augmentation.policy:
@@ -84,55 +117,32 @@ def _policy_in_words(policy: tuple[Step, ...]) -> str:
 
 def _step_in_words(step: Step) -> str:
     """Its name, and the parameters that are not the default."""
-    usual = type(step)()
+    default = type(step)()
     changed = [
         f"{key} {value:g}" if isinstance(value, int | float) else f"{key} {value}"
         for key, value in step
-        if value != getattr(usual, key) and key != "copies"
+        if value != getattr(default, key) and key != "copies"
     ]
     return f"{step.name} ({', '.join(changed)})" if changed else step.name
 
 
-def _phase_in_words(phase: Phase) -> str:
-    return (
-        f"at most {phase.epochs} epochs, {phase.optimizer.name} at "
-        f"{phase.optimizer.learning_rate:g}, batches of {phase.batch_size}"
-    )
-
-
-def how_to_reproduce(board: Board) -> str:
-    """The command, and the protocol as the records hold it."""
+def command(board: Board) -> str:
+    """The command that makes the board's runs from ``SOURCE``."""
     names = " ".join(sorted({row.name for row in board.networks}))
-    environment = sorted(
-        {
-            f"wbc-bench {r.environment.wbc_bench}, Keras {r.environment.keras} on "
-            f"{r.environment.backend}, Python {r.environment.python}, {r.environment.platform}"
-            for row in board.networks
-            for r in row.runs
-        }
-    )
-    seeds = f" --seeds {board.seeds}" if board.seeds > 1 else ""
-    return "\n".join(
-        [
-            "```",
-            f"wbc-bench run {names} --profile {board.profile} --data SOURCE{seeds}".replace(
-                "  ", " "
-            ),
-            "```",
-            "",
-            f"SOURCE is what `{escape(board.data.name)}` was read from, with `--clean` if it is "
-            f"cleaned; its fingerprint must be `{board.fingerprint}`. What is not the default "
-            "below belongs in `benchmark.toml`, options in a `[variants.NAME]` of it.",
-            "",
-            *(f"Made with {line}." for line in environment),
-            "",
-            "```json",
-            f'{{"protocol": {board.protocol.canonical()},',
-            f' "split": {board.split.canonical()}}}',
-            "```",
-        ]
+    seeds = f"--seeds {board.seeds}" if board.seeds > 1 else ""
+    words = ["wbc-bench run", names, "--profile", board.profile, "--data SOURCE", seeds]
+    return " ".join(filter(None, words))
+
+
+def environments(board: Board) -> list[str]:
+    """Versions and platforms that the runs were made with."""
+    found = {run.environment for row in board.networks for run in row.runs}
+    return sorted(
+        f"wbc-bench {e.wbc_bench}, Keras {e.keras} on {e.backend}, Python {e.python}, {e.platform}"
+        for e in found
     )
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+def settings_json(board: Board) -> str:
+    """Protocol and split as the records hold them."""
+    return f'{{"protocol": {board.protocol.canonical()},\n "split": {board.split.canonical()}}}'

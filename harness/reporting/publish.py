@@ -7,12 +7,13 @@ from pathlib import Path
 
 from harness.ensembling.builder import EnsembleMembers, Member, vote_mismatch
 from harness.evaluation import metrics
-from harness.reporting import ablation, csv, html, markdown
+from harness.reporting import ablation
+from harness.reporting.columns import csv_text
 from harness.reporting.figure_cache import FigureCache
+from harness.reporting.html import html
 from harness.reporting.leaderboard import Board, boards
+from harness.reporting.markdown import markdown
 from harness.schema.base import FrozenModel
-from harness.schema.metrics import Evaluation
-from harness.schema.predictions import Predictions
 from harness.schema.records import EnsembleRecord, Record
 from harness.storage.files import write_atomically
 from harness.storage.migration import migrate
@@ -26,113 +27,110 @@ def read_boards(results: Path) -> tuple[Board, ...]:
 
 
 def _boards(store: Store, records: Sequence[Record]) -> tuple[Board, ...]:
-    held = {
+    parts = {
         record.subject.id: store.load_verified(record) for record in records if record.evaluation
     }
-    return ablation.in_order(boards(records, held))
+    return ablation.in_order(boards(records, parts))
 
 
-def tables(results: Path, ranked: Sequence[Board], gallery: FigureCache) -> dict[Path, str]:
-    """Both tables and the page, by the path that each belongs at.
-
-    The page holds the figures that lie in the folder.
-    """
-    pictures = {board: gallery.pictures(board) for board in gallery.plots}
+def _texts(results: Path, ranked: Sequence[Board], figures: FigureCache) -> dict[Path, str]:
+    """Tables and page by path; the page holds the figures that are in the folder."""
     return {
-        results / "LEADERBOARD.md": markdown.markdown(ranked),
-        results / "leaderboard.csv": csv.csv_text(ranked),
-        results / "index.html": html.html(ranked, pictures),
+        results / "LEADERBOARD.md": markdown(ranked),
+        results / "leaderboard.csv": csv_text(ranked),
+        results / "index.html": html(ranked, figures.pictures()),
     }
 
 
 def write_tables(results: Path) -> tuple[Path, ...]:
-    """Write the tables and the page again, and the figures that changed.
+    """Write the tables, the page and the figures that changed; returns the first two's paths.
 
-    Records of older versions are migrated first. Returns the paths of tables and page. Raises
-    StoreError.
+    Records of older versions are migrated first. Raises StoreError.
     """
     migrate(results)
     ranked = read_boards(results)
-    gallery = FigureCache(results, ranked)
-    gallery.refresh()
-    written = tables(results, ranked, gallery)
+    figures = FigureCache(results, ranked)
+    figures.refresh()
+    written = _texts(results, ranked, figures)
     for path, text in written.items():
         write_atomically(path, text.encode())
     return tuple(written)
 
 
+# --- verify --------------------------------------------------------------------------------------
+
+
 def verify(results: Path) -> list[str]:
-    """What in a results folder is not what its stored predictions give; empty when all is true.
+    """The mismatches between a results folder and its stored predictions; empty if there are none.
 
-    Recomputes every metric of every record from the predictions, their hash, and then the tables
-    and the page from the records, byte for byte; of a figure the digest of what it shows.
-    Raises StoreError naming what cannot be read.
+    Recomputes every metric of every record and the hash of its predictions, then tables and page
+    byte for byte, and the digest of each figure. Raises StoreError naming what cannot be read.
     """
-    store, wrong = Store(results), []
+    store = Store(results)
     records = store.all_records()
-    for record in records:
-        if record.evaluation:
-            parts, path = store.predictions(record.subject), store.record_path(record.subject)
-            wrong += [
-                f"{path}: {lie}" for lie in _lies(record.evaluation, parts, record.data.class_names)
-            ]
-    if wrong:  # What the tables rest on is not true: nothing more can be said of them.
-        return wrong
-    wrong += _miscounted(store, records)
+    mismatches = [line for record in records for line in _metric_mismatches(store, record)]
+    if mismatches:  # The tables rest on them.
+        return mismatches
     ranked = _boards(store, records)
-    gallery = FigureCache(results, ranked)
-    wrong += gallery.mismatches()
-    for path, text in tables(results, ranked, gallery).items():
+    figures = FigureCache(results, ranked)
+    mismatches = [*_ensemble_mismatches(store, records), *figures.mismatches()]
+    for path, text in _texts(results, ranked, figures).items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
-            wrong.append(f"{path}: not what the records give; 'wbc-bench leaderboard' writes it")
-    return wrong
+            mismatches.append(
+                f"{path}: not what the records give; 'wbc-bench leaderboard' writes it"
+            )
+    return mismatches
 
 
-def _miscounted(store: Store, records: Sequence[Record]) -> Iterator[str]:
-    """Votes that are not the vote of their members."""
-    ensembles = [record for record in records if isinstance(record, EnsembleRecord)]
-    held: dict[str, Member] = {
+def _metric_mismatches(store: Store, record: Record) -> Iterator[str]:
+    if record.evaluation is None:
+        return
+    path, stored = store.record_path(record.subject), record.evaluation
+    computed = metrics.evaluate(store.predictions(record.subject), record.data.class_names)
+    if computed.predictions_sha256 != stored.predictions_sha256:
+        yield f"{path}: the stored predictions are not those of this record"
+    for difference in _differences(dict(stored), dict(computed)):
+        yield f"{path}: {difference}"
+
+
+def _ensemble_mismatches(store: Store, records: Sequence[Record]) -> Iterator[str]:
+    """Ensembles whose predictions are not what their rule makes of their members."""
+    by_id: dict[str, Member] = {
         record.subject.id: record
         for record in records
         if record.evaluation and not isinstance(record, EnsembleRecord)
     }
-    for record in ensembles:
+    for record in records:
+        if not isinstance(record, EnsembleRecord):
+            continue
         path, members = store.record_path(record.subject), record.ensemble.members
-        missing = [member for member in members if member not in held]
+        missing = [member for member in members if member not in by_id]
         if missing:
             yield f"{path}: its member {missing[0]} has no record here"
-        elif lie := vote_mismatch(EnsembleMembers(store, tuple(held[m] for m in members)), record):
-            yield f"{path}: {lie}"
-
-
-def _lies(
-    told: Evaluation, parts: Mapping[str, Predictions], class_names: Sequence[str]
-) -> Iterator[str]:
-    """Where a record says other than its predictions do."""
-    found = metrics.evaluate(parts, class_names)
-    if found.predictions_sha256 != told.predictions_sha256:
-        yield "the stored predictions are not those of this record"
-    yield from _differences(dict(told), dict(found))
+            continue
+        group = EnsembleMembers(store, tuple(by_id[member] for member in members))
+        if mismatch := vote_mismatch(group, record):
+            yield f"{path}: {mismatch}"
 
 
 def _differences(
-    told: Mapping[str, object], found: Mapping[str, object], where: str = ""
+    stored: Mapping[str, object], computed: Mapping[str, object], prefix: str = ""
 ) -> Iterator[str]:
     """Each number that differs, by its dotted name."""
-    for key, right in found.items():
-        said = told[key]
-        if isinstance(said, FrozenModel) and isinstance(right, FrozenModel):
-            yield from _differences(dict(said), dict(right), f"{where}{key}.")
-        elif not _same(said, right):
-            yield f"{where}{key} is {said}, the predictions give {right}"
+    for key, right in computed.items():
+        left = stored[key]
+        if isinstance(left, FrozenModel) and isinstance(right, FrozenModel):
+            yield from _differences(dict(left), dict(right), f"{prefix}{key}.")
+        elif not _same(left, right):
+            yield f"{prefix}{key} is {left}, the predictions give {right}"
 
 
-def _same(told: object, found: object) -> bool:
-    """Equal, but for the last bits of a sum that another processor adds up in another order."""
-    if isinstance(told, float) and isinstance(found, float):
-        return abs(told - found) <= 1e-9
-    if isinstance(told, FrozenModel) and isinstance(found, FrozenModel):
-        return all(_same(dict(told)[key], right) for key, right in dict(found).items())
-    if isinstance(told, tuple) and isinstance(found, tuple):
-        return len(told) == len(found) and all(map(_same, told, found))
-    return told == found
+def _same(left: object, right: object) -> bool:
+    """Equal up to the last bits, which depend on the order of a processor's additions."""
+    if isinstance(left, float) and isinstance(right, float):
+        return abs(left - right) <= 1e-9
+    if isinstance(left, FrozenModel) and isinstance(right, FrozenModel):
+        return all(_same(dict(left)[key], value) for key, value in dict(right).items())
+    if isinstance(left, tuple) and isinstance(right, tuple):
+        return len(left) == len(right) and all(map(_same, left, right))
+    return left == right

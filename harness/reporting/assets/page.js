@@ -62,30 +62,34 @@ function sortable(table) {
 
 function filterable(board, table) {
   const controls = board.querySelector(".controls");
-  const [text, kind, count] = ["input", "select", "output"].map((tag) => controls.querySelector(tag));
+  const [choice, text, count] = ["select", "input", "output"].map((tag) => controls.querySelector(tag));
   const rows = [...table.tBodies[0].rows];
   const texts = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
+  const chosen = (row) =>
+    !choice.value || (choice.value === "best" ? !("more" in row.dataset) : row.dataset.kind === choice.value);
   const show = () => {
     const words = text.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
     for (const row of rows) {
-      const fits = (!kind.value || row.dataset.kind === kind.value) && words.every((word) => texts.get(row).includes(word));
+      const fits = chosen(row) && words.every((word) => texts.get(row).includes(word));
       row.hidden = !fits;
       shown += fits;
     }
     count.textContent = shown === rows.length ? `${shown} rows` : `${shown} of ${rows.length} rows`;
   };
-  text.addEventListener("input", show);
-  kind.addEventListener("change", show);
+  text.addEventListener("input", () => {
+    if (choice.value === "best") choice.value = ""; // Whoever searches, searches all rows.
+    show();
+  });
+  choice.addEventListener("change", show);
   controls.hidden = false;
   show();
 }
 
-for (const board of document.querySelectorAll(".board")) {
-  const table = board.querySelector("table.main");
-  if (!table) continue;
-  sortable(table);
-  filterable(board, table);
+for (const table of document.querySelectorAll("table.sortable")) sortable(table);
+for (const table of document.querySelectorAll("table.main")) {
+  const board = table.closest(".board");
+  if (board) filterable(board, table);
   table.tBodies[0].addEventListener("click", (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();

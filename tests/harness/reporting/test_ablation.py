@@ -1,4 +1,4 @@
-"""What the options of a protocol change: which boards are compared, and what is said of it."""
+"""What the options of a protocol change: which boards are compared, and how it is reported."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 from harness.config import augmentation_named
 from harness.evaluation import metrics
 from harness.reporting import ablation
-from harness.reporting.ablation import Study, changes, label, studies
-from harness.reporting.columns import Cell
+from harness.reporting.ablation import Study, changes, label, significant_changes, studies
 from harness.reporting.leaderboard import boards
 from harness.reporting.markdown import markdown
 from harness.schema.predictions import Predictions
@@ -26,20 +25,20 @@ COUNT = 300
 
 
 def part(right: float, shift: int) -> Predictions:
-    """Of so many right guesses; which ones follow from ``shift``."""
+    """So many correct predictions; which ones follows from ``shift``."""
     labels = np.arange(COUNT) % len(CLASSES)
     wrong = (np.arange(COUNT) + shift) % COUNT >= round(right * COUNT)
-    guesses = np.where(wrong, (labels + 1) % len(CLASSES), labels)
-    probabilities = 0.1 + 0.7 * np.eye(len(CLASSES), dtype=np.float32)[guesses]
+    y_pred = np.where(wrong, (labels + 1) % len(CLASSES), labels)
+    probabilities = 0.1 + 0.7 * np.eye(len(CLASSES), dtype=np.float32)[y_pred]
     return Predictions(np.arange(COUNT), labels, probabilities.astype(np.float32))
 
 
 def study_of(*runs: tuple[Protocol, str, float, float]) -> tuple[Study, ...]:
-    """Of (protocol, recipe, share right on the test, on the shifted one)."""
+    """Runs of (protocol, recipe, accuracy on the test, on the shifted test)."""
     records, predictions = [], {}
-    for i, (protocol, recipe, clean, harmed) in enumerate(runs):
+    for i, (protocol, recipe, clean, shifted) in enumerate(runs):
         run = made_run(recipe).model_copy(update={"protocol": protocol})
-        parts = {"validation": part(clean, i), "test": part(clean, i), "shifted": part(harmed, i)}
+        parts = {"validation": part(clean, i), "test": part(clean, i), "shifted": part(shifted, i)}
         evaluation = metrics.evaluate(parts, CLASSES)
         result = Finished(**dict(made_outcome()), **dict(evaluation))
         records.append(RunRecord(run=run, profile="quick", data=SUMMARY, result=result))
@@ -54,9 +53,11 @@ def test_each_board_is_compared_with_the_one_that_lacks_an_option() -> None:
         (MIXED, "vgg16", 0.9, 0.9),
         (PLAIN, "vgg16", 0.9, 0.9),
     )
-    told = {label(board): other for board, other in zip(study.boards, study.against, strict=True)}
+    references = {
+        label(board): other for board, other in zip(study.boards, study.references, strict=True)
+    }
     place = {label(board): i for i, board in enumerate(study.boards)}
-    assert told == {
+    assert references == {
         "plain": None,
         "augmented by mixup": place["plain"],
         "augmented by mixup; loss weighted by class, balanced": place["augmented by mixup"],
@@ -84,20 +85,22 @@ def test_a_clear_change_is_significant_and_a_small_one_is_not() -> None:
         (MIXED, "vgg16", 0.95, 0.51),
         (MIXED, "lite0", 0.81, 0.80),
     )
-    (lite0, vgg16), order = (0, 1), [name for name, *_ in study.networks]
+    (lite0, vgg16), order = (0, 1), [network.recipe for network in study.networks]
     assert order == ["lite0", "vgg16"]
-    (_, clean), (_, harmed) = changes(study, "test"), changes(study, "shifted")
+    (_, clean), (_, shifted) = changes(study, "test"), changes(study, "shifted")
     assert clean[vgg16] is not None
     assert clean[vgg16].difference == pytest.approx(0.15, abs=0.01)
-    significant = [[bool(c and c.significant) for c in line] for line in (clean, harmed)]
+    significant = [[bool(c and c.significant) for c in line] for line in (clean, shifted)]
     assert significant == [[False, True], [True, False]]
     table = ablation.table(study, "test")
     assert table is not None
-    assert isinstance(table.rows[1][2 + vgg16], Cell)
-    assert isinstance(table.rows[1][2 + lite0], str)
-    assert "of 2 changes, these are significant" in ablation.words(study, "test")
-    assert "VGG16 by +15" in ablation.words(study, "test")
-    assert "EfficientNet-Lite0" not in ablation.words(study, "test")
+    emphasis = [cell.emphasis for cell in table.cells[1]]
+    assert emphasis[2 + vgg16] == "**"
+    assert emphasis[2 + lite0] == ""
+    compared, ((options, [(title, difference)]),) = significant_changes(study, "test")
+    assert (compared, options, title) == (2, "augmented by mixup", "VGG16")
+    assert difference == pytest.approx(0.15, abs=0.01)
+    assert "Significant, of 2 changes: *augmented by mixup*: VGG16 +1" in markdown(study.boards)
 
 
 def test_the_p_of_many_changes_is_adjusted() -> None:
@@ -105,7 +108,7 @@ def test_the_p_of_many_changes_is_adjusted() -> None:
     others = ["lite0", "resnet50", "mobilenet", "densenet121", "inceptionv3"]
     more = [(protocol, name, 0.8, 0.8) for name in others for protocol in (PLAIN, MIXED)]
     (alone,), (among,) = study_of(*runs), study_of(*runs, *more)
-    column = [name for name, *_ in among.networks].index("vgg16")
+    column = [network.recipe for network in among.networks].index("vgg16")
     one, same = changes(alone, "test")[1][0], changes(among, "test")[1][column]
     assert one is not None
     assert same is not None

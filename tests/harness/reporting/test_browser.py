@@ -34,10 +34,9 @@ NAMES += ".map(a => a.textContent)"
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     boards = read_boards(RESULTS)
-    gallery = FigureCache(RESULTS, boards)
+    figures = FigureCache(RESULTS, boards)
     path = tmp_path_factory.mktemp("page") / "index.html"
-    pictures = {name: gallery.pictures(name) for name in gallery.plots}
-    path.write_text(html.html(boards, pictures), encoding="utf-8")
+    path.write_text(html.html(boards, figures.pictures()), encoding="utf-8")
     return path.as_uri()
 
 
@@ -116,6 +115,15 @@ def test_the_table_scrolls_and_the_page_does_not(
     assert paper == ("rgb(13, 17, 23)" if dark else "rgb(255, 255, 255)")
 
 
+def test_a_phone_shows_name_and_macro_f1_on_its_first_screen(visit: Callable[..., Any]) -> None:
+    browser = visit(PHONE)
+    script = "const box = arguments[0].getBoundingClientRect(); return [box.right, box.bottom]"
+    for cell in (".main td:nth-child(2) a", ".main td:nth-child(3)"):
+        right, bottom = browser.execute_script(script, select(browser, cell))
+        assert right <= PHONE
+        assert bottom <= 844
+
+
 @pytest.mark.parametrize("width", [DESK, PHONE])
 def test_heads_sort(visit: Callable[..., Any], width: int) -> None:
     browser = visit(width)
@@ -138,7 +146,12 @@ def test_heads_sort(visit: Callable[..., Any], width: int) -> None:
 @pytest.mark.parametrize("width", [DESK, PHONE])
 def test_rows_are_filtered_by_text_and_kind(visit: Callable[..., Any], width: int) -> None:
     browser = visit(width)
+    best = browser.execute_script(NAMES)
+    assert len(best) < len(browser.find_elements("css selector", ".main tbody tr"))
+    select(browser, '.controls option[value=""]').click()
     every = browser.execute_script(NAMES)
+    assert set(best) < set(every)
+    select(browser, '.controls option[value="best"]').click()
     field = select(browser, ".controls input")
     field.send_keys("vgg16 vote")
     some = browser.execute_script(NAMES)
@@ -166,7 +179,7 @@ def test_a_row_opens_and_closes(visit: Callable[..., Any], width: int) -> None:
     dialog = select(browser, "dialog")
     assert dialog.get_attribute("open") is not None
     assert select(browser, "dialog h3").text == link.text
-    for part in ("Classes", "Confusion matrix", "Cost", "Calibration", "Learning curve"):
+    for part in ("Classes", "Confusion matrix", "Costs", "Calibration", "Learning curve"):
         assert part in dialog.text
     assert select(browser, "dialog .confusion td[style]").text.isdigit()
     wide = "const d = document.querySelector('dialog'); return d.scrollWidth - d.clientWidth"
@@ -175,7 +188,7 @@ def test_a_row_opens_and_closes(visit: Callable[..., Any], width: int) -> None:
     assert dialog.get_attribute("open") is None
     assert len(browser.find_elements("css selector", ".details article")) == articles
     assert browser.switch_to.active_element == link, "the focus comes back"
-    select(browser, "table.main tr[data-kind=ensemble] td:nth-child(1)").click()
+    select(browser, "table.main tr[data-kind=ensemble]:not([hidden]) td:nth-child(1)").click()
     assert "Members" in dialog.text
     select(browser, "dialog button").click()
     assert dialog.get_attribute("open") is None

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from harness.reporting import figures, publish
-from harness.reporting.figure_cache import FigureCache, found_digest
+from harness.reporting import plots as plotting
+from harness.reporting.figure_cache import FigureCache, stored_digest
 from harness.reporting.figures import GROUPS, INK, KINDS, SHADES, render
 from harness.reporting.leaderboard import Board
-from harness.reporting.plots import NAMES, Against, Confusions, plots, printable
+from harness.reporting.plots import NAMES, Against, Confusions, Plot, printable
 from harness.schema.records import RunRecord
 from harness.storage.records import Store
 from tests.harness.conftest import made_record, save_finished
@@ -26,6 +27,10 @@ RECIPES = ("vgg16", "lite0", "efficientnetb0")
 def board(*records: RunRecord) -> Board:
     (found,) = boards(list(records) or [made_record(name) for name in RECIPES])
     return found
+
+
+def plots(shown: Board) -> tuple[Plot, ...]:
+    return plotting.plots(shown, "a heading")
 
 
 def folder(path: Path) -> Path:
@@ -41,7 +46,7 @@ def test_a_board_has_every_figure() -> None:
     assert tuple(plot.name for plot in plots(board())) == NAMES
 
 
-def test_a_single_network_disagrees_with_nobody() -> None:
+def test_a_single_network_has_no_disagreement() -> None:
     assert {plot.name for plot in plots(board(made_record()))} == set(NAMES) - {"disagreement"}
 
 
@@ -59,7 +64,7 @@ def test_counts_and_fronts_are_the_boards() -> None:
     for plot in plots(shown):
         if isinstance(plot, Confusions):
             for panel, row in zip(plot.panels, shown.networks, strict=True):
-                assert panel.counts == row.evaluation[0].test.confusion
+                assert panel.counts == row.evaluations[0].test.confusion
         if isinstance(plot, Against):
             assert any(plot.front)
             assert [mark.f1 for mark in plot.marks] == [row.macro_f1 for row in shown.rows]
@@ -80,7 +85,7 @@ def test_a_figure_is_the_same_bytes_and_bears_its_digest(number: int, tmp_path: 
     for extension, content in drawn.items():
         path = tmp_path / f"x.{extension}"
         path.write_bytes(content)
-        assert found_digest(path) == plot.digest
+        assert stored_digest(path) == plot.digest
     image = Image.open(io.BytesIO(drawn["png"])).convert("RGBA")
     alpha = np.asarray(image)[..., 3]
     assert alpha[0, 0] == 0, "the background is not transparent"
@@ -156,7 +161,7 @@ def test_verify_names_a_figure_that_is_not_the_records(tmp_path: Path) -> None:
     assert publish.verify(tmp_path) == []
     forest = next(tmp_path.glob("figures/*/forest.svg"))
     right = forest.read_text()
-    digest = found_digest(forest)
+    digest = stored_digest(forest)
     forest.write_text(right.replace(digest, digest[::-1]))
     assert any("forest.svg" in line for line in publish.verify(tmp_path))
     forest.write_text(right)
@@ -175,7 +180,7 @@ def test_verify_names_a_figure_that_is_not_the_records(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in publish.verify(tmp_path)] == [str(page)]
 
 
-def test_a_gallery_of_nothing(tmp_path: Path) -> None:
-    gallery = FigureCache(tmp_path, ())
-    assert gallery.refresh() == ()
-    assert list(gallery.mismatches()) == []
+def test_no_boards_have_no_figures(tmp_path: Path) -> None:
+    figure_cache = FigureCache(tmp_path, ())
+    assert figure_cache.refresh() == ()
+    assert list(figure_cache.mismatches()) == []

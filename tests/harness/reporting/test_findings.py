@@ -1,4 +1,4 @@
-"""What a board says beyond its rows, on made-up rows whose answer is known."""
+"""What a board says beyond its rows, on made-up predictions whose answer is known."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from harness.reporting import findings
 from harness.reporting.leaderboard import Board, boards
 from harness.reporting.markdown import markdown
 from harness.reporting.publish import read_boards
+from harness.reporting.tables import first_table
 from harness.schema.dataset import DataSummary, Split
 from harness.schema.predictions import Predictions
 from harness.schema.records import ExternalRecord, Finished, RunRecord
@@ -78,9 +79,9 @@ def test_far_below_the_median_is_suspect_and_not_ranked() -> None:
         mobilenet=said(0.3, 5),
     )  # fmt: skip
     assert board.rows[-1].name == "mobilenet"
-    assert "below the median network" in board.suspects[-1]
-    assert board.ranks[-1] is None
-    assert not any(board.suspects[:-1])
+    assert "below the median network" in board.rows[-1].suspect
+    assert board.rows[-1].rank is None
+    assert not any(row.suspect for row in board.rows[:-1])
     page = markdown([board])
     assert "**MobileNet** ⚠" in page
     assert "Suspect recipe, not ranked: MobileNet is" in page
@@ -92,10 +93,10 @@ def test_below_the_raw_pixels_is_suspect_when_it_is_significant() -> None:
     ground, parts = floor(said(0.8, 4))
     predictions = {r.run.id: p for r, p in made} | {ground.subject.id: parts}
     (board,) = boards([*(r for r, _ in made), ground], predictions)
-    told = dict(zip((row.name for row in board.rows), board.suspects, strict=True))
-    assert "raw-pixel floor" in told["lite0"]
-    assert told["vgg16"] == told["resnet50"] == told["raw-pixels"] == ""
-    ranks = dict(zip((row.name for row in board.rows), board.ranks, strict=True))
+    suspects = {row.name: row.suspect for row in board.rows}
+    assert "below the pixel baseline" in suspects["lite0"]
+    assert suspects["vgg16"] == suspects["resnet50"] == suspects["raw-pixels"] == ""
+    ranks = {row.name: row.rank for row in board.rows}
     assert ranks["raw-pixels"] is None
     assert ranks["vgg16"] == 1
 
@@ -108,19 +109,18 @@ def test_the_fronts_hold_what_nothing_beats() -> None:
     ]
     (board,) = boards([r for r, _ in made], {r.run.id: p for r, p in made})
     assert [row.name for row in board.rows] == ["vgg16", "lite0", "resnet50"]
-    assert [size for _, size in findings.fronts(board)] == [True, True, False]
-    assert [speed for speed, _ in findings.fronts(board)] == [True, False, False]
+    assert [row.fronts for row in board.rows] == [("speed", "size"), ("size",), ()]
 
 
 def test_known_confusions_are_shares_of_the_true_class() -> None:
     board = board_of(vgg16=said(0.5, 7, becomes=2))
-    names, shares = findings.confusions(board)
-    assert "ig → neutrophil" in names
+    classes = {name: pair for name, *pair in findings.confusions(board)}
+    row = board.rows[0]
     guess = said(0.5, 7, becomes=2).argmax(axis=1)
     expected = (guess[LABELS == 1] == 3).mean()
-    assert shares[0][names.index("ig → neutrophil")] == pytest.approx(expected)
-    assert shares[0][names.index("ig → monocyte")] == 0
-    assert "### The confusions that the field knows" in markdown([board])
+    assert findings.confused_share(row, *classes["ig → neutrophil"]) == pytest.approx(expected)
+    assert findings.confused_share(row, *classes["ig → monocyte"]) == 0
+    assert "Confusions of neighbouring classes" in markdown([board])
 
 
 def make_vote(tmp_path: Path) -> Board:
@@ -142,7 +142,7 @@ def test_a_twin_brings_nothing_and_the_words_say_so(tmp_path: Path) -> None:
     (found,) = findings.memberships(board)
     by_title = {member.title: member for member in found.members}
     twin = by_title["EfficientNet-Lite0"]
-    assert twin.verdict == "drop EfficientNet-Lite0: no significant loss"
+    assert twin.verdict == "can be dropped: no significant loss"
     rest = said(0.9, 1) + said(0.85, 9, becomes=2)
     assert twin.without == pytest.approx(metrics.macro_f1(LABELS, rest.argmax(axis=1), 4))
     assert twin.gain.difference == pytest.approx(found.row.macro_f1 - twin.without)
@@ -151,16 +151,33 @@ def test_a_twin_brings_nothing_and_the_words_say_so(tmp_path: Path) -> None:
     assert twin.disagreement == pytest.approx((right[0] != right[1]).mean() / 2)
     assert found.oracle > found.row.macro_f1
     page = markdown([board])
-    assert "drop EfficientNet-Lite0: no significant loss" in page
+    assert "can be dropped: no significant loss" in page
 
 
 def test_the_words_name_what_validation_would_have_chosen(tmp_path: Path) -> None:
     board = make_vote(tmp_path)
-    first, second = findings.significance(board)
-    assert "share the first rank" in first
-    assert "Chosen on validation, the best ensemble is" in second
-    assert "significant difference" in second
-    assert findings.significance(board_of(vgg16=said(0.9))) == ()
+    gain = findings.gain_of_ensembles(board)
+    assert gain is not None
+    for chosen, rows in ((gain.ensemble, board.ensembles), (gain.network, board.networks)):
+        assert chosen.validation_f1 == max(row.validation_f1 for row in rows)
+    page = markdown([board])
+    for words in ("share the first rank", "Chosen on validation, the best ensemble is",
+                  "significant difference"):  # fmt: skip
+        assert words in page
+    alone = board_of(vgg16=said(0.9))
+    assert findings.gain_of_ensembles(alone) is None
+    assert findings.choices(alone).choices == ()
+    assert "Chosen on validation" not in markdown([alone])
+
+
+def test_of_each_set_of_members_the_ensemble_that_validation_prefers_stands_first(
+    tmp_path: Path,
+) -> None:
+    board = make_vote(tmp_path)
+    shown = [row for row in first_table(board).items if row.ensembles]
+    (best,) = shown
+    assert best.validation_f1 == max(row.validation_f1 for row in board.ensembles)
+    assert {row.name for row in board.networks} <= {r.name for r in first_table(board).items}
 
 
 def test_softened_members_are_in_the_calibration_table(tmp_path: Path) -> None:
@@ -169,7 +186,7 @@ def test_softened_members_are_in_the_calibration_table(tmp_path: Path) -> None:
     before = soft.ensembles[0].calibrated_members
     assert before is not None
     assert before.macro_f1 > 0.8
-    assert before.calibration_error < soft.evaluation[0].test.calibration_error
+    assert before.calibration_error < soft.evaluations[0].test.calibration_error
     stacked = next(r for r in board.ensembles if r.ensembles[0].ensemble.rule == "stacking")
     assert stacked.ensembles[0].calibrated_members is None
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.reporting import columns, html
+from harness.reporting import html, tables
 from harness.reporting import markdown as report
 from harness.reporting.figure_cache import FigureCache
 from harness.reporting.leaderboard import Board
 from harness.reporting.plots import plots, slug
 from harness.reporting.publish import read_boards
+from harness.reporting.templates import prose
 from harness.schema.records import Finished, RunRecord
 from tests.harness.conftest import failed_record, made_record
 from tests.harness.reporting.test_markdown import boards
@@ -63,8 +64,7 @@ def real() -> tuple[Board, ...]:
 
 @pytest.fixture(scope="module")
 def written(real: tuple[Board, ...]) -> str:
-    gallery = FigureCache(RESULTS, real)
-    return html.html(real, {name: gallery.pictures(name) for name in gallery.plots})
+    return html.html(real, FigureCache(RESULTS, real).pictures())
 
 
 def test_every_row_leads_to_its_details(real: tuple[Board, ...], written: str) -> None:
@@ -83,7 +83,7 @@ def test_ids_are_unique_and_what_is_referred_to_exists(written: str) -> None:
 
 
 def test_the_figures_stand_in_it(real: tuple[Board, ...], written: str) -> None:
-    shown = sum(len(plots(board)) for board in real)
+    shown = sum(len(plots(board, "a heading")) for board in real)
     pictures = [s for s in Elements(written).all("svg") if s.get("role") == "img"]
     curves = [s for s in pictures if "Learning curve" in (s.get("aria-label") or "")]
     assert len(pictures) - len(curves) == shown > 0
@@ -95,10 +95,13 @@ def test_it_says_what_the_markdown_says(real: tuple[Board, ...], written: str) -
     text = " ".join(" ".join(Elements(written).texts).split())
     markdown = report.markdown(real)
     for board in real:
-        table = report.main_table(board)
-        for cell in (*table.heads, *(cell for row in table.rows for cell in row)):
-            assert " ".join(str(cell).split()) in text
-            assert columns.escape(cell.text if isinstance(cell, columns.Cell) else cell) in markdown
+        table = tables.first_table(board)
+        for heading in (column.heading for column in table.columns):
+            assert heading in text
+            assert heading in markdown
+        for cell in (cell for row in table.cells for cell in row):
+            assert str(cell) in text
+            assert cell.markdown in markdown
 
 
 def test_it_needs_nothing_from_outside(written: str) -> None:
@@ -140,11 +143,11 @@ def test_names_cannot_break_out() -> None:
         assert name in text
 
 
-def test_stress_and_code_only() -> None:
-    assert html.inline("**a** *b* `c` &lt;d> \\| 2 < 3") == (
-        "<strong>a</strong> <em>b</em> <code>c</code> &lt;d&gt; | 2 &lt; 3"
+def test_sentences_may_hold_emphasis_and_code_only() -> None:
+    assert prose("**a** *b* `c` &lt;d> \\| 2 < 3") == (
+        "<p><strong>a</strong> <em>b</em> <code>c</code> &lt;d&gt; | 2 &lt; 3</p>\n"
     )
-    assert "<a" not in html.inline("[x](javascript:alert(1)) <http://evil.test>")
+    assert "<a" not in prose("[x](javascript:alert(1)) <http://evil.test>")
 
 
 def test_the_same_bytes_whatever_the_order() -> None:
@@ -157,9 +160,13 @@ def test_an_empty_folder_says_what_to_type() -> None:
 
 
 def test_numbers_sort_as_numbers() -> None:
-    values = [columns.value(text) for text in ("1,234.5", "80.66 ± 0.50", "-3.2", "–", "", "7 § x")]
-    assert values == [1234.5, 80.66, -3.2, None, None, 7.0]
-    assert columns.value(columns.Cell("VGG16")) is None
+    (board,) = boards([made_record("vgg16"), made_record("vgg16", seed=1)])
+    table = tables.first_table(board)
+    cells = {c.key: cell for c, cell in zip(table.columns, table.cells[0], strict=True)}
+    assert cells["macro_f1"].sort_value == board.rows[0].macro_f1
+    assert "±" in str(cells["macro_f1"])
+    assert cells["title"].sort_value is None
+    assert f'data-value="{board.rows[0].macro_f1}"' in html.html([board], {})
 
 
 def test_a_figures_ids_become_the_pages_own() -> None:

@@ -12,14 +12,18 @@ import pytest
 
 from harness.data.corruptions import CORRUPTIONS
 from harness.evaluation import metrics
-from harness.reporting.csv import csv_text
+from harness.reporting.columns import COSTS, csv_text, frame, table_of
 from harness.reporting.leaderboard import Board
 from harness.reporting.leaderboard import boards as ranked
-from harness.reporting.markdown import full_table, markdown
+from harness.reporting.markdown import markdown
+from harness.reporting.overview import overviews
+from harness.reporting.provenance import headings
+from harness.reporting.tables import first_table
 from harness.schema.predictions import Predictions
 from harness.schema.records import Finished, RunRecord
 from harness.schema.run import Weights
 from tests.harness.conftest import failed_record, made_predictions, made_record
+from zoo.registry import RECIPES
 
 GOLDEN = Path(__file__).with_name("golden_leaderboard.md")
 
@@ -54,9 +58,10 @@ def test_compile_seconds_are_a_mean_or_unknown() -> None:
     for records, cell in (([before], "–"), ([before, made_record("vgg16", seed=1)], "–"),
                           ([made_record("vgg16")], "3.0")):  # fmt: skip
         (board,) = boards(records)
-        table = full_table(board)
-        (row,) = table.rows
-        assert row[table.heads.index("Compile (s)")] == cell
+        table = table_of(COSTS, board.rows)
+        (cells,) = table.cells
+        headings = [column.heading for column in table.columns]
+        assert str(cells[headings.index("Compile (s)")]) == cell
 
 
 def test_the_order_of_arrival_does_not_matter() -> None:
@@ -72,7 +77,7 @@ def test_rows_are_best_first_and_seeds_make_one_row() -> None:
     scores = [row.macro_f1 for row in board.rows]
     assert scores == sorted(scores, reverse=True)
     vgg16 = next(row for row in board.rows if row.name == "vgg16")
-    values = [result.test.macro_f1 for result in vgg16.evaluation]
+    values = [result.test.macro_f1 for result in vgg16.evaluations]
     assert len(values) == 2
     assert vgg16.macro_f1 == pytest.approx(sum(values) / 2)
     assert vgg16.noise[0] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
@@ -80,7 +85,7 @@ def test_rows_are_best_first_and_seeds_make_one_row() -> None:
 
 def test_rows_alike_share_a_rank_and_a_clear_loser_does_not() -> None:
     (board,) = boards([made_record("vgg16"), made_record("lite0"), made_record("efficientnetb0")])
-    assert board.ranks == (1, 1, 1)
+    assert [row.rank for row in board.rows] == [1, 1, 1]
     assert 0 < board.smallest_difference < 1
     records = [made_record("vgg16"), made_record("lite0")]
     labels = np.repeat(np.arange(3), 40)
@@ -90,7 +95,7 @@ def test_rows_alike_share_a_rank_and_a_clear_loser_does_not() -> None:
     (board,) = ranked(
         scored, {r.run.id: {"test": p} for r, p in zip(scored, (part, other), strict=True)}
     )
-    assert board.ranks == (1, 2)
+    assert [row.rank for row in board.rows] == [1, 2]
 
 
 def rescored(record: RunRecord, part: Predictions) -> RunRecord:
@@ -136,9 +141,70 @@ def test_the_csv_holds_every_run_unrounded() -> None:
             assert int(line["parameters"]) == record.result.cost.parameters
             gap = float(line["macro_f1"]) - float(line["shifted_macro_f1"])
             assert float(line["shifted_gap"]) == gap
-            assert line["shifted_worst_kind"] in CORRUPTIONS
+            assert line["shifted_worst_corruption"] in CORRUPTIONS
         else:
             assert line["reason"] == record.result.reason
+
+
+def test_the_frame_has_a_line_per_row_and_unrounded_columns() -> None:
+    (board,) = boards(some_records())
+    found = frame(board).set_index("recipe")
+    assert set(found.index) == {row.name for row in board.rows}
+    assert found.loc["vgg16", "macro_f1"] == next(
+        row.macro_f1 for row in board.rows if row.name == "vgg16"
+    )
+    assert found["parameters"].dtype == "Int64"
+    assert found["macro_f1"].dtype == "Float64"
+    assert found["macro_f1"].is_monotonic_decreasing
+
+
+def test_the_first_table_has_at_most_eight_columns_and_sixteen_networks() -> None:
+    names = [recipe.name for recipe in RECIPES]
+    assert len(names) > 15
+    other = Weights(source="imagenet", digest="md5:0")
+    records = [made_record(name) for name in names]
+    (board,) = boards([*records, *(changed(record, weights=other) for record in records)])
+    table = first_table(board)
+    assert len(table.columns) <= 8
+    assert list(table.items) == list(board.rows[:16])
+    page = markdown([board])
+    assert f"16 of {len(board.rows)} rows" in page
+
+
+def test_two_boards_never_share_a_heading() -> None:
+    record = made_record()
+    protocol, split = record.run.protocol, record.run.split
+    records = [
+        record,
+        changed(record, data="fedcba9876543210"),
+        changed(record, split=split.model_copy(update={"seed": 5})),
+        changed(record, protocol=protocol.model_copy(update={"image_size": 64})),
+        changed(record, protocol=protocol.model_copy(update={"test_views": 4})),
+    ]
+    made = boards(records)
+    found = list(headings(made).values())
+    assert len(set(found)) == len(found) == 5
+    text = "\n".join(found)
+    for difference in ("split.seed 5", "image_size 64", "data fedcba98", "averaged over 4 views"):
+        assert difference in text
+    page = markdown(made)
+    assert all(f"## {heading}\n" in page for heading in found)
+    assert list(headings(boards([record])).values()) == ["made-up, quick profile"]
+
+
+def test_boards_on_the_same_images_are_summed_up_first() -> None:
+    """Each network once, as its validation images prefer."""
+    record, other = made_record("vgg16"), made_record("lite0")
+    views = record.run.protocol.model_copy(update={"test_views": 4})
+    made = boards([record, other, changed(record, protocol=views)])
+    (overview,) = overviews(made)
+    assert sorted(row.name for row in overview.rows) == ["lite0", "vgg16"]
+    best = max(board_row.validation_f1 for board in made for board_row in board.networks
+               if board_row.name == "vgg16")  # fmt: skip
+    assert next(r.validation_f1 for r in overview.rows if r.name == "vgg16") == best
+    page = markdown(made)
+    assert page.index("the best of 2 boards") < page.index("## made-up, quick profile\n")
+    assert overviews(boards([record, changed(record, data="fedcba9876543210")])) == ()
 
 
 def test_an_empty_folder_says_what_to_type() -> None:

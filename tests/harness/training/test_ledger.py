@@ -11,8 +11,9 @@ import pytest
 
 from harness.execution.devices import Device, slots
 from harness.execution.locks import DeviceLock
-from harness.reporting.csv import csv_text
-from harness.reporting.markdown import full_table, main_table, notes
+from harness.reporting.columns import COSTS, csv_text, table_of
+from harness.reporting.markdown import markdown
+from harness.reporting.tables import first_table
 from harness.schema.ledger import Ledger
 from harness.schema.protocol import Loss, Phase
 from harness.schema.records import Finished, RunRecord
@@ -142,24 +143,32 @@ def test_a_record_without_a_ledger_keeps_its_bytes() -> None:
     assert again.ledger == LEDGER
 
 
-def told_of(*records: RunRecord) -> list[str]:
+LEDGER_COLUMNS = (
+    "epochs_on_features", "epochs_on_images", "images_embedded", "images_learnt", "device_seconds",
+    "energy_joules",
+)  # fmt: skip
+
+
+def ledger_cells(*records: RunRecord) -> list[str]:
     (board,) = boards(list(records))
-    return list(map(str, full_table(board).rows[0][-4:]))
+    table = table_of(COSTS, board.rows)
+    cells = {c.key: str(cell) for c, cell in zip(table.columns, table.cells[0], strict=True)}
+    return [cells[key] for key in LEDGER_COLUMNS]
 
 
 def test_the_table_shows_means_over_the_seeds_and_a_dash_for_what_is_unknown() -> None:
     one = with_ledger(made_record("vgg16"), ledger=LEDGER)
-    assert told_of(one) == ["30 + 20", "320 + 6,400", "81.2", "4.32"]
-    assert told_of(made_record("vgg16")) == ["–"] * 4
+    assert ledger_cells(one) == ["30", "20", "320", "6,400", "81.2", "4.32"]
+    assert ledger_cells(made_record("vgg16")) == ["–"] * 6
     silent = LEDGER.model_copy(update={"energy_joules": None, "epochs_on_features": 31})
     other = with_ledger(made_record("vgg16", seed=1), ledger=silent)
-    assert told_of(one, other) == ["30.5 + 20", "320 + 6,400", "81.2", "4.32"]
-    assert told_of(other)[-1] == "–"
+    assert ledger_cells(one, other) == ["30.5", "20", "320", "6,400", "81.2", "4.32"]
+    assert ledger_cells(other)[-1] == "–"
 
 
 def test_energy_of_a_shared_device_is_marked() -> None:
     shared = LEDGER.model_copy(update={"energy_exclusive": False})
-    assert told_of(with_ledger(made_record(), ledger=shared))[-1] == "4.32 ‡"
+    assert ledger_cells(with_ledger(made_record(), ledger=shared))[-1] == "4.32 ‡"
 
 
 def test_the_csv_has_every_field_of_it() -> None:
@@ -171,20 +180,18 @@ def test_the_csv_has_every_field_of_it() -> None:
     for name, value in LEDGER.model_dump().items():
         assert lines["vgg16"][name] == str(value)
         assert lines["lite0"][name] == ""
-    assert (lines["vgg16"]["parts"], lines["lite0"]["parts"]) == ("2", "1")
+    assert [lines[name]["micro_batches"] for name in ("vgg16", "lite0")] == ["2", "1"]
 
 
-def test_a_row_that_was_cut_into_parts_is_marked_and_explained() -> None:
-    whole, cut = made_record("lite0"), with_ledger(made_record("vgg16", seed=1), micro_batches=4)
-    (board,) = boards([whole, made_record("vgg16"), cut])
-    cells = {
-        row.name: line[1] for row, line in zip(board.rows, main_table(board).rows, strict=True)
-    }
-    assert str(cells["vgg16"]) == "VGG16 ¶"
-    assert str(cells["lite0"]) == "EfficientNet-Lite0"
-    (note,) = (line for line in notes(board) if line.startswith("¶"))
+def test_a_row_with_micro_batches_is_marked_and_explained() -> None:
+    whole, split = made_record("lite0"), with_ledger(made_record("vgg16", seed=1), micro_batches=4)
+    (board,) = boards([whole, made_record("vgg16"), split])
+    table = first_table(board)
+    titles = {row.name: str(cells[1]) for row, cells in zip(board.rows, table.cells, strict=True)}
+    assert titles == {"vgg16": "VGG16 ¶", "lite0": "EfficientNet-Lite0"}
+    (note,) = (line for line in markdown([board]).splitlines() if line.startswith("¶"))
     assert "(VGG16 4)" in note
     assert "dropout drew other masks" in note
     assert "BatchNorm" in note
     (board,) = boards([whole])
-    assert not any(line.startswith("¶") for line in notes(board))
+    assert "¶" not in markdown([board])

@@ -1,0 +1,62 @@
+"""The rows that matter: of a board, and of several boards on the same test images."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from harness.reporting.findings import chosen
+from harness.reporting.leaderboard import Board, Row, rank_rows
+
+MOST_NETWORKS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Overview:
+    """The best rows of several boards on the same test images, ranked against each other."""
+
+    boards: tuple[Board, ...]
+    rows: tuple[Row, ...]
+    board_of: Mapping[str, Board]
+    """By the id of a row's first record."""
+
+
+def first_rows(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The best networks, of each set of members the best ensemble by validation, all others.
+
+    The order is that of ``rows``.
+    """
+    networks = [row for row in rows if row.kind == "network"][:MOST_NETWORKS]
+    kept = {*networks, *_best(rows, "ensemble")}
+    return tuple(row for row in rows if row in kept or row.kind in {"imported", "baseline"})
+
+
+@cache
+def overviews(boards: tuple[Board, ...]) -> tuple[Overview, ...]:
+    """One for each two boards or more on the same test images."""
+    groups: dict[tuple[str, str], list[Board]] = defaultdict(list)
+    for board in boards:
+        if board.rows:
+            groups[board.fingerprint, board.split.canonical()].append(board)
+    return tuple(_overview(tuple(group)) for group in groups.values() if len(group) > 1)
+
+
+def _overview(boards: tuple[Board, ...]) -> Overview:
+    every = [row for board in boards for row in board.rows]
+    best = [row for kind in ("network", "ensemble", "imported", "baseline")
+            for row in _best(every, kind)]  # fmt: skip
+    rows, _ = rank_rows(best, boards[0].labels, len(boards[0].data.class_names))
+    board_of = {row.records[0].subject.id: board for board in boards for row in board.rows}
+    return Overview(boards, first_rows(rows), board_of)
+
+
+def _best(rows: Iterable[Row], kind: str) -> list[Row]:
+    """Of each network, or of each set of members, the row that the validation images prefer."""
+    groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.kind == kind:
+            recipes = row.ensembles[0].recipes if row.ensembles else (row.name, row.weights)
+            groups[tuple(sorted(recipes))].append(row)
+    return [chosen(group) for group in groups.values()]

@@ -1,0 +1,207 @@
+"""The tables of a board whose columns depend on its data, or that list something else than rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+from harness.evaluation import significance
+from harness.evaluation.robustness import Robustness
+from harness.evaluation.significance import Paired
+from harness.reporting import findings
+from harness.reporting.columns import COLUMNS, FIRST, recall, shown_in
+from harness.reporting.findings import Member
+from harness.reporting.leaderboard import Board, Row, failed_row, title_of
+from harness.reporting.overview import Overview, first_rows
+from harness.reporting.provenance import headings
+from harness.reporting.table import Column, Table, number, p_value, percent, percent_1
+from harness.schema.predictions import SHIFTED
+
+_BY_KEY = {column.key: column for column in COLUMNS}
+NETWORK: Column[Row] = Column("title", "Network", lambda row: row.title, align="left")
+
+
+def first_table(board: Board, *, every: bool = False) -> Table[Row]:
+    """The rows that matter, or every row, in at most eight columns."""
+    return Table(shown_in(FIRST), board.rows if every else first_rows(board.rows))
+
+
+def overview_table(overview: Overview) -> Table[Row]:
+    """The rows of several boards, with the board of each."""
+    names = headings(overview.boards)
+    prefix = f"{overview.boards[0].data.name}, "
+
+    def board(row: Row) -> str:
+        return names[overview.board_of[row.records[0].subject.id]].removeprefix(prefix)
+
+    rank, title, *others = shown_in(FIRST)
+    where: Column[Row] = Column("board", "Trained with", board, align="left")
+    return Table((rank, title, where, *others), overview.rows)
+
+
+def recall_table(board: Board) -> Table[Row]:
+    classes = board.rows[0].evaluations[0].test.per_class
+    columns = [
+        Column(c.name, f"{c.name} ({c.support})", recall(k), percent)
+        for k, c in enumerate(classes)
+    ]  # fmt: skip
+    return Table([NETWORK, *columns], board.rows)
+
+
+def class_table(row: Row) -> Table[int]:
+    """Precision, recall and F1 of each class, averaged over the seeds."""
+    classes = row.evaluations[0].test.per_class
+
+    def measured(measure: str) -> Callable[[int], float]:
+        return lambda k: row.test(lambda metrics: getattr(metrics.per_class[k], measure))
+
+    columns: list[Column[int]] = [
+        Column("class", "Class", lambda k: classes[k].name, align="left"),
+        Column("images", "Images", lambda k: classes[k].support, number(0)),
+        *(Column(measure, f"{heading} (%)", measured(measure), percent)
+          for measure, heading in (("precision", "Precision"), ("recall", "Recall"), ("f1", "F1"))),
+    ]  # fmt: skip
+    return Table(columns, range(len(classes)))
+
+
+def confusion_table(board: Board) -> Table[Row] | None:
+    """Shares of one class's images that got another; None for data without these classes."""
+
+    def column(name: str, true: int, predicted: int) -> Column[Row]:
+        return Column(
+            name, name, lambda row: findings.confused_share(row, true, predicted), percent_1
+        )
+
+    columns = [column(*confusion) for confusion in findings.confusions(board)]
+    return Table([NETWORK, *columns], board.rows) if columns else None
+
+
+def shift_table(board: Board) -> Table[Row] | None:
+    """Macro F1 of each corruption and severity; None without predictions of the shifted test."""
+    rows = [row for row in board.rows if findings.robustness_of(row)]
+    if not rows:
+        return None
+    first = _robustness(rows[0])
+
+    def column(group: str, i: int, heading: str) -> Column[Row]:
+        return Column(
+            heading, heading, lambda row: getattr(_robustness(row), group)[i].macro_f1, percent
+        )
+
+    columns = [
+        *(column("kinds", i, kind.name) for i, kind in enumerate(first.kinds)),
+        *(column("severities", i, f"Severity {s.name}") for i, s in enumerate(first.severities)),
+    ]
+    return Table(
+        [NETWORK, replace(_BY_KEY["shifted_worst_corruption"], align="left"), *columns], rows
+    )
+
+
+def _robustness(row: Row) -> Robustness:
+    found = findings.robustness_of(row)
+    assert found is not None, "only of rows that have predictions of the shifted test"
+    return found
+
+
+def images_per_corruption(board: Board) -> int:
+    return (
+        next(found for row in board.rows if (found := findings.robustness_of(row))).kinds[0].images
+    )
+
+
+def half_width(board: Board) -> float:
+    """Of the widest 95 % interval of a corruption's macro F1, for the best row; in points."""
+    best = next(row for row in board.rows if findings.robustness_of(row))
+    found = findings.robustness_of(best, intervals=True)
+    assert found is not None
+    return max(group.high - group.low for group in found.kinds) * 50
+
+
+def ensemble_table(board: Board) -> Table[Row]:
+    """Every ensemble: what its rule made of the members, and what the choice cost."""
+    return Table(ENSEMBLE_COLUMNS, board.ensembles)
+
+
+def _shares(row: Row) -> str:
+    record = row.ensembles[0]
+    pairs = zip(record.recipes, record.shares, strict=True)
+    return ", ".join(f"{title_of(n)} {100 * s:.0f} %" for n, s in pairs if s > 0)
+
+
+ENSEMBLE_COLUMNS: tuple[Column[Row], ...] = (
+    Column("title", "Ensemble", lambda row: row.title, align="left"),
+    Column("members", "Members and their shares", _shares, align="left"),
+    _BY_KEY["validation_macro_f1"],
+    replace(_BY_KEY["macro_f1"], heading="Test F1 (%)", mark=lambda _: ""),
+    _BY_KEY["weight_bytes"],
+    Column("fit_seconds", "Fit (s)", lambda row: fmean(r.seconds for r in row.ensembles),
+           number(2)),
+)  # fmt: skip
+
+
+def member_table(members: Sequence[Member]) -> Table[Member]:
+    """What each member of a soft vote adds to it."""
+    return Table(MEMBER_COLUMNS, members)
+
+
+def interval_mark(paired: Paired) -> str:
+    return f"({100 * paired.low:+.1f} to {100 * paired.high:+.1f})"
+
+
+MEMBER_COLUMNS: tuple[Column[Member], ...] = (
+    Column("title", "Member", lambda m: m.title, align="left"),
+    Column("alone", "Alone F1 (%)", lambda m: m.alone, percent),
+    Column("without", "Vote without it (%)", lambda m: m.without, percent),
+    Column("gain", "It adds (points, 95 % interval)", lambda m: m.gain.difference,
+           number(2, 100, "+"), mark=lambda m: interval_mark(m.gain)),
+    Column("disagreement", "Disagreement (%)", lambda m: m.disagreement, percent_1),
+    Column("q_statistic", "Q", lambda m: m.q_statistic, number(2)),
+    Column("verdict", "Verdict", lambda m: m.verdict, align="left"),
+)  # fmt: skip
+
+
+def views_table(board: Board) -> Table[Row] | None:
+    """One test view against the average of all, on both tests; None where there is only one."""
+    effects = {row: findings.effect_of_views(row) for row in board.networks}
+    tests = [test for test in ("test", SHIFTED) if any(test in e for e in effects.values())]
+    if not tests:
+        return None
+    keys = [(row, test) for row in effects for test in tests if test in effects[row]]
+    adjusted = significance.holm([effects[row][test].p for row, test in keys])
+    p_of = dict(zip(keys, map(float, adjusted), strict=True))
+    columns: list[Column[Row]] = [NETWORK]
+    for test in tests:
+        columns += _view_columns(test, effects, p_of)
+    return Table(columns, board.networks)
+
+
+def _view_columns(
+    test: str, effects: dict[Row, dict[str, Paired]], p_of: dict[tuple[Row, str], float]
+) -> list[Column[Row]]:
+    name = "Test" if test == "test" else "Shifted"
+
+    def of_effect(measure: Callable[[Row, Paired], Any]) -> Callable[[Row], Any]:
+        return lambda row: measure(row, effects[row][test]) if test in effects[row] else None
+
+    def score(row: Row) -> float:
+        metrics = row.evaluations[0].test if test == "test" else row.evaluations[0].shifted
+        assert metrics is not None
+        return metrics.macro_f1
+
+    return [
+        Column(f"{test}_single", f"{name} F1, one view (%)",
+               of_effect(lambda row, effect: score(row) - effect.difference), percent),
+        Column(f"{test}_all", f"{name} F1, all views (%)",
+               of_effect(lambda row, _: score(row)), percent),
+        Column(f"{test}_change", "Change (points, 95 % interval)",
+               of_effect(lambda _, effect: effect.difference), number(2, 100, "+"),
+               mark=lambda row: interval_mark(effects[row][test]),
+               emphasis=lambda row: "**" if p_of.get((row, test), 1.0) < 0.05 else ""),
+        Column(f"{test}_p", "p", lambda row: p_of.get((row, test)), p_value),
+    ]  # fmt: skip
+
+
+def failed_table(board: Board) -> Table[Row]:
+    return Table([NETWORK, _BY_KEY["seed"], _BY_KEY["reason"]], list(map(failed_row, board.failed)))

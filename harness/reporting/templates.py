@@ -1,0 +1,61 @@
+"""The templates that write LEADERBOARD.md and the page, and what they can call."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from harness.reporting import ablation, columns, findings, provenance, tables
+from harness.reporting.overview import MOST_NETWORKS
+from harness.reporting.table import escape
+
+ASSETS = Path(__file__).with_name("assets")
+
+
+@cache
+def environment() -> Environment:
+    """Templates of HTML escape what they are given; those of Markdown use the filter ``md``."""
+    made = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=lambda name: (name or "").endswith(".html"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals |= {
+        "ablation": ablation,
+        "columns": columns,
+        "findings": findings,
+        "most_networks": MOST_NETWORKS,
+        "provenance": provenance,
+        "tables": tables,
+    }
+    made.filters |= {
+        "md": escape,
+        "paragraphs": paragraphs,
+        "prose": prose,
+        "rate_mark": columns.rate_mark,
+    }
+    made.tests["is_split"] = lambda row: columns.micro_batches(row) > 1
+    return made
+
+
+def paragraphs(text: str) -> str:
+    """Each paragraph on one line."""
+    found = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text))
+    return "\n\n".join(filter(None, found))
+
+
+@cache
+def _markdown() -> MarkdownIt:
+    return MarkdownIt("zero").enable(["emphasis", "backticks", "escape", "entity"])
+
+
+def prose(text: str) -> Markup:
+    """Paragraphs of inline Markdown as HTML: emphasis and code only, everything else is text."""
+    return Markup(_markdown().render(paragraphs(text)))
