@@ -34,7 +34,7 @@ def rows_by_name(results: Path) -> dict[str, Row]:
 def test_the_p_is_the_one_that_ranks_rest_on(results: Path, first: str, second: str) -> None:
     """The same whatever other rows the table has, over all seeds of both rows."""
     (board,) = read_boards(results)
-    table = pairwise(board.labels, [row.guesses for row in board.rows], len(CLASSES))
+    table = pairwise(board.labels, [row.y_pred for row in board.rows], len(CLASSES))
     place = {row.name: i for i, row in enumerate(board.rows)}
     p = table.p[place[first], place[second]]
     text = compare(first, second, results)
@@ -46,9 +46,9 @@ def test_the_p_is_the_one_that_ranks_rest_on(results: Path, first: str, second: 
 
 def test_the_ranks_stand_beside_the_p(results: Path) -> None:
     (board,) = read_boards(results)
-    table = pairwise(board.labels, [row.guesses for row in board.rows], len(CLASSES))
+    table = pairwise(board.labels, [row.y_pred for row in board.rows], len(CLASSES))
     told_apart = min(holm(table.p[np.triu_indices(3, 1)])) < 0.05
-    assert told_apart == (max(rank or 0 for rank in board.ranks) > 1)
+    assert told_apart == (max(row.rank or 0 for row in board.rows) > 1)
     assert "corrected for all its pairs of rows, both have rank 1" in compare(
         "vgg16", "lite0", results
     )
@@ -64,7 +64,7 @@ def test_the_interval_excludes_zero_exactly_where_p_is_small(results: Path) -> N
 def test_accuracy_is_tested_seed_by_seed(results: Path) -> None:
     (board,) = read_boards(results)
     rows = rows_by_name(results)
-    a, b = rows["vgg16"].guesses[0], rows["lite0"].guesses[0]
+    a, b = rows["vgg16"].y_pred[0], rows["lite0"].y_pred[0]
     text = compare("vgg16", "lite0", results)
     assert f"seed 0: the two disagree on {(a != b).sum()} images" in text
     assert f"exact McNemar test: p = {mcnemar(board.labels, a, b):.2g}" in text
