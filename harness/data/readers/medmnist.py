@@ -1,4 +1,4 @@
-"""MedMNIST: its file layout with its own split, and BloodMNIST by name, downloaded once.
+"""MedMNIST: its file layout with its own split, and the download of BloodMNIST.
 
 BloodMNIST is CC BY 4.0, from Acevedo et al. 2020 (Data in Brief 30, 105474); the layout and the
 addresses are those of MedMNIST v2+ (Yang et al. 2023, Scientific Data 10, 41).
@@ -7,9 +7,8 @@ addresses are those of MedMNIST v2+ (Yang et al. 2023, Scientific Data 10, 41).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -35,13 +34,13 @@ USER_AGENT = "wbc-bench/0.1"
 """Zenodo throttles clients without a name."""
 
 BUSY = (429, 500, 502, 503, 504)
-"""HTTP statuses after which it is polite, and useful, to ask again later."""
+"""HTTP statuses after which a request is repeated."""
 
 BLOCK = 1 << 16
-"""Bytes written at once; what a broken line may lose."""
+"""Bytes written at once, which a broken connection may lose."""
 
 TRIES = 5
-LONGEST_WAIT = 60.0
+LONGEST_WAIT = 60
 """Seconds before the next try, whatever the server asks for."""
 
 
@@ -49,18 +48,18 @@ LONGEST_WAIT = 60.0
 
 
 def has_layout(keys: list[str]) -> bool:
-    return any(f"{part}_{what}" in keys for part in PARTS for what in ("images", "labels"))
+    return any(f"{part}_{array}" in keys for part in PARTS for array in ("images", "labels"))
 
 
 def read_medmnist(path: Path) -> Content:
-    """The parts after one another; their split is kept as ``given``. Raises DataError.
+    """The parts in sequence, with their split as ``given``. Raises DataError.
 
-    A file without ``val`` or ``test`` is read too; splitting it says what it lacks.
+    A file without ``val`` or ``test`` is read too; splitting it raises what is missing.
     """
-    held = npz.keys(path)
-    found = [p for p in PARTS if f"{p}_images" in held or f"{p}_labels" in held]
-    stacks = [npz.member(path, f"{part}_images") for part in found]
-    label_arrays = [npz.member(path, f"{part}_labels") for part in found]
+    keys = npz.keys(path)
+    parts = [p for p in PARTS if f"{p}_images" in keys or f"{p}_labels" in keys]
+    stacks = [npz.member(path, f"{part}_images") for part in parts]
+    label_arrays = [npz.member(path, f"{part}_labels") for part in parts]
     for stack in stacks:
         npz.check_images(stack)
         if stack.shape[1:] != stacks[0].shape[1:]:
@@ -74,7 +73,7 @@ def read_medmnist(path: Path) -> Content:
             yield from npz.read_images(stack)
 
     names = npz.read_class_names(path, int(values.max()) + 1, colour=npz.is_colour(stacks[0]))
-    given = np.repeat([PARTS.index(part) for part in found], [len(part) for part in labels])
+    given = np.repeat([PARTS.index(part) for part in parts], [len(part) for part in labels])
     return Content(values, names, batches, given)
 
 
@@ -105,23 +104,23 @@ def published_size(source: str, image_size: int) -> int:
     return int(number)
 
 
-def download(url: str, md5: str, target: Path, sleep: Callable[[float], None] = time.sleep) -> Path:
-    """Download ``url`` to ``target`` unless it lies there with this MD5; a partial file goes on.
+def download(url: str, md5: str, target: Path) -> Path:
+    """Download ``url`` to ``target`` unless it exists with this MD5; a partial file is resumed.
 
-    Raises Offline where the network or the server does not answer, DataError where what it gave
-    has another MD5.
+    Raises Offline where the network or the server does not answer, DataError for a file with
+    another MD5.
     """
     import pooch
     import requests
 
+    part = target.with_name(f"{target.name}.part")
+
     def resume(url: str, output: str, _pooch: object) -> None:
-        part = target.with_name(f"{target.name}.part")
         lock = FileLock(part)
         if not lock.acquire(blocking=False):
             raise DataError(f"{part}: another process is downloading it")
         try:
-            with part.open("ab") as file:
-                _fill(url, file, sleep)
+            _resume(url, part)
             part.replace(output)
         finally:
             lock.release()
@@ -130,9 +129,9 @@ def download(url: str, md5: str, target: Path, sleep: Callable[[float], None] = 
         pooch.get_logger().setLevel("WARNING")
         pooch.retrieve(url, f"md5:{md5}", target.name, target.parent, downloader=resume)
     except requests.RequestException as error:
-        why = " ".join(str(error).split())[:160]
+        reason = " ".join(str(error).split())[:160]
         hint = f"download {url} by hand and put it at {target}"
-        raise Offline(f"cannot download {target.name} ({why}); {hint}") from error
+        raise Offline(f"cannot download {target.name} ({reason}); {hint}") from error
     except ValueError as error:
         raise DataError(f"{url} gave a file with another MD5 than {md5}; try again") from error
     except OSError as error:
@@ -140,44 +139,40 @@ def download(url: str, md5: str, target: Path, sleep: Callable[[float], None] = 
     return target
 
 
-def _fill(url: str, file: BinaryIO, sleep: Callable[[float], None]) -> None:
-    """Fill ``file``, going on where it ends; wait while the server is busy or the line breaks."""
+def _resume(url: str, part: Path) -> None:
+    """Complete a partial file. Broken connections and busy servers are tried again."""
     import requests
+    from requests.adapters import HTTPAdapter
+    from requests.exceptions import ChunkedEncodingError
+    from urllib3 import Retry
 
-    broken = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
-    for attempt in range(TRIES):
-        before = file.tell()
-        try:
-            wait = _receive(url, file)
-        except broken:
-            if file.tell() == before:
-                raise  # not a byte came: there is no network to wait for
-            wait = 1.0
-        if wait is None:
-            return
-        sleep(min(max(wait, 2.0**attempt), LONGEST_WAIT))
-    raise requests.ConnectionError(f"no whole answer in {TRIES} tries")
-
-
-def _receive(url: str, file: BinaryIO) -> float | None:
-    """Append what is missing of ``url``: None when whole, else the seconds to wait."""
-    import requests
-
-    have = file.tell()
-    headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-    with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
-        if answer.status_code in BUSY:
-            asked = answer.headers.get("Retry-After", "")
-            return float(asked) if asked.isdecimal() else 1.0
-        if answer.status_code == 416:  # the partial file is no beginning of this one
-            file.truncate(file.seek(0))
-            return 0.0
-        answer.raise_for_status()
-        if answer.status_code != 206:
-            file.truncate(file.seek(0))
-        for block in answer.iter_content(BLOCK):
-            file.write(block)
-        file.flush()
-    return None
+    retry = Retry(
+        total=TRIES - 1,
+        connect=0,
+        read=0,
+        status_forcelist=BUSY,
+        backoff_factor=1,
+        retry_after_max=LONGEST_WAIT,
+    )
+    with requests.Session() as session:
+        session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, HTTPAdapter(max_retries=retry))
+        for attempt in range(TRIES):
+            size = part.stat().st_size
+            headers = {"Range": f"bytes={size}-"} if size else {}
+            try:
+                with session.get(url, headers=headers, stream=True, timeout=30) as answer:
+                    if answer.status_code == 416:  # The partial file is not of this file.
+                        part.write_bytes(b"")
+                        continue
+                    answer.raise_for_status()
+                    with part.open("ab" if answer.status_code == 206 else "wb") as file:
+                        for block in answer.iter_content(BLOCK):
+                            file.write(block)
+                    return
+            except (requests.ConnectionError, ChunkedEncodingError):
+                if part.stat().st_size == size:
+                    raise  # Not a byte arrived.
+                time.sleep(2**attempt)
+        raise requests.ConnectionError(f"no whole answer in {TRIES} tries")
