@@ -1,14 +1,14 @@
-"""The data's door: from the word or path that a user typed to decoded images.
+"""Data sources: from the name or path that a user types to decoded images.
 
 ====================  ==========================================================================
-``smear[@COUNT]``     the embedded set, drawn from a seed; 3,000 images unless COUNT says otherwise
-``bloodmnist[@SIZE]`` BloodMNIST at 28, 64, 128 or 224 pixels, downloaded once; unless SIZE says
-                      otherwise, the smallest that needs no enlarging
+``smear[@COUNT]``     the embedded synthetic set; COUNT images, by default 3,000
+``bloodmnist[@SIZE]`` BloodMNIST at 28, 64, 128 or 224 pixels, downloaded once; by default the
+                      smallest that needs no enlarging
 a file                npz: the challenge's layout, or MedMNIST's
-a folder              one sub-folder of images a class
+a folder              one sub-folder of images per class
 ====================  ==========================================================================
 
-A word wins over a file of the same name; write ``./smear`` for the file.
+A name wins over a file of the same name; write ``./smear`` for the file.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from harness.data.readers import folder as image_folder
 from harness.data.readers import medmnist, npz
 from harness.errors import DataError, did_you_mean
 
-WORDS = ("smear", "bloodmnist")
+NAMES = ("smear", "bloodmnist")
 SMEAR_COUNT = 3000
 SMEAR_SEED = 0
 
 
 def prepare(source: str, image_size: int, cache: Path) -> Path:
-    """The folder under ``cache`` with ``source`` decoded at ``image_size`` pixels, square.
+    """The folder in ``cache`` with ``source`` decoded at ``image_size`` pixels, made once.
 
-    Made once; afterwards only the source's bytes are hashed. Raises DataError for a source that
-    does not exist, cannot be read or must not be trained on, Offline where it must be downloaded.
+    Raises DataError for a source that does not exist, cannot be read or must not be trained on,
+    Offline where it must be downloaded.
     """
     return get_or_decode(find(source, image_size), image_size, cache)
 
 
 def find(source: str, image_size: int) -> Source:
-    """The reader for a source string, without decoding anything yet."""
-    word, at, number = source.partition("@")
-    if word == "smear":
+    """The source for a name or path, without decoding anything yet."""
+    name, at, number = source.partition("@")
+    if name == "smear":
         return _smear(_count(source, number) if at else SMEAR_COUNT)
-    if word == "bloodmnist":
+    if name == "bloodmnist":
         size = medmnist.published_size(source, image_size)
         return _npz(medmnist.fetch(source, image_size), f"bloodmnist@{size}")
     try:
@@ -61,16 +61,15 @@ def _smear(count: int) -> Source:
         drawn = smear.draw(count, seed=SMEAR_SEED)
         return Content(drawn.labels, tuple(smear.CLASS_NAMES), lambda: iter([drawn.images]))
 
-    recipe = f"smear {count} {SMEAR_SEED} {smear.DRAWING}"
-    text = f"{count:,} drawn cells, seed {SMEAR_SEED}, drawing {smear.DRAWING}"
+    identity = hashlib.sha256(f"smear {count} {SMEAR_SEED} {smear.DRAWING}".encode()).hexdigest()
+    description = f"{count:,} drawn cells, seed {SMEAR_SEED}, drawing {smear.DRAWING}"
     name = "smear" if count == SMEAR_COUNT else f"smear@{count}"
-    return Source(name, text, hashlib.sha256(recipe.encode()).hexdigest(), read)
+    return Source(name, description, identity, read)
 
 
 def _npz(path: Path, name: str) -> Source:
     def read() -> Content:
-        held = npz.keys(path)
-        if medmnist.has_layout(held):
+        if medmnist.has_layout(npz.keys(path)):
             return medmnist.read_medmnist(path)
         return npz.read_challenge(path)
 
@@ -82,9 +81,9 @@ def _folder(path: Path) -> Source:
     classes = image_folder.scan(path)
     identity = image_folder.identity(path, classes)
     count = sum(len(files) for files in classes.values())
-    text = f"{count:,} image files in {len(classes)} class folders"
+    description = f"{count:,} image files in {len(classes)} class folders"
     name = path.resolve().name
-    return Source(name, text, identity, lambda: image_folder.read_folder(classes))
+    return Source(name, description, identity, lambda: image_folder.read_folder(classes))
 
 
 def _count(source: str, digits: str) -> int:
@@ -95,11 +94,11 @@ def _count(source: str, digits: str) -> int:
 
 
 def _nearest(path: Path) -> str:
-    """What the user may have meant: a neighbour of the path with a similar name, or a word."""
+    """A hint: an entry of the path's folder with a similar name, or a known name."""
     if path.parent.is_dir():
         near = did_you_mean(path.name, (p.name for p in path.parent.iterdir() if p.name[0] != "."))
         if near.startswith("; did you mean"):
             return near.replace(" '", f" '{path.parent}/", 1) if path.parent != Path() else near
     else:
         return f"; there is no folder {str(path.parent)!r}"
-    return did_you_mean(path.name, WORDS)
+    return did_you_mean(path.name, NAMES)

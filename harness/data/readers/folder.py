@@ -1,9 +1,8 @@
-"""A folder of images: one sub-folder a class, sorted by name; PNG, JPEG, TIFF or BMP.
+"""A reader of image folders: one sub-folder per class, sorted by name; PNG, JPEG, TIFF or BMP.
 
-Files may lie deeper inside their class. Hidden files are passed over. Whatever its mode, an
-image becomes RGB of 8 bits: transparency goes on white (the background of a smear), 16 bits keep
-their upper 8 (one rule for every image, so that brightness stays comparable), the camera's
-orientation is obeyed.
+Sub-folders of a class belong to it. Hidden files are ignored. Every image becomes 8-bit RGB:
+transparency on white (the background of a smear), 16 bits by their upper 8 (the same for every
+image, so that brightness stays comparable), rotated as its EXIF orientation says.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 PART_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
-"""Sub-folders that are parts of a split: as classes they would train nonsense without a word."""
+"""Names of sub-folders that are parts of a split, and not classes."""
 
 BATCH = 16
-"""Images decoded at once."""
+"""Images decoded in parallel."""
 
 
 def scan(folder: Path) -> dict[str, list[Path]]:
     """The image files of each class, both sorted by name.
 
-    Raises DataError without sub-folders, for a class without images, and for parts of a split in
-    place of classes.
+    Raises DataError without sub-folders, for a class without images, and for parts of a split
+    instead of classes.
     """
     try:
         entries = [e for e in folder.iterdir() if e.is_dir() and not e.name.startswith(".")]
@@ -69,21 +68,21 @@ def identity(folder: Path, classes: dict[str, list[Path]]) -> str:
 
 
 def read_folder(classes: dict[str, list[Path]]) -> Content:
-    """Images class after class; labels in the order of the sorted class names."""
+    """Images by class; labels in the order of the sorted class names."""
     paths = [path for files in classes.values() for path in files]
     labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
 
     def batches() -> Iterator[list[np.ndarray | Unreadable]]:
-        # Pillow lets go of the interpreter while it decodes, so threads are enough.
+        # Pillow releases the interpreter lock while it decodes, so threads are enough.
         with ThreadPoolExecutor(min(BATCH, os.cpu_count() or 1)) as pool:
             for start in range(0, len(paths), BATCH):
-                yield list(pool.map(_decode_or_say, paths[start : start + BATCH]))
+                yield list(pool.map(_decode_or_report, paths[start : start + BATCH]))
 
     return Content(labels, tuple(classes), batches)
 
 
 def decode(path: Path) -> np.ndarray:
-    """One image file as uint8 RGB (h, w, 3), upright; DataError that names it if unreadable."""
+    """One image file as uint8 RGB (h, w, 3), upright; DataError naming it if unreadable."""
     from PIL import Image, ImageOps
 
     try:
@@ -93,11 +92,11 @@ def decode(path: Path) -> np.ndarray:
                 raise DataError(f"{path}: {size} pixels; sides may be 1 to {LARGEST_SIDE}")
             return _rgb(ImageOps.exif_transpose(image), path)
     except (*DAMAGE, Image.DecompressionBombError) as error:
-        why = " ".join(str(error).split())[:160]
-        raise DataError(f"{path}: unreadable image: {why}") from error
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(f"{path}: unreadable image: {reason}") from error
 
 
-def _decode_or_say(path: Path) -> np.ndarray | Unreadable:
+def _decode_or_report(path: Path) -> np.ndarray | Unreadable:
     try:
         return decode(path)
     except DataError as error:
@@ -110,28 +109,25 @@ def _rgb(image: Image, path: Path) -> np.ndarray:
     if image.mode == "F":
         raise DataError(f"{path}: float pixels; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
-        deep = np.asarray(image)
-        if deep.min() < 0 or deep.max() > 0xFFFF:
+        pixels = np.asarray(image)
+        if pixels.min() < 0 or pixels.max() > 0xFFFF:
             raise DataError(f"{path}: pixels beyond 16 bits; save it with 8 or 16 bits")
-        return np.repeat((deep >> 8).astype(np.uint8)[..., None], 3, axis=2)
+        return np.repeat((pixels >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = images.new("RGBA", image.size, "white")
-        image = images.alpha_composite(white, image)
+        image = images.alpha_composite(images.new("RGBA", image.size, "white"), image)
     return np.asarray(image.convert("RGB"))
 
 
 def _images_in(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for root, folders, files in os.walk(folder, onerror=_raise):
+    """All image files below a folder, sorted. Raises OSError for one that cannot be listed."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    paths = []
+    for root, folders, files in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(root, name)
-            for name in files
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-    return sorted(found)
-
-
-def _raise(error: OSError) -> None:
-    raise error
+        names = [name for name in files if not name.startswith(".")]
+        paths += [Path(root, name) for name in names if name.lower().endswith(SUFFIXES)]
+    return sorted(paths)

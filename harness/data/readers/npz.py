@@ -1,8 +1,8 @@
-"""Reading npz files that may be wrong, damaged or hostile; and the challenge's layout of them.
+"""A reader of npz files that may be wrong, damaged or hostile, and the challenge's layout.
 
 A zip member or an npy header can claim terabytes, and an object array runs code when it is
-unpickled. So every claim is checked against the bytes that are there before memory is asked
-for, and nothing is ever unpickled. Whatever is wrong comes out as a one-line DataError.
+unpickled. So every claim is checked against the bytes that exist before memory is allocated, and
+nothing is ever unpickled. Every problem is a DataError of one line.
 """
 
 from __future__ import annotations
@@ -26,53 +26,36 @@ from harness.data.image_cache import Content
 from harness.errors import DataError
 
 BLOOD_CELLS = (
-    "basophil",
-    "eosinophil",
-    "erythroblast",
-    "ig",
-    "lymphocyte",
-    "monocyte",
-    "neutrophil",
-    "platelet",
-)
-"""In label order; of the challenge file and of BloodMNIST. ``ig``: immature granulocyte."""
+    "basophil", "eosinophil", "erythroblast", "ig",
+    "lymphocyte", "monocyte", "neutrophil", "platelet",
+)  # fmt: skip
+"""Classes of the challenge file and of BloodMNIST, by label. ``ig``: immature granulocyte."""
 
 LARGEST_SIDE = 4096
-"""Of an image, in pixels. Pictures of single cells are far smaller; a damaged header is not."""
+"""Pixels of an image's side. Images of single cells are far smaller; damaged headers are not."""
 
 SMALL = 1 << 28
-"""Bytes that an array may have which is loaded whole (labels, names, Fortran order)."""
+"""The most bytes of an array that is loaded whole (labels, names, Fortran order)."""
 
 BATCH = 1 << 24
-"""Bytes of pixels that are read at once."""
+"""Bytes of pixels in a batch."""
 
 HEADER = 10_000
-"""Bytes that an npy header may have; numpy's own limit."""
+"""The most bytes of an npy header; numpy's own limit."""
 
 DEFLATE = 1032
-"""The most that deflate can shrink anything."""
+"""The largest compression ratio of deflate."""
 
 DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    tokenize.TokenError,
-    SyntaxError,
-    EOFError,
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    MemoryError,
-)
+    zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, SyntaxError, EOFError,
+    OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError,
+)  # fmt: skip
 """What zipfile and numpy raise on damaged bytes (found by fuzzing)."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One array of an npz file as its header declares it, checked; no element is read yet."""
+    """One array of an npz file: its header, checked against the file's size."""
 
     path: Path
     key: str
@@ -92,7 +75,7 @@ class Member:
 
 
 def read_challenge(path: Path) -> Content:
-    """``images`` (N, H, W, 3) and ``labels`` (N,), (N, 1) or one-hot (N, K); maybe ``class_names``.
+    """``images`` (N, H, W, 3), ``labels`` (N,), (N, 1) or one-hot (N, K), perhaps ``class_names``.
 
     Images may also be grey, (N, H, W) or (N, H, W, 1). Raises DataError.
     """
@@ -103,11 +86,11 @@ def read_challenge(path: Path) -> Content:
     return Content(values, names, lambda: read_images(images))
 
 
-# --- the parts that every layout shares ----------------------------------------------------------
+# --- arrays of every layout ----------------------------------------------------------------------
 
 
 def keys(path: Path) -> list[str]:
-    """The names of the arrays in ``path``, in the file's order; DataError if it is no npz file."""
+    """The names of the arrays in ``path``, in order; DataError if it is no npz file."""
     with _damage(path), zipfile.ZipFile(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
@@ -119,25 +102,26 @@ def identity(path: Path) -> str:
 
 
 def member(path: Path, key: str) -> Member:
-    """The array ``key`` of ``path``; DataError unless the file holds what its header claims."""
-    held = keys(path)
-    if key not in held:
-        raise DataError(f"{path}: no array {key!r}; the file has {_listed(held)}")
+    """The array ``key`` of ``path``; DataError unless its size is what its header claims."""
+    known = keys(path)
+    if key not in known:
+        listed = ", ".join(map(repr, known[:8])) + (", ..." if len(known) > 8 else "")
+        raise DataError(f"{path}: no array {key!r}; the file has {listed or 'no arrays'}")
     with _damage(path, key), zipfile.ZipFile(path) as archive:
         info = archive.getinfo(_zip_name(archive, key))
         _check_zip_claim(info, path)
         with archive.open(info) as file:
             shape, fortran, dtype = _read_header(file)
-            held_bytes = info.file_size - file.tell()
-    found = Member(path, key, shape, dtype, fortran)
+            size = info.file_size - file.tell()
+    array = Member(path, key, shape, dtype, fortran)
     if dtype.hasobject:
-        raise DataError(f"{found} is an object array; those are never unpickled")
+        raise DataError(f"{array} is an object array; those are never unpickled")
     if dtype.fields or dtype.subdtype or dtype.itemsize == 0 or min(shape, default=0) < 0:
-        raise DataError(f"{found} has an impossible header: shape {shape}, dtype {dtype}")
-    if found.nbytes != held_bytes:
-        claim = f"claims {found.nbytes:,} bytes (shape {shape}, {dtype})"
-        raise DataError(f"{found}: the header {claim}, the file holds {held_bytes:,}")
-    return found
+        raise DataError(f"{array} has an impossible header: shape {shape}, dtype {dtype}")
+    if array.nbytes != size:
+        claim = f"claims {array.nbytes:,} bytes (shape {shape}, {dtype})"
+        raise DataError(f"{array}: the header {claim}, the file holds {size:,}")
+    return array
 
 
 def load(array: Member) -> np.ndarray:
@@ -146,12 +130,12 @@ def load(array: Member) -> np.ndarray:
         hint = "; save it in C order" if array.fortran else ""
         raise DataError(f"{array} has {array.nbytes:,} bytes, at most {SMALL:,} are allowed{hint}")
     with _open(array) as file:
-        flat = np.frombuffer(_exactly(file, array), array.dtype)
+        flat = np.frombuffer(_read(file, array.nbytes, array), array.dtype)
     return flat.reshape(array.shape, order="F" if array.fortran else "C")
 
 
 def check_images(images: Member) -> None:
-    """Refuse shapes that are no stack of RGB or grey images."""
+    """Raise DataError unless an array is a stack of RGB or grey images."""
     shape = images.shape
     hint = "images must be (N, H, W, 3) or grey (N, H, W)"
     if len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
@@ -171,12 +155,12 @@ def is_colour(images: Member) -> bool:
 
 
 def read_images(images: Member) -> Iterator[np.ndarray]:
-    """Batches uint8 (n, H, W, 3), in order. Whole numbers of 0-255 in other types become uint8.
+    """Batches uint8 (n, H, W, 3), in order. Integers 0-255 of other types become uint8.
 
-    Raises DataError for pixels that were scaled, are not finite, or lie outside 0-255.
+    Raises DataError for pixels that are scaled, not finite, or outside 0-255.
     """
     for batch in _batches(images):
-        pixels = _as_bytes(batch, images)
+        pixels = _as_uint8(batch, images)
         if pixels.ndim == 3:
             pixels = pixels[..., None]
         yield pixels if pixels.shape[3] == 3 else np.repeat(pixels, 3, axis=3)
@@ -207,15 +191,15 @@ def read_labels(labels: Member, count: int) -> np.ndarray:
 
 
 def read_class_names(path: Path, count: int, *, colour: bool) -> tuple[str, ...]:
-    """The file's own ``class_names``, or the blood cells' for 8 classes in colour, or class_0..."""
+    """The file's ``class_names``, or the blood cells' for 8 classes in colour, or class_0..."""
     if "class_names" not in keys(path):
         return BLOOD_CELLS if colour and count == 8 else tuple(f"class_{k}" for k in range(count))
     array = member(path, "class_names")
     if array.dtype.kind not in "US" or len(array.shape) != 1:
         raise DataError(f"{array} must be a list of texts, not {array.dtype} {array.shape}")
     with _damage(path, "class_names"):
-        raw = load(array).tolist()
-        names = tuple(n.decode("utf-8") if isinstance(n, bytes) else str(n) for n in raw)
+        values = load(array).tolist()
+        names = tuple(n.decode("utf-8") if isinstance(n, bytes) else str(n) for n in values)
     if len(names) < count:
         raise DataError(f"{path}: label {count - 1} is out of range, there are {len(names)} names")
     if not all(name.strip() and name.isprintable() for name in names):
@@ -226,7 +210,7 @@ def read_class_names(path: Path, count: int, *, colour: bool) -> tuple[str, ...]
 # --- pixels --------------------------------------------------------------------------------------
 
 
-def _as_bytes(batch: np.ndarray, images: Member) -> np.ndarray:
+def _as_uint8(batch: np.ndarray, images: Member) -> np.ndarray:
     if batch.dtype == np.uint8:
         return batch
     if not np.isfinite(batch).all():
@@ -253,10 +237,8 @@ def _batches(array: Member) -> Iterator[np.ndarray]:
     with _open(array) as file:
         for start in range(0, count, step):
             rows = min(step, count - start)
-            part = Member(array.path, array.key, (rows, *array.shape[1:]), array.dtype, False)
-            with _damage(array.path, array.key):
-                raw = _exactly(file, part)
-            yield np.frombuffer(raw, array.dtype).reshape(part.shape)
+            content = _read(file, rows * row, array)
+            yield np.frombuffer(content, array.dtype).reshape(rows, *array.shape[1:])
 
 
 # --- zip and npy ---------------------------------------------------------------------------------
@@ -264,18 +246,18 @@ def _batches(array: Member) -> Iterator[np.ndarray]:
 
 @contextmanager
 def _damage(path: Path, key: str | None = None) -> Iterator[None]:
-    """Say in one line which file, and which array of it, cannot be read."""
+    """Turn errors of damaged files into a DataError that names the file and the array."""
     try:
         yield
     except DAMAGE as error:
-        where = f"{path}: {key}" if key else str(path)
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{where}: damaged, or not an npz file: {why}") from error
+        name = f"{path}: {key}" if key else str(path)
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{name}: damaged, or not an npz file: {reason}") from error
 
 
 @contextmanager
 def _open(array: Member) -> Iterator[IO[bytes]]:
-    """The member's bytes, past the header."""
+    """The content of an array, after the header."""
     with _damage(array.path, array.key):
         archive = zipfile.ZipFile(array.path)
     with archive:
@@ -286,13 +268,13 @@ def _open(array: Member) -> Iterator[IO[bytes]]:
             yield file
 
 
-def _exactly(file: IO[bytes], array: Member) -> bytes:
-    """The next bytes, as many as ``array`` has. zipfile compares the checksum at the last one."""
+def _read(file: IO[bytes], size: int, array: Member) -> bytes:
+    """The next ``size`` bytes. zipfile compares the checksum at the end of the file."""
     with _damage(array.path, array.key):
-        raw = file.read(array.nbytes)
-        if len(raw) < array.nbytes:
-            raise EOFError(f"{array.nbytes - len(raw):,} bytes are missing")
-        return raw
+        content = file.read(size)
+        if len(content) < size:
+            raise EOFError(f"{size - len(content):,} bytes are missing")
+        return content
 
 
 def _zip_name(archive: zipfile.ZipFile, key: str) -> str:
@@ -300,30 +282,24 @@ def _zip_name(archive: zipfile.ZipFile, key: str) -> str:
 
 
 def _check_zip_claim(info: zipfile.ZipInfo, path: Path) -> None:
-    """A damaged directory of the zip may claim any size; the bytes on disk set the limit."""
+    """A damaged directory of the zip may claim any size; the file's own size is the limit."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise zipfile.BadZipFile("a compression that numpy does not write")
-    growth = DEFLATE if info.compress_type == zipfile.ZIP_DEFLATED else 1
+    ratio = DEFLATE if info.compress_type == zipfile.ZIP_DEFLATED else 1
     if not 0 <= info.compress_size <= path.stat().st_size:
         raise zipfile.BadZipFile("truncated: the array is longer than the file")
-    if not 0 <= info.file_size <= growth * info.compress_size:
+    if not 0 <= info.file_size <= ratio * info.compress_size:
         raise zipfile.BadZipFile(f"claims {info.file_size:,} bytes that cannot be in it")
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, Fortran order and dtype. The header's length is checked before it is read."""
-    start = file.read(8)
-    version = np.lib.format.read_magic(io.BytesIO(start))
+    version = np.lib.format.read_magic(io.BytesIO(file.read(8)))
     size = file.read({(1, 0): 2, (2, 0): 4}.get(version, 0))
     length = int.from_bytes(size, "little")
     if not size or length > HEADER:
         raise ValueError(f"npy version {version}, header of {length:,} bytes")
-    rest = io.BytesIO(size + file.read(length))
+    header = io.BytesIO(size + file.read(length))
     if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(rest)
-    return np.lib.format.read_array_header_2_0(rest)
-
-
-def _listed(held: list[str]) -> str:
-    shown = ", ".join(repr(key) for key in held[:8])
-    return f"{shown}, ..." if len(held) > 8 else shown or "no arrays"
+        return np.lib.format.read_array_header_1_0(header)
+    return np.lib.format.read_array_header_2_0(header)
