@@ -1,27 +1,26 @@
-"""Predictions from elsewhere -> rows and members; and ours, written down for others.
+"""Import of predictions from other programs as rows and ensemble members, and export of ours.
 
-    npz    probabilities (n, K) and labels (n,); maybe the same with validation_ and shifted_
+    npz    probabilities (n, K) and labels (n,); optionally also with validation_ and shifted_
     npy    probabilities (n, K), with the labels in an npy of their own
-    csv    a header, a column ``label`` (index or class name) and one column a class, by its name
-    csv    MedMNIST's result file: no header, index and K scores a line, its AUC and accuracy in
-           its name (Yang et al. 2023, Scientific Data 10)
+    csv    a header, a column ``label`` (index or class name) and one column per class, by its name;
+           optionally ``part`` (validation, test, shifted), and ``image``, which is not read
+    csv    MedMNIST's result file: no header, per line an index and K scores, AUC and accuracy in
+           the file's name (Yang et al. 2023, Scientific Data 10)
 
-An image is known by its place: the labels must be those of a board's test images, in its order;
-MedMNIST's file holds none, so the figures in its name must come out of its scores. `export`
-writes every format, the order with it.
+Images are identified by their order: the labels must be those of a board's test images. MedMNIST's
+file has no labels, so its scores must give the AUC and accuracy in its name.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from harness.data.readers import npz
 from harness.errors import DataError, UnknownName, UserError
@@ -31,15 +30,17 @@ from harness.reporting.leaderboard import Board, Parts
 from harness.reporting.publish import read_boards
 from harness.schema.predictions import Predictions
 from harness.schema.records import External, ExternalRecord
-from harness.storage.files import write_atomically
+from harness.storage.files import write_arrays, write_atomically
 from harness.storage.records import Store
 from zoo.registry import find
 
 Format = Literal["csv", "npz", "medmnist"]
 PREFIXES = {"test": "", "validation": "validation_", "shifted": "shifted_"}
-"""Of the arrays of an npz, by part."""
+"""Part -> prefix of the names of its arrays in an npz."""
 SUM_TOLERANCE = 1e-3
-"""How far a row's probabilities may be from 1: that of numbers printed with few digits."""
+"""Largest distance of a row's sum from 1: probabilities may be printed with few digits."""
+SCORE_TOLERANCE = 0.002
+"""Largest distance of AUC and accuracy from those in the name of MedMNIST's file."""
 MEDMNIST_NAME = re.compile(
     r"^(?P<flag>[a-z0-9]+?)(_\d+)?_(?P<split>train|val|test)"
     r"_\[AUC\](?P<auc>[01]\.\d+)_\[ACC\](?P<accuracy>[01]\.\d+)(@.*)?$"
@@ -47,11 +48,11 @@ MEDMNIST_NAME = re.compile(
 
 
 @dataclass(frozen=True)
-class Claim:
-    """What a file says: probabilities (n, K) a part, with labels (n,) where it has them."""
+class PredictionFile:
+    """The content of a file: probabilities (n, K) per part, and labels (n,) if it has them."""
 
     path: Path
-    parts: dict[str, tuple[np.ndarray, np.ndarray | None]]
+    parts: Mapping[str, tuple[np.ndarray, np.ndarray | None]]
     class_names: tuple[str, ...] | None = None
     auc: float | None = None
     accuracy: float | None = None
@@ -63,30 +64,31 @@ class Claim:
 def import_predictions(
     path: Path, name: str, results: Path, labels: Path | None = None, *, replace: bool = False
 ) -> tuple[ExternalRecord, ...]:
-    """Keep a file's predictions as a row of every board whose test images they are of.
+    """Store a file's predictions as a row of every board whose test images they are of.
 
-    Raises UserError: for a file that is not what it should be, or that fits no board.
+    ``labels`` is the file of an npy's labels. Raises UserError for a file that cannot be used, or
+    that fits no board.
     """
     _check_name(name)
-    claim = read(path, labels)
+    file = read_prediction_file(path, labels)
     boards, store = read_boards(results), Store(results)
     if not boards:
-        raise UserError(f"{results}: holds no results to put {path.name} beside")
-    refusals, records = [], []
+        raise UserError(f"{results}: has no results whose test images {path.name} could be of")
+    mismatches, imports = [], []
     for board in boards:
         try:
-            records.append(_record(claim, name, board))
+            imports.append(_record(file, name, board))
         except UserError as error:
-            refusals.append(str(error))
-    if not records:
-        raise UserError("; ".join(dict.fromkeys(refusals)))
-    for record, _ in records:
+            mismatches.append(str(error))
+    if not imports:
+        raise UserError("; ".join(dict.fromkeys(mismatches)))
+    for record, _ in imports:
         if store.record_path(record.external).exists() and not replace:
             raise UserError(f"{name} was imported before; --force replaces it")
-    for record, parts in records:
+    for record, parts in imports:
         store.save_predictions(record.external, parts)
         store.save(record)
-    return tuple(record for record, _ in records)
+    return tuple(record for record, _ in imports)
 
 
 def _check_name(name: str) -> None:
@@ -100,30 +102,31 @@ def _check_name(name: str) -> None:
     raise UserError(f"{name!r} is the recipe {recipe} of the zoo; choose another name")
 
 
-def _record(claim: Claim, name: str, board: Board) -> tuple[ExternalRecord, dict[str, Predictions]]:
-    """The claim on this board's images. Raises UserError saying what does not fit."""
-    like = board.rows[0].parts[0]
+def _record(
+    file: PredictionFile, name: str, board: Board
+) -> tuple[ExternalRecord, dict[str, Predictions]]:
+    """The predictions as those of the board's images. Raises UserError if they are not."""
     parts = {}
-    for part, (probabilities, labels) in claim.parts.items():
-        if part not in like:
-            raise UserError(f"{claim.path}: {board.data.name} has no {part} images here")
-        _fits(claim, part, board, labels, probabilities)
-        given = like[part]
-        parts[part] = Predictions(given.ids, given.labels, probabilities.astype(np.float32))
+    for part, (probabilities, _) in file.parts.items():
+        reference = board.rows[0].parts[0].get(part)
+        if reference is None:
+            raise UserError(f"{file.path}: {board.data.name} has no {part} images here")
+        _check_images(file, board, f"{board.data.name}'s {part} images", reference.labels, part)
+        parts[part] = Predictions(reference.ids, reference.labels, probabilities.astype(np.float32))
     evaluation = metrics.evaluate(parts, board.data.class_names)
-    for told, found, what in (
-        (claim.auc, evaluation.test.auc, "AUC"),
-        (claim.accuracy, evaluation.test.accuracy, "accuracy"),
+    for metric, expected, actual in (
+        ("AUC", file.auc, evaluation.test.auc),
+        ("accuracy", file.accuracy, evaluation.test.accuracy),
     ):
-        if told is not None and (found is None or abs(told - found) > 0.002):
-            said = "undefined" if found is None else f"{found:.3f}"
+        if expected is not None and (actual is None or abs(expected - actual) > SCORE_TOLERANCE):
+            value = "undefined" if actual is None else f"{actual:.3f}"
             raise UserError(
-                f"{claim.path}: its name says {what} {told:.3f}, on the test images of "
-                f"{board.data.name} its scores have {said}: other images, or another order"
+                f"{file.path}: its name says {metric} {expected:.3f}, on the test images of "
+                f"{board.data.name} its scores have {value}: other images, or another order"
             )
     record = ExternalRecord(
         external=External(name=name, reference=board.rows[0].records[0].run),
-        note=f"imported from {claim.path.name}",
+        note=f"imported from {file.path.name}",
         profile=board.profile,
         data=board.data,
         **dict(evaluation),
@@ -131,91 +134,91 @@ def _record(claim: Claim, name: str, board: Board) -> tuple[ExternalRecord, dict
     return record, parts
 
 
-def _fits(
-    claim: Claim, part: str, board: Board, labels: np.ndarray | None, probabilities: np.ndarray
+def _check_images(
+    file: PredictionFile, board: Board, images: str, expected: np.ndarray, part: str
 ) -> None:
-    true, where = board.rows[0].parts[0][part].labels, f"{board.data.name}'s {part} images"
+    """Raises UserError if a part has other classes, another number of images or other labels."""
+    (probabilities, labels), names = file.parts[part], board.data.class_names
     count, classes = probabilities.shape
-    if classes != len(board.data.class_names):
+    if classes != len(names):
+        raise UserError(f"{file.path}: {classes} classes, {board.data.name} has {len(names)}")
+    if count != len(expected):
+        raise UserError(f"{file.path}: {count:,} rows, {images} are {len(expected):,}")
+    if file.class_names not in (None, names):
         raise UserError(
-            f"{claim.path}: {classes} classes, {board.data.name} has {len(board.data.class_names)}"
+            f"{file.path}: its columns are not {board.data.name}'s classes: {', '.join(names)}"
         )
-    if count != len(true):
-        raise UserError(f"{claim.path}: {count:,} rows, {where} are {len(true):,}")
-    if claim.class_names not in (None, board.data.class_names):
-        expected = ", ".join(board.data.class_names)
+    if labels is not None and not np.array_equal(labels, expected):
+        row = int(np.flatnonzero(labels != expected)[0])
         raise UserError(
-            f"{claim.path}: its columns are not {board.data.name}'s classes: {expected}"
-        )
-    if labels is not None and not np.array_equal(labels, true):
-        first = int(np.flatnonzero(labels != true)[0])
-        raise UserError(
-            f"{claim.path}: row {first} has label {labels[first]}, there {where} have "
-            f"{true[first]}: other images, or another order"
+            f"{file.path}: row {row} has label {labels[row]}, there {images} have "
+            f"{expected[row]}: other images, or another order"
         )
 
 
 # --- reading -------------------------------------------------------------------------------------
 
 
-def read(path: Path, labels: Path | None = None) -> Claim:
-    """What a file of any format says. Raises DataError."""
+def read_prediction_file(path: Path, labels: Path | None = None) -> PredictionFile:
+    """Read a file of any of the formats. Raises DataError."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     if labels is not None and path.suffix != ".npy":
         raise DataError(f"{path}: only an npy needs labels in a file of their own")
     match path.suffix:
         case ".npz":
-            claim = _read_npz(path)
+            file = _read_npz(path)
         case ".npy":
             if labels is None:
                 raise DataError(f"{path}: labels absent; name their npy with --labels")
-            claim = Claim(path, {"test": (_npy(path), _whole(_npy(labels), labels))})
+            parts = {"test": (_read_npy(path), _integer_labels(_read_npy(labels), labels))}
+            file = PredictionFile(path, parts)
         case ".csv":
-            claim = _read_csv(path)
+            file = _read_csv(path)
         case other:
             raise DataError(f"{path}: a file of {other or 'no type'}; npz, npy or csv is expected")
-    for probabilities, _ in claim.parts.values():
-        _check(path, probabilities)
-    return claim
+    for probabilities, _ in file.parts.values():
+        _check_probabilities(path, probabilities)
+    return file
 
 
-def _check(path: Path, probabilities: np.ndarray) -> None:
-    """Raises DataError naming the first row that is no distribution over classes."""
+def _check_probabilities(path: Path, probabilities: np.ndarray) -> None:
+    """Raises DataError naming the first row that is not a probability distribution."""
     if probabilities.ndim != 2 or probabilities.shape[1] < 2 or not len(probabilities):
         shape = probabilities.shape
         raise DataError(f"{path}: probabilities of shape {shape}; (images, classes) is expected")
     if not np.issubdtype(probabilities.dtype, np.floating):
         raise DataError(f"{path}: probabilities are {probabilities.dtype}, not floats")
     with np.errstate(invalid="ignore", over="ignore"):
-        off = np.abs(probabilities.sum(axis=1, dtype=np.float64) - 1)
+        error = np.abs(probabilities.sum(axis=1, dtype=np.float64) - 1)
     for wrong, what in (
         (~np.isfinite(probabilities).all(axis=1), "is not finite"),
         ((probabilities < 0).any(axis=1), "has a negative probability"),
-        (off > SUM_TOLERANCE, "does not sum to 1"),
+        (error > SUM_TOLERANCE, "does not sum to 1"),
     ):
         if wrong.any():
             raise DataError(f"{path}: row {int(np.argmax(wrong))} {what}")
 
 
-def _whole(labels: np.ndarray, path: Path) -> np.ndarray:
+def _integer_labels(labels: np.ndarray, path: Path) -> np.ndarray:
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
-            f"{path}: labels are {labels.dtype} of shape {labels.shape}; whole numbers (n,) wanted"
+            f"{path}: labels are {labels.dtype} of shape {labels.shape}; whole numbers (n,) are "
+            "expected"
         )
     return labels.astype(np.int64)
 
 
-def _read_npz(path: Path) -> Claim:
-    held = npz.keys(path)
-    parts: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+def _read_npz(path: Path) -> PredictionFile:
+    names = npz.keys(path)
+    parts = {}
     for part, prefix in PREFIXES.items():
-        if f"{prefix}probabilities" in held:
-            if f"{prefix}labels" not in held:
+        if f"{prefix}probabilities" in names:
+            if f"{prefix}labels" not in names:
                 raise DataError(f"{path}: labels absent: no {prefix}labels in it")
             probabilities = npz.load(npz.member(path, f"{prefix}probabilities"))
-            labels = _whole(npz.load(npz.member(path, f"{prefix}labels")), path)
+            labels = _integer_labels(npz.load(npz.member(path, f"{prefix}labels")), path)
             if len(labels) != len(probabilities):
                 raise DataError(
                     f"{path}: {len(probabilities)} rows of {prefix}probabilities, "
@@ -223,159 +226,142 @@ def _read_npz(path: Path) -> Claim:
                 )
             parts[part] = (probabilities, labels)
     if "test" not in parts:
-        raise DataError(f"{path}: no probabilities in it; it holds {', '.join(held) or 'nothing'}")
-    return Claim(path, parts)
+        raise DataError(f"{path}: no probabilities in it; it has {', '.join(names) or 'nothing'}")
+    return PredictionFile(path, parts)
 
 
-def _npy(path: Path) -> np.ndarray:
-    """An npy without pickle; what its header claims must be there."""
+def _read_npy(path: Path) -> np.ndarray:
+    """Without pickle, and without trusting the size that the header claims."""
     try:
         return np.array(np.load(path, allow_pickle=False, mmap_mode="r"))
     except npz.DAMAGE as error:
         raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]})") from None
 
 
-def _read_csv(path: Path) -> Claim:
+def _read_csv(path: Path) -> PredictionFile:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        lines = [line for line in csv.reader(io.StringIO(text)) if line]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-    if not lines:
-        raise DataError(f"{path}: is empty")
-    if _is_number(lines[0][0]) and all(map(_is_number, lines[0])):
-        return _medmnist(path, lines)
-    return _headed(path, lines)
+        table = pd.read_csv(
+            path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        )
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{path}: is empty") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+    filled = (table != "").sum(axis=1)
+    if (filled < table.shape[1]).any():
+        line = int(filled.argmin())
+        raise DataError(f"{path}: line {line} has {filled[line]} columns, not {table.shape[1]}")
+    header = [" ".join(str(cell).split()) for cell in table.iloc[0]]
+    if pd.to_numeric(pd.Series(header), errors="coerce").notna().all():
+        return _read_medmnist(path, table)
+    if "label" not in header:
+        raise DataError(f"{path}: labels absent: no column 'label' among {', '.join(header)}")
+    if len(set(header)) < len(header):
+        raise DataError(f"{path}: two columns have the same name among {', '.join(header)}")
+    return _read_headed(path, table.loc[1:].set_axis(header, axis=1))
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _headed(path: Path, lines: Sequence[Sequence[str]]) -> Claim:
-    heads = [head.strip() for head in lines[0]]
-    if "label" not in heads:
-        raise DataError(f"{path}: labels absent: no column 'label' among {', '.join(heads)}")
-    names = [head for head in heads if head not in {"label", "image", "part"}]
-    columns = [heads.index(name) for name in names]
-    label_column = heads.index("label")
-    part_column = heads.index("part") if "part" in heads else None
-    by_part: dict[str, list[Sequence[str]]] = {}
-    for line in lines[1:]:
-        by_part.setdefault("test" if part_column is None else line[part_column], []).append(line)
-    parts: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
-    for part, rows in by_part.items():
+def _read_headed(path: Path, table: pd.DataFrame) -> PredictionFile:
+    names = [str(name) for name in table if name not in {"label", "image", "part"}]
+    if "part" not in table:
+        table = table.assign(part="test")
+    classes = {str(k): k for k in range(len(names))} | {name: k for k, name in enumerate(names)}
+    parts = {}
+    for part, rows in table.groupby("part", sort=False):
         if part not in PREFIXES:
             raise DataError(f"{path}: part {part!r}; {', '.join(PREFIXES)} are known")
-        numbers = _numbers(path, rows, columns, len(heads))
-        labels = [_label(path, row[label_column], names) for row in rows]
-        parts[part] = (numbers, np.array(labels))
+        probabilities = _floats(path, rows[names])
+        unknown = rows["label"][~rows["label"].isin(list(classes))]
+        if len(unknown):
+            raise DataError(
+                f"{path}: label {unknown.iloc[0]!r} is none of the columns {', '.join(names)}"
+            )
+        parts[str(part)] = (probabilities, rows["label"].map(classes).to_numpy(np.int64))
     if "test" not in parts:
         raise DataError(f"{path}: no rows of the test part")
-    return Claim(path, parts, class_names=tuple(names))
+    return PredictionFile(path, parts, class_names=tuple(names))
 
 
-def _label(path: Path, text: str, names: Sequence[str]) -> int:
-    if text in names:
-        return names.index(text)
-    if text.isdigit() and int(text) < len(names):
-        return int(text)
-    raise DataError(f"{path}: label {text!r} is none of the columns {', '.join(names)}")
-
-
-def _medmnist(path: Path, lines: Sequence[Sequence[str]]) -> Claim:
-    """Index and scores; the images are those of its split, in the published order."""
-    told = MEDMNIST_NAME.match(path.stem)
-    if told is None:
+def _read_medmnist(path: Path, table: pd.DataFrame) -> PredictionFile:
+    """Index and scores; the images are those of the split, in the published order."""
+    name = MEDMNIST_NAME.match(path.stem)
+    if name is None:
         raise DataError(
             f"{path}: labels absent: no header with a column 'label', and no MedMNIST result's "
-            "name (SET_test_[AUC]0.998_[ACC]0.966@RUN.csv), which would vouch for the order"
+            "name (SET_test_[AUC]0.998_[ACC]0.966@RUN.csv), which would confirm the order"
         )
-    if told["split"] != "test":
-        raise DataError(f"{path}: scores of the {told['split']} split; test is expected")
-    width = len(lines[0])
-    order = _numbers(path, lines, [0], width)[:, 0]
-    if not np.array_equal(order, np.arange(len(lines))):
+    if name["split"] != "test":
+        raise DataError(f"{path}: scores of the {name['split']} split; test is expected")
+    numbers = _floats(path, table)
+    if not np.array_equal(numbers[:, 0], np.arange(len(numbers))):
         raise DataError(f"{path}: its first column does not count 0, 1, 2, ...")
-    scores = _numbers(path, lines, range(1, width), width)
-    claims = float(told["auc"]), float(told["accuracy"])
-    return Claim(path, {"test": (scores, None)}, auc=claims[0], accuracy=claims[1])
+    return PredictionFile(
+        path,
+        {"test": (numbers[:, 1:], None)},
+        auc=float(name["auc"]),
+        accuracy=float(name["accuracy"]),
+    )
 
 
-def _numbers(
-    path: Path, lines: Sequence[Sequence[str]], columns: Sequence[int], width: int
-) -> np.ndarray:
-    out = np.empty((len(lines), len(columns)))
-    for i, line in enumerate(lines):
-        if len(line) != width:
-            raise DataError(f"{path}: line {i + 1} has {len(line)} columns, not {width}")
-        try:
-            out[i] = [float(line[column]) for column in columns]
-        except ValueError as error:
-            raise DataError(f"{path}: line {i + 1}: {error}") from None
-    return out
+def _floats(path: Path, table: pd.DataFrame) -> np.ndarray:
+    """The numbers of text cells, converted exactly as by Python. Raises DataError."""
+    try:
+        return table.to_numpy(object).astype(np.float64)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 # --- export --------------------------------------------------------------------------------------
 
 
-def export_predictions(name: str, results: Path, folder: Path, kind: Format) -> tuple[Path, ...]:
-    """Write a row's predictions, a file a board and seed; returns their paths. UserError."""
-    written = []
+def export_predictions(
+    name: str, results: Path, folder: Path, file_format: Format
+) -> tuple[Path, ...]:
+    """Write a row's predictions, one file per board and seed; returns their paths.
+
+    Raises UserError.
+    """
+    paths = []
     for board, row in rows_named(read_boards(results), name, results):
         for record, parts in zip(row.records, row.parts, strict=True):
             stem = f"{name.removeprefix('@')}-{record.subject.id}"
-            if kind == "medmnist":
-                score = metrics.score(parts["test"], board.data.class_names)
-                auc = 0.0 if score.auc is None else score.auc
-                said = f"[AUC]{auc:.3f}_[ACC]{score.accuracy:.3f}"
-                flag = re.sub(r"[^a-z0-9]", "", board.data.name.lower()) or "data"
-                path, content = folder / f"{flag}_test_{said}@{stem}.csv", _as_medmnist(parts)
-            elif kind == "npz":
-                path, content = folder / f"{stem}.npz", _as_npz(parts)
+            if file_format == "npz":
+                path = folder / f"{stem}.npz"
+                write_arrays(path, _arrays(parts), compress=True)
+            elif file_format == "medmnist":
+                path = folder / f"{_medmnist_name(parts, board)}@{stem}.csv"
+                table = pd.DataFrame(parts["test"].probabilities)
+                write_atomically(path, table.to_csv(header=False).encode())
             else:
-                path, content = folder / f"{stem}.csv", _as_csv(parts, board.data.class_names)
-            write_atomically(path, content)
-            written.append(path)
-    return tuple(written)
+                path = folder / f"{stem}.csv"
+                table = _table(parts, board.data.class_names)
+                write_atomically(path, table.to_csv(index=False).encode())
+            paths.append(path)
+    return tuple(paths)
 
 
-def _as_medmnist(parts: Parts) -> bytes:
-    rows = enumerate(parts["test"].probabilities)
-    lines = [",".join([str(i), *map(_exact, row)]) for i, row in rows]
-    return ("\n".join(lines) + "\n").encode()
+def _medmnist_name(parts: Parts, board: Board) -> str:
+    score = metrics.score(parts["test"], board.data.class_names)
+    flag = re.sub(r"[^a-z0-9]", "", board.data.name.lower()) or "data"
+    return f"{flag}_test_[AUC]{score.auc or 0:.3f}_[ACC]{score.accuracy:.3f}"
 
 
-def _as_npz(parts: Parts) -> bytes:
+def _arrays(parts: Parts) -> dict[str, np.ndarray]:
     arrays = {}
     for part, prefix in PREFIXES.items():
-        if part not in parts:
-            continue
-        held = parts[part]
-        arrays[f"{prefix}probabilities"] = held.probabilities
-        arrays[f"{prefix}labels"], arrays[f"{prefix}images"] = held.labels, held.ids
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
+        if part in parts:
+            arrays[f"{prefix}probabilities"] = parts[part].probabilities
+            arrays[f"{prefix}labels"] = parts[part].labels
+            arrays[f"{prefix}images"] = parts[part].ids
+    return arrays
 
 
-def _as_csv(parts: Parts, class_names: Sequence[str]) -> bytes:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["part", "image", "label", *class_names])
-    for part in PREFIXES:
-        if part not in parts:
-            continue
-        held = parts[part]
-        for id_, label, row in zip(held.ids, held.labels, held.probabilities, strict=True):
-            writer.writerow([part, id_, class_names[label], *map(_exact, row)])
-    return buffer.getvalue().encode()
-
-
-def _exact(number: np.float32) -> str:
-    """The shortest decimal that reads back as the same float32."""
-    return np.format_float_positional(number, unique=True, trim="0")
+def _table(parts: Parts, class_names: Sequence[str]) -> pd.DataFrame:
+    tables = []
+    for part in filter(parts.__contains__, PREFIXES):
+        table = pd.DataFrame(parts[part].probabilities, columns=list(class_names))
+        table.insert(0, "part", part)
+        table.insert(1, "image", parts[part].ids)
+        table.insert(2, "label", np.array(class_names)[parts[part].labels])
+        tables.append(table)
+    return pd.concat(tables)

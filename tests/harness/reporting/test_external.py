@@ -1,4 +1,4 @@
-"""Predictions from elsewhere: what comes in unchanged, and what is refused in one line."""
+"""Predictions from elsewhere: imported unchanged, or rejected in one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 
 from harness.ensembling.builder import fit_ensembles, group_members
 from harness.errors import DataError, UserError
-from harness.reporting.external import Format, export_predictions, import_predictions, read
+from harness.reporting.external import (
+    Format,
+    export_predictions,
+    import_predictions,
+    read_prediction_file,
+)
 from harness.reporting.publish import read_boards, verify, write_tables
 from harness.storage.records import Store
 from tests.harness.conftest import CLASSES, made_predictions, made_record, save_finished
@@ -47,9 +52,9 @@ def test_what_is_exported_comes_back_bit_for_bit(
     (path,) = export_predictions("vgg16", results, tmp_path, kind)
     (record,) = import_predictions(path, "theirs", results)
     store = Store(results)
-    told, own = store.predictions(record.external), store.predictions(made_record().run)
-    assert set(told) == ({"test"} if kind == "medmnist" else {"test", "validation", "shifted"})
-    for part, held in told.items():
+    imported, own = store.predictions(record.external), store.predictions(made_record().run)
+    assert set(imported) == ({"test"} if kind == "medmnist" else {"test", "validation", "shifted"})
+    for part, held in imported.items():
         np.testing.assert_array_equal(held.probabilities, own[part].probabilities)
         np.testing.assert_array_equal(held.ids, own[part].ids)
     assert record.test == made_record().evaluation.test  # type: ignore[union-attr]
@@ -148,13 +153,13 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_a_bad_npz_is_refused_in_one_line(results: Path, tmp_path: Path, what: str) -> None:
+def test_a_bad_npz_is_rejected_in_one_line(results: Path, tmp_path: Path, what: str) -> None:
     changes, says = BAD[what]
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as error:
         import_predictions(as_npz(tmp_path / "bad.npz", **changes), "theirs", results)
-    assert says in str(refused.value)
-    assert "bad.npz" in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert says in str(error.value)
+    assert "bad.npz" in str(error.value)
+    assert "\n" not in str(error.value)
     assert Store(results).external_records() == ()
 
 
@@ -167,21 +172,23 @@ CSV = {
     "label,basophil,eosinophil,platelet\nmonocyte,0.5,0.3,0.2\n": "label 'monocyte'",
     "label,eosinophil,basophil,platelet\n0,0.5,0.3,0.2\n": "1 rows",
     "part,label,basophil,eosinophil,platelet\ntrain,0,0.5,0.3,0.2\n": "part 'train'",
+    "label,a,a\n0,0.5,0.5\n": "two columns have the same name",
+    "label,basophil,eosinophil,platelet\n0,0.5,0.3,0.1,0.1\n": "cannot be read",
     "\x00\x01": "",
 }
 
 
 @pytest.mark.parametrize("text", CSV)
-def test_a_bad_csv_is_refused_in_one_line(results: Path, tmp_path: Path, text: str) -> None:
+def test_a_bad_csv_is_rejected_in_one_line(results: Path, tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.csv"
     path.write_text(text)
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as error:
         import_predictions(path, "theirs", results)
-    assert CSV[text] in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert CSV[text] in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_columns_in_another_order_are_refused(results: Path, tmp_path: Path) -> None:
+def test_columns_in_another_order_are_rejected(results: Path, tmp_path: Path) -> None:
     (path,) = export_predictions("vgg16", results, tmp_path, "csv")
     text = path.read_text()
     path.write_text(text.replace("basophil,eosinophil,platelet", "eosinophil,basophil,platelet", 1))
@@ -189,7 +196,7 @@ def test_columns_in_another_order_are_refused(results: Path, tmp_path: Path) -> 
         import_predictions(path, "theirs", results)
 
 
-def test_medmnists_figures_vouch_for_the_order(results: Path, tmp_path: Path) -> None:
+def test_medmnists_scores_confirm_the_order(results: Path, tmp_path: Path) -> None:
     (path,) = export_predictions("vgg16", results, tmp_path, "medmnist")
     lines = [line.split(",", 1) for line in path.read_text().splitlines()]
     rolled = [f"{i},{lines[(i + 1) % len(lines)][1]}" for i in range(len(lines))]
@@ -198,15 +205,27 @@ def test_medmnists_figures_vouch_for_the_order(results: Path, tmp_path: Path) ->
         import_predictions(path, "theirs", results)
 
 
-@given(st.binary(max_size=400), st.sampled_from([".npz", ".npy", ".csv"]))
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_bytes_get_past_the_reader(tmp_path: Path, content: bytes, suffix: str) -> None:
+@given(
+    st.one_of(
+        st.tuples(st.binary(max_size=400), st.sampled_from([".npz", ".npy", ".csv"])),
+        st.tuples(st.text('label,part"ab0.5 -n\n\r', max_size=80).map(str.encode), st.just(".csv")),
+        st.tuples(
+            st.text(",;0.5 -e9nai\n", max_size=80).map(
+                lambda s: b"label,a,b\n" + s.encode() + b"x"
+            ),
+            st.just(".csv"),
+        ),
+    )
+)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_bytes_get_past_the_reader(tmp_path: Path, case: tuple[bytes, str]) -> None:
+    content, suffix = case
     path = tmp_path / f"fuzz{suffix}"
     path.write_bytes(content)
     labels = path if suffix == ".npy" else None
-    with pytest.raises(DataError) as refused:
-        read(path, labels)
-    assert "\n" not in str(refused.value)
+    with pytest.raises(DataError) as error:
+        read_prediction_file(path, labels)
+    assert "\n" not in str(error.value)
 
 
 def test_a_header_that_claims_more_than_the_file_holds(tmp_path: Path) -> None:
@@ -214,4 +233,4 @@ def test_a_header_that_claims_more_than_the_file_holds(tmp_path: Path) -> None:
     np.save(path, P)
     path.write_bytes(path.read_bytes().replace(b"(20, 3)", b"(20000000000, 3)"))
     with pytest.raises(DataError, match="cannot be read"):
-        read(path, path)
+        read_prediction_file(path, path)
