@@ -1,1 +1,1 @@
-"""The embedded images: drawn blood-smear cells."""
+"""The embedded synthetic data set: blood-smear cells, drawn from a seed."""

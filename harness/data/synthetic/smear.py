@@ -1,8 +1,8 @@
 """The embedded data set: stained blood-smear cells of eight classes, drawn from a seed.
 
-It has the faults of real sets on purpose: imbalance, confusable classes, exact and near
-duplicates, and pictures that are no cells at all. Class shares follow BloodMNIST (Acevedo et al.
-2020, doi:10.1016/j.dib.2020.105474; Yang et al. 2023, doi:10.1038/s41597-022-01721-8).
+It has the faults of real sets on purpose: imbalance, similar classes, exact and near duplicates,
+and images that are no cells. Class shares follow BloodMNIST (Acevedo et al. 2020,
+doi:10.1016/j.dib.2020.105474; Yang et al. 2023, doi:10.1038/s41597-022-01721-8).
 """
 
 from __future__ import annotations
@@ -12,28 +12,29 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.splitting import apportion
 from harness.data.synthetic.appearance import CLASS_COUNTS, CLASS_NAMES
-from harness.data.synthetic.cells import disturb, imagine
+from harness.data.synthetic.cells import perturb, sample_cells
 from harness.data.synthetic.painting import SIZE, paint
 from harness.errors import DataError
 
 __all__ = ["CLASS_NAMES", "DRAWING", "MINIMUM", "Smear", "draw"]
 
 DRAWING = 1
-"""Version of the looks: raised whenever the same seed draws other pixels."""
+"""Raised whenever the same seed draws other pixels."""
 
 MINIMUM = 80
-"""Below this, small classes would have too few images to be split."""
+"""With fewer images, small classes could not be split."""
 
 _BATCH = 16
-"""Pictures painted together; few enough that their planes stay in the processor's cache."""
+"""Images painted together; few enough to stay in the processor's cache."""
 
 
 class Smear(NamedTuple):
-    """A drawn set: images uint8 (N, 96, 96, 3) RGB, labels int64 (N,), and its planted faults.
+    """A drawn set: images uint8 (N, 96, 96, 3) RGB, labels int64 (N,), and its faults.
 
     ``contaminants``: ids of the images that are no cells. ``duplicates``, ``near_duplicates``:
-    ids (pairs, 2) of a cell and its copy, under the same label. All int64.
+    ids (pairs, 2) of a cell and its copy, with the same label. All int64.
     """
 
     images: NDArray[np.uint8]
@@ -44,10 +45,10 @@ class Smear(NamedTuple):
 
 
 def draw(count: int, seed: int = 0, *, faults: bool = True) -> Smear:
-    """Draw exactly ``count`` images, in shuffled order; the same bytes for the same arguments.
+    """Draw ``count`` images, shuffled; the same bytes for the same arguments.
 
-    With ``faults``, the count includes the contaminants, duplicates and near duplicates.
-    Raises DataError where the count is below MINIMUM or the seed is negative.
+    With ``faults``, the count includes contaminants, duplicates and near duplicates.
+    Raises DataError for a count below MINIMUM or a negative seed.
     """
     if count < MINIMUM:
         raise DataError(f"smear: {count} images are too few; draw at least {MINIMUM}")
@@ -58,75 +59,44 @@ def draw(count: int, seed: int = 0, *, faults: bool = True) -> Smear:
     foreign = max(4, round(0.025 * count)) if faults else 0
     originals = count - 2 * copies - foreign
 
-    labels = _labels(originals)
-    cells = imagine(labels, rng)
+    labels = np.repeat(range(len(CLASS_COUNTS)), apportion(originals, np.array(CLASS_COUNTS)))
+    cells = sample_cells(labels, rng)
     sources = rng.choice(originals, 2 * copies, replace=False)
-    again = cells[sources]
-    again[copies:] = disturb(again[copies:], rng)
-    cells = np.concatenate([cells, again])
-    strange = _foreign_labels(foreign)
-    labels = np.concatenate([labels, labels[sources], strange])
+    copied = cells[sources]
+    copied[copies:] = perturb(copied[copies:], rng)
+    cells = np.concatenate([cells, copied])
+    contaminants, contaminant_labels = _contaminants(foreign)
+    labels = np.concatenate([labels, labels[sources], contaminant_labels]).astype(np.int64)
 
-    place = rng.permutation(count)
-    _keep_freed_memory()
+    ids = rng.permutation(count)
     images = np.empty((count, SIZE, SIZE, 3), np.uint8)
-    _paint_into(images, place[: len(cells)], cells)
-    pictures = _foreign_pictures()
-    contaminants = place[len(cells) :]
-    images[contaminants] = pictures[np.where(np.arange(foreign) < _lone(foreign), 0, 1)]
-    shuffled = np.empty(count, np.int64)
-    shuffled[place] = labels
-    pairs = np.stack([place[sources], place[originals : originals + 2 * copies]], axis=1)
-    return Smear(images, shuffled, np.sort(contaminants), pairs[:copies], pairs[copies:])
-
-
-def _paint_into(images: NDArray[np.uint8], place: np.ndarray, cells: np.ndarray) -> None:
-    for start in range(0, len(cells), _BATCH):
-        part = slice(start, start + _BATCH)
-        images[place[part]] = paint(cells[part])
-
-
-def _keep_freed_memory() -> None:
-    """Give one large block back unused.
-
-    From then on glibc keeps blocks up to that size for the next batch; without it, every batch
-    faults its pages in again, which halves the speed.
-    """
+    # glibc keeps freed blocks up to the largest one freed so far; without this, every batch would
+    # fault its pages in again, at half the speed.
     np.empty(1 << 24, np.uint8)
-
-
-def _labels(count: int) -> NDArray[np.int64]:
-    """Labels in order, shared out by largest remainder after CLASS_COUNTS."""
-    exact = count * np.array(CLASS_COUNTS) / sum(CLASS_COUNTS)
-    shares = np.floor(exact).astype(np.int64)
-    shares[np.argsort(shares - exact, kind="stable")[: count - shares.sum()]] += 1
-    return np.repeat(np.arange(len(shares)), shares)
-
-
-# --- what is no cell ------------------------------------------------------------------------------
-
-
-def _lone(foreign: int) -> int:
-    """How many of the contaminants are copies of the first picture; at least two of each."""
-    return min(foreign, max(2, foreign // 5))
-
-
-def _foreign_labels(foreign: int) -> NDArray[np.int64]:
-    """The first picture's copies all claim to be monocytes; the second's, every class in turn."""
-    lone = _lone(foreign)
-    return np.concatenate(
-        [
-            np.full(lone, CLASS_NAMES.index("monocyte"), np.int64),
-            np.arange(foreign - lone, dtype=np.int64) % len(CLASS_NAMES),
-        ]
+    for start in range(0, len(cells), _BATCH):
+        batch = slice(start, min(start + _BATCH, len(cells)))
+        images[ids[batch]] = paint(cells[batch])
+    images[ids[len(cells) :]] = contaminants
+    pairs = np.stack([ids[sources], ids[originals : originals + 2 * copies]], axis=1)
+    return Smear(
+        images, labels[np.argsort(ids)], np.sort(ids[len(cells) :]), pairs[:copies], pairs[copies:]
     )
 
 
-def _foreign_pictures() -> NDArray[np.uint8]:
-    """Two pictures that are no cells: a focusing target and a colour chart. (2, 96, 96, 3)."""
+def _contaminants(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images (count, 96, 96, 3) that are no cells, and their labels.
+
+    Copies of a focusing target, all labelled as monocytes, and of a colour chart, labelled as
+    every class in turn; at least two of each.
+    """
     y, x = np.mgrid[:SIZE, :SIZE]
     rings = np.hypot(x - 47.5, y - 47.5).astype(int) // 6 % 2
     target = np.where(rings[..., None] == 0, [24, 28, 36], [232, 236, 228])
     patch = y // 24 * 4 + x // 24
     chart = np.stack([patch * 67 % 256, patch * 151 % 256, patch * 211 % 256], -1)
-    return np.stack([target, chart]).astype(np.uint8)
+    targets = min(count, max(2, count // 5))
+    charts = count - targets
+    images = np.stack([target, chart]).astype(np.uint8)
+    labels = [CLASS_NAMES.index("monocyte")] * targets
+    labels += [k % len(CLASS_NAMES) for k in range(charts)]
+    return np.repeat(images, [targets, charts], axis=0), np.array(labels, np.int64)

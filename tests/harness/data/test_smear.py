@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from harness.data.synthetic import smear
-from harness.data.synthetic.appearance import CLASS_COUNTS, LOOKS
-from harness.data.synthetic.cells import imagine
+from harness.data.synthetic.appearance import APPEARANCES, CLASS_COUNTS
+from harness.data.synthetic.cells import sample_cells
 from harness.data.synthetic.painting import CELL, LOBES, VACUOLES, paint
 from harness.data.synthetic.smear import CLASS_NAMES, DRAWING, MINIMUM, Smear, draw
 from harness.errors import DataError
@@ -91,12 +91,12 @@ def test_the_order_is_shuffled(clean: Smear) -> None:
 
 
 @pytest.mark.parametrize("count", [MINIMUM - 1, 0, -3])
-def test_too_few_images_are_refused_in_one_line(count: int) -> None:
+def test_too_few_images_are_rejected_in_one_line(count: int) -> None:
     with pytest.raises(DataError, match=f"{count} images are too few; draw at least {MINIMUM}"):
         draw(count)
 
 
-def test_a_negative_seed_is_refused() -> None:
+def test_a_negative_seed_is_rejected() -> None:
     with pytest.raises(DataError, match="seed is -1"):
         draw(MINIMUM, seed=-1)
 
@@ -182,7 +182,7 @@ def test_eosinophils_are_the_reddest_and_basophils_the_darkest(clean: Smear) -> 
 
 
 def test_one_painted_nucleus_lies_where_the_table_puts_it() -> None:
-    cell = imagine(np.full(1, CLASS_NAMES.index("erythroblast")), np.random.default_rng(0))
+    cell = sample_cells(np.full(1, CLASS_NAMES.index("erythroblast")), np.random.default_rng(0))
     cell["centre"] = 48
     cell["radius"], cell["wobble"], cell["frill"] = 24, 0, 0
     cell["lobes"][:, :, 2] = -1
@@ -195,19 +195,19 @@ def test_one_painted_nucleus_lies_where_the_table_puts_it() -> None:
     assert abs(np.sqrt(dark.sum() / np.pi) - 9) < 1
 
 
-def test_the_table_of_looks_is_complete() -> None:
-    assert len(LOOKS) == len(CLASS_NAMES) == len(CLASS_COUNTS) == 8
-    for name, looks in zip(CLASS_NAMES, LOOKS, strict=True):
-        assert sum(look.share for look in looks) == pytest.approx(1), name
-        for look in looks:
-            assert 1 <= look.lobes[0] <= look.lobes[1] <= LOBES, look.kind
-            assert 0 <= look.vacuoles[0] <= look.vacuoles[1] <= VACUOLES, look.kind
-            assert look.melt[0] > 0.3, look.kind  # else the smooth minimum overflows
-            assert look.radius[0] <= look.radius[1] < 48, look.kind
+def test_the_table_of_appearances_is_complete() -> None:
+    assert len(APPEARANCES) == len(CLASS_NAMES) == len(CLASS_COUNTS) == 8
+    for name, appearances in zip(CLASS_NAMES, APPEARANCES, strict=True):
+        assert sum(each.share for each in appearances) == pytest.approx(1), name
+        for each in appearances:
+            assert 1 <= each.lobes[0] <= each.lobes[1] <= LOBES, each.name
+            assert 0 <= each.vacuoles[0] <= each.vacuoles[1] <= VACUOLES, each.name
+            assert each.melt[0] > 0.3, each.name  # Else the smooth minimum overflows.
+            assert each.radius[0] <= each.radius[1] < 48, each.name
 
 
 def test_every_field_of_the_table_of_cells_is_drawn() -> None:
-    cells = imagine(np.arange(8).repeat(20), np.random.default_rng(1))
+    cells = sample_cells(np.arange(8).repeat(20), np.random.default_rng(1))
     for name in CELL.names or ():
         assert np.isfinite(cells[name]).all(), name
         assert np.ptp(cells[name], axis=0).max() > 0, name
