@@ -298,9 +298,7 @@ def _calibrated_members(
     return CalibratedMembers(
         temperatures=tuple(temperatures),
         macro_f1=metrics.macro_f1(labels, vote.argmax(axis=1), vote.shape[1]),
-        log_loss=calibration.log_loss(labels, vote),
-        brier=calibration.brier(labels, vote),
-        calibration_error=calibration.expected_calibration_error(labels, vote),
+        **calibration.scores(labels, vote),
     )
 
 

@@ -107,6 +107,15 @@ def expected_calibration_error(
     return sum(bin.count * abs(bin.accuracy - bin.confidence) for bin in curve) / len(labels)
 
 
+def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Log loss, Brier score and calibration error, by their names in a record."""
+    return {
+        "log_loss": log_loss(labels, probabilities),
+        "brier": brier(labels, probabilities),
+        "calibration_error": expected_calibration_error(labels, probabilities),
+    }
+
+
 @dataclass(frozen=True)
 class Flagged:
     """The images that a person would look at again, and the errors among them."""

@@ -37,12 +37,10 @@ def calibrate(validation: Predictions, test: Predictions) -> Calibrated:
     flagged = calibration.flag(test.labels, test.probabilities)
     return Calibrated(
         temperature=temperature,
-        log_loss=calibration.log_loss(test.labels, probabilities),
-        brier=calibration.brier(test.labels, probabilities),
-        calibration_error=calibration.expected_calibration_error(test.labels, probabilities),
         flagged=flagged.flagged,
         caught=flagged.caught,
         errors=flagged.errors,
+        **calibration.scores(test.labels, probabilities),
     )
 
 
@@ -67,9 +65,6 @@ def score(predictions: Predictions, class_names: Sequence[str]) -> Metrics:
         macro_precision=float(precision.mean()),
         macro_recall=float(recall.mean()),
         auc=auc(labels, probabilities),
-        log_loss=calibration.log_loss(labels, probabilities),
-        brier=calibration.brier(labels, probabilities),
-        calibration_error=calibration.expected_calibration_error(labels, probabilities),
         macro_f1_interval=significance.interval(resampled.macro_f1),
         macro_f1_sd=float(resampled.macro_f1.std()),
         accuracy_interval=significance.interval(resampled.accuracy),
@@ -78,6 +73,7 @@ def score(predictions: Predictions, class_names: Sequence[str]) -> Metrics:
             for n, s, p, r, f in per_class
         ),
         confusion=tuple(map(tuple, confusion.tolist())),
+        **calibration.scores(labels, probabilities),
     )
 
 
@@ -100,11 +96,8 @@ def cross_entropy(targets: np.ndarray, probabilities: np.ndarray) -> float:
 def macro_f1(labels: np.ndarray, y_pred: np.ndarray, classes: int) -> float:
     """Macro F1 of labels (n,) and predicted classes (n,), over all classes."""
     confusion = confusion_matrix(labels, y_pred, classes)
-    return float(
-        significance.f1_scores(
-            np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)
-        ).mean()
-    )
+    hits, predicted, support = np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)
+    return float(significance.f1_scores(hits, predicted, support).mean())
 
 
 def confusion_matrix(labels: np.ndarray, y_pred: np.ndarray, classes: int) -> np.ndarray:

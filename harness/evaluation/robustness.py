@@ -47,7 +47,7 @@ class Robustness:
 
     clean: float
     shifted: float
-    kinds: tuple[Group, ...]
+    corruptions: tuple[Group, ...]
     severities: tuple[Group, ...]
 
     @property
@@ -57,7 +57,7 @@ class Robustness:
     @property
     def worst(self) -> Group:
         """The corruption with the lowest macro F1, of those with images; the first of equals."""
-        with_images = [group for group in self.kinds if group.images] or self.kinds
+        with_images = [group for group in self.corruptions if group.images] or self.corruptions
         return min(with_images, key=lambda group: group.macro_f1)
 
 
@@ -76,12 +76,12 @@ def robustness(
     NaN.
     """
     pairs = pairs_of(part, shifted.labels, run)
-    kind, severity = pairs // len(SEVERITIES), pairs % len(SEVERITIES)
+    corruption, severity = pairs // len(SEVERITIES), pairs % len(SEVERITIES)
     return Robustness(
         clean=_macro_f1(test),
         shifted=_macro_f1(shifted),
-        kinds=tuple(
-            _group(name, shifted, kind == i, intervals) for i, name in enumerate(CORRUPTIONS)
+        corruptions=tuple(
+            _group(name, shifted, corruption == i, intervals) for i, name in enumerate(CORRUPTIONS)
         ),
         severities=tuple(
             _group(str(s), shifted, severity == i, intervals) for i, s in enumerate(SEVERITIES)
@@ -101,7 +101,7 @@ def mean(rows: Sequence[Robustness]) -> Robustness:
     return Robustness(
         clean=fmean(row.clean for row in rows),
         shifted=fmean(row.shifted for row in rows),
-        kinds=tuple(map(_mean_group, zip(*(row.kinds for row in rows), strict=True))),
+        corruptions=tuple(map(_mean_group, zip(*(row.corruptions for row in rows), strict=True))),
         severities=tuple(map(_mean_group, zip(*(row.severities for row in rows), strict=True))),
     )
 

@@ -323,10 +323,8 @@ class Diversity:
     """Share of images that exactly one of the two predicts correctly."""
     q_statistic: np.ndarray
     """Yule's Q of being correct: 1 the same errors, 0 independent, -1 never the same; or NaN."""
-    oracle: float
-    """Accuracy of an oracle that is correct where any member is."""
     oracle_macro_f1: float
-    """Where no member is correct, the oracle predicts as the first."""
+    """Of an oracle that is correct where any member is, and predicts as the first elsewhere."""
 
 
 def diversity(labels: np.ndarray, y_preds: Sequence[np.ndarray], classes: int) -> Diversity:
@@ -340,12 +338,10 @@ def diversity(labels: np.ndarray, y_preds: Sequence[np.ndarray], classes: int) -
     both, neither, only_row = correct @ correct.T, wrong @ wrong.T, correct @ wrong.T
     same, differ = both * neither, only_row * only_row.T
     undefined = np.full(both.shape, np.nan)
-    any_correct = correct.any(axis=0)
-    oracle = np.where(any_correct, labels, y_preds[0])
+    oracle = np.where(correct.any(axis=0), labels, y_preds[0])
     return Diversity(
         disagreement=(only_row + only_row.T) / len(labels),
         q_statistic=np.divide(same - differ, same + differ, out=undefined, where=same + differ > 0),
-        oracle=float(any_correct.mean()),
         oracle_macro_f1=_mean_macro_f1(labels, oracle, np.bincount(labels, minlength=classes)),
     )
 

@@ -258,12 +258,14 @@ def _shifted(board: Board, title: str) -> list[Plot]:
     known = [(printable(row.title), found) for row, found in pairs if found]
     if not known:
         return []
-    kinds = np.array([[kind.macro_f1 for kind in found.kinds] for _, found in known])
-    order = np.argsort(-np.nan_to_num(kinds.mean(axis=0), nan=1.0), kind="stable")
-    columns = ("clean", "shifted", *(known[0][1].kinds[i].name for i in order))
+    by_corruption = np.array(
+        [[group.macro_f1 for group in found.corruptions] for _, found in known]
+    )
+    order = np.argsort(-np.nan_to_num(by_corruption.mean(axis=0), nan=1.0), kind="stable")
+    columns = ("clean", "shifted", *(known[0][1].corruptions[i].name for i in order))
     scores = tuple(
         (found.clean, found.shifted, *map(float, line[order]))
-        for (_, found), line in zip(known, kinds, strict=True)
+        for (_, found), line in zip(known, by_corruption, strict=True)
     )
     return [Shifted(title, tuple(name for name, _ in known), columns, scores)]
 

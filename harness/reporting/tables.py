@@ -91,7 +91,7 @@ def shift_table(board: Board) -> Table[Row] | None:
         )
 
     columns = [
-        *(column("kinds", i, kind.name) for i, kind in enumerate(first.kinds)),
+        *(column("corruptions", i, c.name) for i, c in enumerate(first.corruptions)),
         *(column("severities", i, f"Severity {s.name}") for i, s in enumerate(first.severities)),
     ]
     return Table(
@@ -107,7 +107,9 @@ def _robustness(row: Row) -> Robustness:
 
 def images_per_corruption(board: Board) -> int:
     return (
-        next(found for row in board.rows if (found := findings.robustness_of(row))).kinds[0].images
+        next(found for row in board.rows if (found := findings.robustness_of(row)))
+        .corruptions[0]
+        .images
     )
 
 
@@ -116,7 +118,7 @@ def half_width(board: Board) -> float:
     best = next(row for row in board.rows if findings.robustness_of(row))
     found = findings.robustness_of(best, intervals=True)
     assert found is not None
-    return max(group.high - group.low for group in found.kinds) * 50
+    return max(group.high - group.low for group in found.corruptions) * 50
 
 
 def ensemble_table(board: Board) -> Table[Row]:

@@ -59,15 +59,15 @@ def test_a_known_temperature_is_found() -> None:
 @given(predicted())
 def test_no_temperature_has_a_smaller_loss(case: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = case
-    found = fit_temperature(probabilities, labels)
-    assert TEMPERATURES[0] <= found <= TEMPERATURES[1]
+    result = fit_temperature(probabilities, labels)
+    assert TEMPERATURES[0] <= result <= TEMPERATURES[1]
 
     def loss(log_temperature: float) -> float:
         logs = np.log(soften(probabilities, np.exp(log_temperature)))
         return float(-logs[np.arange(len(labels)), labels].mean())
 
     theirs = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
-    assert loss(np.log(found)) <= theirs.fun + 1e-7
+    assert loss(np.log(result)) <= theirs.fun + 1e-7
 
 
 class Given(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -105,9 +105,9 @@ def test_bounds_hold_where_the_likelihood_has_none() -> None:
     assert fit_temperature(sure, np.array([0])) == pytest.approx(TEMPERATURES[0], rel=1e-6)
     assert fit_temperature(sure, np.array([1])) == pytest.approx(TEMPERATURES[1], rel=1e-6)
     perfect = np.eye(3, dtype=np.float32)
-    found = fit_temperature(perfect, np.arange(3))
-    assert TEMPERATURES[0] <= found <= 1
-    assert np.isfinite(soften(perfect, found)).all()
+    result = fit_temperature(perfect, np.arange(3))
+    assert TEMPERATURES[0] <= result <= 1
+    assert np.isfinite(soften(perfect, result)).all()
 
 
 @given(predicted(), st.floats(*TEMPERATURES))
@@ -115,12 +115,12 @@ def test_softening_is_a_softmax_of_logs(
     case: tuple[np.ndarray, np.ndarray], temperature: float
 ) -> None:
     _, probabilities = case
-    found = soften(probabilities, temperature)
+    result = soften(probabilities, temperature)
     logs = np.log(np.clip(probabilities.astype(np.float64), 1e-7, 1))
-    np.testing.assert_allclose(found, softmax(logs / temperature, axis=1), atol=1e-12)
-    np.testing.assert_allclose(found.sum(axis=1), 1)
+    np.testing.assert_allclose(result, softmax(logs / temperature, axis=1), atol=1e-12)
+    np.testing.assert_allclose(result.sum(axis=1), 1)
     if temperature >= 1:
-        assert (found.max(axis=1) <= soften(probabilities, 1).max(axis=1) + 1e-12).all()
+        assert (result.max(axis=1) <= soften(probabilities, 1).max(axis=1) + 1e-12).all()
 
 
 # --- measures ----------------------------------------------------------------------------------
@@ -150,13 +150,13 @@ def test_brier_by_hand() -> None:
 def test_calibration_error_by_hand() -> None:
     probabilities = np.array([[0.95, 0.05], [0.1, 0.9], [0.55, 0.45], [0.6, 0.4]])
     labels = np.array([0, 0, 0, 0])
-    # Five bins of a fifth: .8 to 1 holds .95 and .9, one right; .4 to .6 holds the others.
+    # Of five bins, .8 to 1 has .95 and .9, one of them correct; .4 to .6 has the others.
     low, high = reliability(labels, probabilities, bins=5)
     assert (low.count, high.count) == (2, 2)
     assert (low.confidence, low.accuracy) == pytest.approx((0.575, 1))
     assert (high.confidence, high.accuracy) == pytest.approx((0.925, 0.5))
-    found = expected_calibration_error(labels, probabilities, bins=5)
-    assert found == pytest.approx((0.425 + 0.425) / 2)
+    result = expected_calibration_error(labels, probabilities, bins=5)
+    assert result == pytest.approx((0.425 + 0.425) / 2)
 
 
 @given(predicted(), st.integers(1, 20))
@@ -168,12 +168,12 @@ def test_every_image_is_in_one_bin(case: tuple[np.ndarray, np.ndarray], bins: in
     assert confidences == sorted(confidences)
     right = sum(row.count * row.accuracy for row in rows)
     assert right == pytest.approx((probabilities.argmax(axis=1) == labels).sum())
-    found = expected_calibration_error(labels, probabilities, bins)
-    assert 0 <= found <= 1 + 1e-6
+    result = expected_calibration_error(labels, probabilities, bins)
+    assert 0 <= result <= 1 + 1e-6
     if bins == 1:
         accuracy = (probabilities.argmax(axis=1) == labels).mean()
         expected = abs(accuracy - probabilities.max(axis=1).astype(float).mean())
-        assert found == pytest.approx(expected)
+        assert result == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("bins", [1, 7, 15])
@@ -215,11 +215,11 @@ def test_flags_keep_the_budget_where_many_are_equally_sure() -> None:
 @given(predicted(), st.floats(0, 0.99))
 def test_flags_are_consistent(case: tuple[np.ndarray, np.ndarray], share: float) -> None:
     labels, probabilities = case
-    found = flag(labels, probabilities, share)
-    below = probabilities.max(axis=1) < found.threshold
+    result = flag(labels, probabilities, share)
+    below = probabilities.max(axis=1) < result.threshold
     wrong = probabilities.argmax(axis=1) != labels
-    assert found.flagged == below.sum() <= share * len(labels) + 1e-6
-    assert found.caught == (below & wrong).sum() <= found.errors == wrong.sum()
+    assert result.flagged == below.sum() <= share * len(labels) + 1e-6
+    assert result.caught == (below & wrong).sum() <= result.errors == wrong.sum()
 
 
 @pytest.mark.parametrize("images", [50, 100, 1000])
@@ -227,5 +227,5 @@ def test_shares_are_of_whole_images(images: int) -> None:
     confidence = np.linspace(0.5, 1, images)
     probabilities = np.column_stack([confidence, 1 - confidence])
     for percent in range(0, 100, 2):
-        found = flag(np.zeros(images, dtype=int), probabilities, percent / 100)
-        assert found.flagged == images * percent // 100
+        result = flag(np.zeros(images, dtype=int), probabilities, percent / 100)
+        assert result.flagged == images * percent // 100

@@ -37,14 +37,14 @@ def test_a_score_is_consistent_in_itself(case: tuple[np.ndarray, np.ndarray]) ->
     labels, probabilities = case
     classes = probabilities.shape[1]
     part = Predictions(np.arange(len(labels)), labels, probabilities)
-    found = score(part, [f"c{k}" for k in range(classes)])
-    confusion = np.array(found.confusion)
-    assert confusion.sum() == len(labels) == found.images
-    assert found.accuracy == pytest.approx(np.trace(confusion) / len(labels))
-    assert found.macro_f1 == pytest.approx(macro_f1(labels, probabilities.argmax(1), classes))
-    assert [c.support for c in found.per_class] == confusion.sum(axis=1).tolist()
-    assert found.macro_recall == pytest.approx(np.mean([c.recall for c in found.per_class]))
-    assert (found.auc is None) == (len(np.unique(labels)) < classes)
+    scores = score(part, [f"c{k}" for k in range(classes)])
+    confusion = np.array(scores.confusion)
+    assert confusion.sum() == len(labels) == scores.images
+    assert scores.accuracy == pytest.approx(np.trace(confusion) / len(labels))
+    assert scores.macro_f1 == pytest.approx(macro_f1(labels, probabilities.argmax(1), classes))
+    assert [c.support for c in scores.per_class] == confusion.sum(axis=1).tolist()
+    assert scores.macro_recall == pytest.approx(np.mean([c.recall for c in scores.per_class]))
+    assert (scores.auc is None) == (len(np.unique(labels)) < classes)
 
 
 @given(predicted())
@@ -52,22 +52,24 @@ def test_every_score_is_scikit_learns(case: tuple[np.ndarray, np.ndarray]) -> No
     labels, probabilities = case
     classes, y_pred = np.arange(probabilities.shape[1]), probabilities.argmax(axis=1)
     part = Predictions(np.arange(len(labels)), labels, probabilities)
-    found = score(part, [f"c{k}" for k in classes])
+    scores = score(part, [f"c{k}" for k in classes])
     precision, recall, f1, support = sk.precision_recall_fscore_support(
         labels, y_pred, labels=classes, zero_division=0
     )
-    told = np.array([(c.precision, c.recall, c.f1, c.support) for c in found.per_class]).T
-    np.testing.assert_allclose(told, [precision, recall, f1, support], atol=1e-12)
-    assert found.macro_precision == pytest.approx(precision.mean())
-    assert found.balanced_accuracy == pytest.approx(recall[support > 0].mean())
+    per_class = np.array([(c.precision, c.recall, c.f1, c.support) for c in scores.per_class]).T
+    np.testing.assert_allclose(per_class, [precision, recall, f1, support], atol=1e-12)
+    assert scores.macro_precision == pytest.approx(precision.mean())
+    assert scores.balanced_accuracy == pytest.approx(recall[support > 0].mean())
     np.testing.assert_array_equal(
-        found.confusion, sk.confusion_matrix(labels, y_pred, labels=classes)
+        scores.confusion, sk.confusion_matrix(labels, y_pred, labels=classes)
     )
-    if found.auc is not None:
+    if scores.auc is not None:
         one_hot = np.eye(len(classes))[labels]
-        assert found.auc == pytest.approx(sk.roc_auc_score(one_hot, probabilities, average="macro"))
+        assert scores.auc == pytest.approx(
+            sk.roc_auc_score(one_hot, probabilities, average="macro")
+        )
     softened = np.round(probabilities, 1)  # Many ties.
-    if found.auc is not None:
+    if scores.auc is not None:
         expected = sk.roc_auc_score(np.eye(len(classes))[labels], softened, average="macro")
         assert auc(labels, softened) == pytest.approx(expected)
 

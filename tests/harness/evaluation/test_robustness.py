@@ -1,4 +1,4 @@
-"""What the shifted test says, from made-up predictions whose truth is known."""
+"""The shifted test in numbers, on made-up predictions whose truth is known."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ CLASSES = 4
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(CLASSES), [200, 150, 100, 60]))
 
 
-def told(labels: np.ndarray, guess: np.ndarray) -> Predictions:
-    """Of every shift, the same images come again and again."""
-    probabilities = (0.1 + 0.6 * np.eye(CLASSES)[guess]).astype(np.float32)
+def predictions_of(labels: np.ndarray, y_pred: np.ndarray) -> Predictions:
+    """Confident predictions; in a part of every shift the images repeat."""
+    probabilities = (0.1 + 0.6 * np.eye(CLASSES)[y_pred]).astype(np.float32)
     return Predictions(np.arange(len(labels)) % len(LABELS), labels, probabilities)
 
 
-def guessed(right: np.ndarray, labels: np.ndarray = LABELS) -> Predictions:
-    """Right where told so, else the next class."""
-    return told(labels, np.where(right, labels, (labels + 1) % CLASSES))
+def predictions(right: np.ndarray, labels: np.ndarray = LABELS) -> Predictions:
+    """The true class where ``right``, else the next one."""
+    return predictions_of(labels, np.where(right, labels, (labels + 1) % CLASSES))
 
 
-def harmed_by(run: Run, kind: str, from_severity: int = 1) -> np.ndarray:
-    """Whether each row of the mixed copy has this kind at this severity or above."""
+def corrupted_by(run: Run, corruption: str, from_severity: int = 1) -> np.ndarray:
+    """Whether each row of the mixed copy has this corruption at this severity or above."""
     return np.array(
-        [PAIRS[pair][0] == kind and PAIRS[pair][1] >= from_severity for pair in pairs(run)]
+        [PAIRS[pair][0] == corruption and PAIRS[pair][1] >= from_severity for pair in pairs(run)]
     )
 
 
@@ -53,89 +53,95 @@ def pairs(run: Run) -> np.ndarray:
     return assign_corruptions(LABELS, run.data, run.split)
 
 
-def sure(count: int = len(LABELS)) -> np.ndarray:
+def everywhere(count: int = len(LABELS)) -> np.ndarray:
     return np.ones(count, bool)
 
 
 # --- a row ---------------------------------------------------------------------------------------
 
 
-def test_the_kind_that_a_network_fails_on_is_its_worst() -> None:
+def test_the_corruption_that_a_network_fails_on_is_its_worst() -> None:
     run = made_run()
-    found = robustness(guessed(sure()), guessed(~harmed_by(run, "motion", 3)), run)
-    assert found.clean == 1
-    assert found.worst.name == "motion"
-    assert found.gap == pytest.approx(1 - found.shifted)
-    assert 0 < found.gap < 0.2
-    for group in found.kinds:
+    result = robustness(
+        predictions(everywhere()), predictions(~corrupted_by(run, "motion", 3)), run
+    )
+    assert result.clean == 1
+    assert result.worst.name == "motion"
+    assert result.gap == pytest.approx(1 - result.shifted)
+    assert 0 < result.gap < 0.2
+    for group in result.corruptions:
         assert (group.macro_f1 < 1) == (group.name == "motion")
         assert group.low <= group.macro_f1 <= group.high
-    scores = [group.macro_f1 for group in found.severities]
+    scores = [group.macro_f1 for group in result.severities]
     assert scores[:2] == [1, 1]
     assert max(scores[2:]) < 1
 
 
-def test_every_image_is_in_one_kind_and_one_severity() -> None:
-    found = robustness(guessed(sure()), guessed(sure()), made_run())
-    assert [group.name for group in found.kinds] == list(CORRUPTIONS)
-    assert sum(group.images for group in found.kinds) == len(LABELS)
-    assert sum(group.images for group in found.severities) == len(LABELS)
+def test_every_image_has_one_corruption_and_one_severity() -> None:
+    result = robustness(predictions(everywhere()), predictions(everywhere()), made_run())
+    assert [group.name for group in result.corruptions] == list(CORRUPTIONS)
+    assert sum(group.images for group in result.corruptions) == len(LABELS)
+    assert sum(group.images for group in result.severities) == len(LABELS)
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 50))
 def test_scores_are_scikit_learns(seed: int) -> None:
-    """Of all images, and of each kind over the classes that are among its images."""
+    """Of all images, and of each corruption over the classes that are among its images."""
     run, rng = made_run(), np.random.default_rng(seed)
-    test, shifted = (guessed(rng.random(len(LABELS)) < share) for share in (0.9, 0.6))
-    found = robustness(test, shifted, run)
-    guess = shifted.probabilities.argmax(axis=1)
-    assert found.clean == pytest.approx(
+    test, shifted = (predictions(rng.random(len(LABELS)) < share) for share in (0.9, 0.6))
+    result = robustness(test, shifted, run)
+    y_pred = shifted.probabilities.argmax(axis=1)
+    assert result.clean == pytest.approx(
         f1_score(LABELS, test.probabilities.argmax(axis=1), average="macro")
     )
-    assert found.shifted == pytest.approx(f1_score(LABELS, guess, average="macro"))
-    kinds = pairs(run) // 5
-    for i, group in enumerate(found.kinds):
-        here = kinds == i
+    assert result.shifted == pytest.approx(f1_score(LABELS, y_pred, average="macro"))
+    corruption = pairs(run) // 5
+    for i, group in enumerate(result.corruptions):
+        here = corruption == i
         present = np.unique(LABELS[here])
         assert group.macro_f1 == pytest.approx(
-            f1_score(LABELS[here], guess[here], labels=present, average="macro")
+            f1_score(LABELS[here], y_pred[here], labels=present, average="macro")
         )
 
 
-def test_a_class_that_a_kind_has_no_image_of_is_nobodys_fault() -> None:
+def test_a_class_without_images_of_a_corruption_does_not_count() -> None:
     labels = np.repeat([0, 1], 55)
-    found = robustness(guessed(sure(110), labels), guessed(sure(110), labels), made_run())
-    assert {group.macro_f1 for group in found.kinds} == {1.0}
-    assert found.shifted == 1
+    result = robustness(
+        predictions(everywhere(110), labels), predictions(everywhere(110), labels), made_run()
+    )
+    assert {group.macro_f1 for group in result.corruptions} == {1.0}
+    assert result.shifted == 1
 
 
-def test_fewer_images_than_kinds() -> None:
-    few = guessed(sure(4), np.arange(4))
-    found = robustness(few, few, made_run())
-    assert sum(math.isnan(group.macro_f1) for group in found.kinds) == 7
-    assert found.worst.macro_f1 == 1, "a kind without images is nobody's worst"
-    assert found.shifted == 1
+def test_fewer_images_than_corruptions() -> None:
+    few = predictions(everywhere(4), np.arange(4))
+    result = robustness(few, few, made_run())
+    assert sum(math.isnan(group.macro_f1) for group in result.corruptions) == 7
+    assert result.worst.macro_f1 == 1, "a corruption without images is never the worst"
+    assert result.shifted == 1
 
 
 def test_every_shift_is_scored_in_its_own_order() -> None:
     run, n = made_run(), len(LABELS)
     labels = np.tile(LABELS, 55)
     right = np.array([PAIRS[w][0] != "bubble" for w in np.repeat(np.arange(55), n)])
-    found = robustness(guessed(sure()), guessed(right, labels), run, part=EVERY_SHIFT)
-    assert found.worst.name == "bubble"
-    assert found.worst.macro_f1 == 0
-    assert {group.images for group in found.kinds} == {5 * n}
+    result = robustness(
+        predictions(everywhere()), predictions(right, labels), run, part=EVERY_SHIFT
+    )
+    assert result.worst.name == "bubble"
+    assert result.worst.macro_f1 == 0
+    assert {group.images for group in result.corruptions} == {5 * n}
     np.testing.assert_array_equal(pairs_of(PLAIN + SHIFTED, LABELS, run), pairs(run))
 
 
 def test_images_that_come_again_do_not_narrow_an_interval() -> None:
-    """The same guesses in all five severities of a kind say no more than those of one."""
+    """The same predictions in all five severities of a corruption say no more than those of one."""
     run, n = made_run(), len(LABELS)
     right = np.random.default_rng(2).random(n) < 0.7
-    often = guessed(np.tile(right, 55), np.tile(LABELS, 55))
-    group = robustness(guessed(right), often, run, part=EVERY_SHIFT).kinds[0]
-    counts = confusion_matrix(LABELS, guessed(right).probabilities.argmax(axis=1))
+    often = predictions(np.tile(right, 55), np.tile(LABELS, 55))
+    group = robustness(predictions(right), often, run, part=EVERY_SHIFT).corruptions[0]
+    counts = confusion_matrix(LABELS, predictions(right).probabilities.argmax(axis=1))
     low, high = interval(bootstrap(counts, 2000).macro_f1)
     assert group.images == 5 * n
     assert group.high - group.low == pytest.approx(high - low, rel=0.1)
@@ -143,8 +149,8 @@ def test_images_that_come_again_do_not_narrow_an_interval() -> None:
 
 def test_the_mean_over_seeds() -> None:
     run = made_run()
-    one = robustness(guessed(sure()), guessed(sure()), run)
-    two = robustness(guessed(sure()), guessed(~harmed_by(run, "JPEG")), run)
+    one = robustness(predictions(everywhere()), predictions(everywhere()), run)
+    two = robustness(predictions(everywhere()), predictions(~corrupted_by(run, "JPEG")), run)
     both = mean([one, two])
     assert both.shifted == pytest.approx((one.shifted + two.shifted) / 2)
     assert both.worst.name == "JPEG"
@@ -160,14 +166,14 @@ def test_the_effect_of_views_is_paired_on_both_tests() -> None:
     right = rng.random(len(LABELS)) < 0.8
     better = right | (rng.random(len(LABELS)) < 0.5)
     parts = {
-        "test": guessed(better), PLAIN + "test": guessed(right),
-        SHIFTED: guessed(right), PLAIN + SHIFTED: guessed(right),
+        "test": predictions(better), PLAIN + "test": predictions(right),
+        SHIFTED: predictions(right), PLAIN + SHIFTED: predictions(right),
     }  # fmt: skip
-    found = effect_of_views(parts)
-    assert set(found) == {"test", SHIFTED}
-    assert found["test"].difference > 0.05
-    assert found["test"].p < 0.01
-    assert found[SHIFTED].difference == 0
+    result = effect_of_views(parts)
+    assert set(result) == {"test", SHIFTED}
+    assert result["test"].difference > 0.05
+    assert result["test"].p < 0.01
+    assert result[SHIFTED].difference == 0
     assert effect_of_views({"test": parts["test"], SHIFTED: parts[SHIFTED]}) == {}
 
 
@@ -177,9 +183,9 @@ def test_the_effect_of_views_is_paired_on_both_tests() -> None:
 def test_ranks_that_agree_and_ranks_that_are_turned_about() -> None:
     scores = {"validation": [0.9, 0.8, 0.7, 0.6], "test": [0.95, 0.9, 0.85, 0.8],
               "shifted": [0.1, 0.2, 0.3, 0.4]}  # fmt: skip
-    alike, opposed, also = rank_agreement(scores)
-    assert (alike.first, alike.second) == ("validation", "test")
-    assert alike.spearman == pytest.approx(1)
+    same, opposed, also = rank_agreement(scores)
+    assert (same.first, same.second) == ("validation", "test")
+    assert same.spearman == pytest.approx(1)
     assert opposed.spearman == pytest.approx(-1)
     assert also.spearman == pytest.approx(-1)
 
@@ -189,11 +195,11 @@ def test_agreement_of_ranks_is_scipys(pairs: list[tuple[int, int]]) -> None:
     from scipy import stats
 
     a, b = ([float(pair[i]) for pair in pairs] for i in (0, 1))
-    (found,) = rank_agreement({"a": a, "b": b})
+    (result,) = rank_agreement({"a": a, "b": b})
     if len(set(a)) > 1 and len(set(b)) > 1:
-        assert found.spearman == pytest.approx(float(stats.spearmanr(a, b).statistic), abs=1e-12)
+        assert result.spearman == pytest.approx(float(stats.spearmanr(a, b).statistic), abs=1e-12)
     else:
-        assert math.isnan(found.spearman)
+        assert math.isnan(result.spearman)
 
 
 def test_too_few_rows_or_none_that_differ() -> None:
@@ -205,70 +211,67 @@ def test_too_few_rows_or_none_that_differ() -> None:
 
 
 def rows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Guesses of three networks: good, worse, and about as good as the first."""
+    """Predictions of three networks: good, worse, and about as good as the first."""
     rng = np.random.default_rng(3)
     good = rng.random(len(LABELS)) < 0.95
     fair = good.copy()
     fair[np.flatnonzero(good)[::60]] = False
     fair[np.flatnonzero(~good)[::4]] = True
     chance = (good, rng.random(len(LABELS)) < 0.75, fair)
-    return tuple(guessed(right).probabilities.argmax(axis=1) for right in chance)  # type: ignore
+    return tuple(predictions(right).probabilities.argmax(axis=1) for right in chance)  # type: ignore
 
 
 def test_a_wrong_choice_is_a_warning_with_its_regret() -> None:
-    names, guesses = ("Good", "Bad", "Fair"), rows()
-    found = choice("shifted test", names, (0.8, 0.9, 0.85), LABELS, guesses)
-    assert (found.chosen, found.best) == ("Bad", "Good")
-    f1 = [f1_score(LABELS, guess, average="macro") for guess in guesses]
-    assert found.regret == pytest.approx(f1[0] - f1[1])
-    assert found.wrong
-    assert found.p == pytest.approx(
-        2 * paired(LABELS, guesses[0], guesses[1], CLASSES, RESAMPLES).p
+    names, y_preds = ("Good", "Bad", "Fair"), rows()
+    result = choice("shifted test", names, (0.8, 0.9, 0.85), LABELS, y_preds)
+    assert (result.chosen, result.best) == ("Bad", "Good")
+    f1 = [f1_score(LABELS, y_pred, average="macro") for y_pred in y_preds]
+    assert result.regret == pytest.approx(f1[0] - f1[1])
+    assert result.wrong
+    assert result.p == pytest.approx(
+        2 * paired(LABELS, y_preds[0], y_preds[1], CLASSES, RESAMPLES).p
     )
-    assert found.sentence == (
+    assert result.sentence == (
         f"Warning: choosing by validation picks Bad (macro F1 {100 * f1[1]:.2f} % on the shifted "
-        f"test), but Good is {100 * found.regret:.2f} points better there (p = {found.p:.2g}): "
+        f"test), but Good is {100 * result.regret:.2f} points better there (p = {result.p:.2g}): "
         "the wrong network."
     )
 
 
 def test_a_choice_that_may_be_chance_is_no_warning() -> None:
-    found = choice("test", ("Good", "Bad", "Fair"), (0.8, 0.7, 0.9), LABELS, rows())
-    assert found.chosen == "Fair"
-    assert found.best == "Good"
-    assert not found.wrong
-    assert "which these images do not tell from chance" in found.sentence
-    assert "Warning" not in found.sentence
+    result = choice("test", ("Good", "Bad", "Fair"), (0.8, 0.7, 0.9), LABELS, rows())
+    assert result.chosen == "Fair"
+    assert result.best == "Good"
+    assert not result.wrong
+    assert "which these images do not tell from chance" in result.sentence
+    assert "Warning" not in result.sentence
 
 
 def test_the_right_choice_regrets_nothing() -> None:
-    found = choice("test", ("Good", "Bad"), (0.9, 0.8), LABELS, rows()[:2])
-    assert (found.chosen, found.best, found.regret) == ("Good", "Good", 0)
-    assert "also the best" in found.sentence
+    result = choice("test", ("Good", "Bad"), (0.9, 0.8), LABELS, rows()[:2])
+    assert (result.chosen, result.best, result.regret) == ("Good", "Good", 0)
+    assert "also the best" in result.sentence
     twins = choice("test", ("One", "Two"), (0.8, 0.9), LABELS, [rows()[0]] * 2)
     assert twins.chosen == twins.best == "Two"
 
 
 def test_several_seeds_are_chosen_by_their_mean() -> None:
     good, bad, fair = rows()
-    guesses = [np.stack([good, fair]), np.stack([bad, bad])]
-    found = choice("test", ("Good", "Bad"), (0.7, 0.8), LABELS, guesses)
-    assert found.wrong
-    assert found.best_f1 == pytest.approx(
+    y_preds = [np.stack([good, fair]), np.stack([bad, bad])]
+    result = choice("test", ("Good", "Bad"), (0.7, 0.8), LABELS, y_preds)
+    assert result.wrong
+    assert result.best_f1 == pytest.approx(
         (f1_score(LABELS, good, average="macro") + f1_score(LABELS, fair, average="macro")) / 2
     )
 
 
-# --- what the training has seen ------------------------------------------------------------------
+# --- overlap with augmentation ------------------------------------------------------------------
 
 
-def test_kinds_that_resemble_what_the_training_did() -> None:
+def test_corruptions_that_resemble_an_augmentation() -> None:
     assert overlap(()) == ()
     assert overlap({"flip", "rotation", "zoom", "shift", "brightness", "contrast"}) == (
         "brighter", "darker", "less contrast", "more contrast",
     )  # fmt: skip
     assert overlap(["color degeneration"]) == ("saturation",)
     assert overlap(["mixing", "cutting", "masking", "noise"]) == ()
-
-
-# --- the figure ----------------------------------------------------------------------------------
