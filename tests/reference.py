@@ -115,7 +115,8 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _model_table(model: type[BaseModel], models: dict[str, type[BaseModel]]) -> str:
-    late, texts = getattr(model, "OMITTED_AT_DEFAULT", ()), attribute_docs(model)
+    texts = attribute_docs(model)
+    late = {name for name, field in model.model_fields.items() if field.exclude_if}
     properties = model.model_json_schema()["properties"].items()
     rows = [
         f"| `{key}`{' *' if name in late else ''} | {_kind(part, models)} | "

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from harness.schema.base import FrozenModel
+from harness.schema.base import FrozenModel, added_field
 from zoo.errors import did_you_mean
 
 STREAM = 2
@@ -239,11 +239,6 @@ Policy = Annotated[tuple[Step, ...], BeforeValidator(parse)]
 class Augmentation(FrozenModel):
     """The augmentation of the training images: the same augmented epochs for every recipe."""
 
-    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = (
-        "validation_share",
-        "validation_policy",
-        "stream",
-    )
     NOT_CONFIGURABLE: ClassVar[tuple[str, ...]] = ("stream",)
     """Fields that only the program sets."""
 
@@ -252,10 +247,10 @@ class Augmentation(FrozenModel):
     """Whose code applies the steps: ours, or keras-cv's layers, at a fraction of the rate."""
     frozen_epochs: int = Field(5, ge=1, le=1000)
     """Different augmented epochs that the frozen phase cycles through; each is one pass."""
-    validation_share: Share = 0.0
+    validation_share: Share = added_field(0.0)
     """Fraction of the validation images that are augmented too, once (report 001: 0.7)."""
-    validation_policy: Policy = (RandAugment(),)
-    stream: int = Field(1, ge=1)
+    validation_policy: Policy = added_field((RandAugment(),))
+    stream: int = added_field(1, ge=1)
     """``STREAM`` when the run was planned: other pixels make another run."""
 
     @model_validator(mode="after")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class FrozenModel(BaseModel):
@@ -13,17 +13,11 @@ class FrozenModel(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ()
-    """Fields added after the first version, so that ids of earlier runs stay."""
-
-    @model_serializer(mode="wrap")
-    def _omit_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content: dict[str, Any] = handler(self)
-        for name in self.OMITTED_AT_DEFAULT:
-            if getattr(self, name) == type(self).model_fields[name].get_default():
-                content.pop(name, None)
-        return content
-
     def canonical(self) -> str:
         """The JSON that ids are hashes of: sorted keys, no white space."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def added_field(default: Any, **options: Any) -> Any:
+    """A field that came later: left out of the JSON at its default, so that earlier ids stay."""
+    return Field(default, exclude_if=lambda value: value == default, **options)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from harness.schema.base import FrozenModel
+from harness.schema.base import FrozenModel, added_field
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,19 @@ Ratios = tuple[float, float, float]
 class Split(FrozenModel):
     """The rule by which images are train, validation or test, reproducible from the data alone."""
 
-    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("counts", "balanced_test", "folds", "fold")
-
     ratios: Ratios = (0.7, 0.1, 0.2)
     """Train, validation and test; also as a string of percents, "72/8/20"."""
     seed: int = Field(0, ge=0)
     use_given: bool = True
     """Keep the source's own split, if it has one."""
     subset: Subset | None = None
-    counts: tuple[Count, Count, Count] | None = None
+    counts: tuple[Count, Count, Count] | None = added_field(None)
     """Numbers of images instead of ratios; the remaining images are in no part."""
-    balanced_test: bool = False
+    balanced_test: bool = added_field(False)
     """Equally many test images of each class (report 000)."""
-    folds: int = Field(0, ge=0, le=100)
+    folds: int = added_field(0, ge=0, le=100)
     """Number of folds, of which ``fold`` is the test part; the ratios divide the others."""
-    fold: int = Field(0, ge=0)
+    fold: int = added_field(0, ge=0)
 
     @field_validator("ratios", mode="before")
     @classmethod

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from harness.schema.base import FrozenModel
+from harness.schema.base import FrozenModel, added_field
 
 
 class ClassMetrics(FrozenModel):
@@ -64,12 +62,10 @@ class Calibrated(FrozenModel):
 class Evaluation(FrozenModel):
     """Everything that is computed from predictions alone."""
 
-    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("shifted",)
-
     validation: Metrics | None
     """None only for external predictions without a validation part."""
     test: Metrics
-    shifted: Metrics | None = None
+    shifted: Metrics | None = added_field(None)
     """Metrics of the shifted test; None where it was not predicted."""
     calibrated: Calibrated | None
     """None without a validation part, on which the temperature is fitted."""

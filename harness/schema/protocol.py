@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from harness.schema.augmentation import Augmentation
-from harness.schema.base import FrozenModel
+from harness.schema.base import FrozenModel, added_field
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -46,8 +46,6 @@ class Phase(FrozenModel):
 class Head(FrozenModel):
     """The classifier on the pooled features: dense layers, then softmax."""
 
-    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("damping",)
-
     units: tuple[Annotated[int, Field(ge=1)], ...] = (128,)
     dropout: Fraction = 0.3
     batch_norm: bool = False
@@ -55,25 +53,21 @@ class Head(FrozenModel):
     l2: float = Field(1e-4, ge=0)
     standardise: bool = True
     """Standardise each feature by its training mean and deviation before the first layer."""
-    damping: float = Field(0.0, ge=0)
+    damping: float = added_field(0.0, ge=0)
     """Multiple of the mean variance of all features that is added to the variance of each, so that
     standardising does not amplify features that hardly vary."""
 
 
 class Loss(FrozenModel):
-    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("oversampling",)
-
     label_smoothing: Fraction = 0.0
     class_weight: Literal["none", "balanced"] | tuple[Annotated[float, Field(ge=0)], ...] = "none"
-    oversampling: bool | Annotated[int, Field(ge=1)] = False
+    oversampling: bool | Annotated[int, Field(ge=1)] = added_field(False)
     """Repeat training images of rare classes until all classes are as large as the largest, or have
     this number of images (report 003: 1,500). With an augmentation, no repeat is the same."""
 
 
 class Protocol(FrozenModel):
     """The fixed hyperparameters. ``version`` is raised by hand when training changes."""
-
-    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("test_views", "augmentation")
 
     version: int = 1
     image_size: int = Field(96, ge=16, le=1024)
@@ -82,10 +76,10 @@ class Protocol(FrozenModel):
     """Batch size of feature extraction and of the throughput measurement."""
     head: Head = Head()
     loss: Loss = Loss()
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = added_field(Augmentation())
     frozen: Phase = Phase()
     fine_tuning: Phase | None = None
     from_scratch: Phase | None = None
     """Replaces both phases where the weights are random; without it the backbone stays frozen."""
-    test_views: int = Field(1, ge=1, le=8)
+    test_views: int = added_field(1, ge=1, le=8)
     """Test-time augmentation: the number of flips and quarter turns that are averaged."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field
 
-from harness.schema.base import FrozenModel
+from harness.schema.base import FrozenModel, added_field
 from harness.schema.dataset import DataSummary
 from harness.schema.ledger import Ledger
 from harness.schema.metrics import Evaluation
@@ -50,13 +50,12 @@ class Cost(FrozenModel):
 class Timings(FrozenModel):
     """Seconds. ``training`` is all phases, with feature extraction."""
 
-    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("compile",)
     start: float
     build: float
     training: float
     evaluation: float
     total: float
-    compile: float | None = None
+    compile: float | None = added_field(None)
     """Part of training and evaluation: first calls minus warm ones. None: not measured."""
 
 
@@ -73,8 +72,6 @@ class Environment(FrozenModel):
 class Epoch(FrozenModel):
     """An epoch of the learning curve. Losses are mean cross-entropies, without penalties."""
 
-    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("samples",)
-
     phase: Literal["frozen", "fine-tuning", "from scratch"]
     epoch: int
     learning_rate: float
@@ -82,34 +79,27 @@ class Epoch(FrozenModel):
     validation_loss: float
     validation_f1: float
     seconds: float
-    samples: int = 0
+    samples: int = added_field(0)
     """In its steps: images, in the frozen phase rows of features; 0: not counted."""
 
 
 class Outcome(FrozenModel):
     """What a worker returns in addition to predictions."""
 
-    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("micro_batches", "resumed", "ledger")
-
     cost: Cost
     timings: Timings
     environment: Environment
     history: tuple[Epoch, ...]
-    micro_batches: int = Field(1, validation_alias=AliasChoices("micro_batches", "parts"))
+    micro_batches: int = added_field(1, validation_alias=AliasChoices("micro_batches", "parts"))
     """Into which each batch was split, because memory was too small for the whole of it. Older
     records call the field ``parts``."""
-    resumed: int = 0
+    resumed: int = added_field(0)
     """Epochs restored from a checkpoint; their seconds count in ``training``."""
-    ledger: Ledger | None = None
+    ledger: Ledger | None = added_field(None)
     """None for runs made before there was one."""
 
 
 class Finished(Outcome, Evaluation):
-    OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = (
-        *Outcome.OMITTED_AT_DEFAULT,
-        *Evaluation.OMITTED_AT_DEFAULT,
-    )
-
     status: Literal["finished"] = "finished"
 
 

@@ -1,11 +1,10 @@
-"""A run's id is the hash of its canonical JSON, and stays what it was when nouns grow."""
+"""A run's id is the hash of its canonical JSON, and stays when schema types grow."""
 
 from __future__ import annotations
 
 import json
-from typing import ClassVar
 
-from harness.schema.base import FrozenModel
+from harness.schema.base import FrozenModel, added_field
 from harness.schema.dataset import Split
 from harness.schema.protocol import Protocol
 from harness.schema.run import Run, Weights
@@ -13,17 +12,16 @@ from harness.schema.run import Run, Weights
 
 def test_a_late_field_leaves_the_canonical_json_alone_until_it_is_used() -> None:
     class Grown(FrozenModel):
-        OMITTED_AT_DEFAULT: ClassVar[tuple[str, ...]] = ("late",)
         early: int = 1
-        late: tuple[str, ...] = ()
+        late: tuple[str, ...] = added_field(())
 
     class Outer(FrozenModel):
         inner: Grown = Grown()
 
     assert Outer().canonical() == '{"inner":{"early":1}}'
-    told = Outer(inner=Grown(late=("x",))).canonical()
-    assert json.loads(told) == {"inner": {"early": 1, "late": ["x"]}}
-    assert Outer.model_validate_json(told).inner.late == ("x",)
+    written = Outer(inner=Grown(late=("x",))).canonical()
+    assert json.loads(written) == {"inner": {"early": 1, "late": ["x"]}}
+    assert Outer.model_validate_json(written).inner.late == ("x",)
     assert Outer.model_validate_json(Outer().canonical()) == Outer()
 
 
