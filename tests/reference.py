@@ -13,7 +13,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -174,6 +174,86 @@ def attribute_docs(model: type[BaseModel]) -> dict[str, str]:
     return found
 
 
+# --- columns -------------------------------------------------------------------------------------
+
+MEANINGS = {
+    "data": "name of the data set",
+    "fingerprint": "hash of its pixels, labels and class names",
+    "profile": "`quick` or `full`",
+    "options": "the options of the protocol, in words",
+    "kind": "`network`, `ensemble`, `imported` or `baseline`",
+    "suspect": "why a network is suspect; such a row has no rank",
+    "recipe": "name of the recipe or of the import; of an ensemble its rule and members",
+    "title": "a network, the rule and members of an ensemble, or an import",
+    "weights": "what the backbone started from: `imagenet`, `file` (your own) or `random`",
+    "seed": "of the run",
+    "run": "id of the run, ensemble or import",
+    "status": "`finished` or `failed`",
+    "reason": "why a run failed",
+    "macro_f1": "the plain mean of the F1 of all classes on the test images; with several seeds "
+    "mean ± standard deviation",
+    "macro_f1_low": "lower end of the 95 % interval",
+    "macro_f1_high": "upper end of the 95 % interval",
+    "accuracy": "share of the test images that are classified correctly",
+    "accuracy_low": "lower end of the 95 % interval",
+    "accuracy_high": "upper end of the 95 % interval",
+    "balanced_accuracy": "the mean of the recall of the classes that have test images",
+    "macro_precision": "the mean of the precision of all classes",
+    "macro_recall": "the mean of the recall of all classes",
+    "worst_recall": "recall of the class that is recognised least often, and its name",
+    "auc": "area under the ROC curve, one class against the rest, mean over the classes",
+    "log_loss": "mean negative logarithm of the probability of the true class",
+    "brier": "mean squared error of the probabilities, 0 to 2",
+    "calibrated_log_loss": "with the temperature applied",
+    "calibrated_brier": "with the temperature applied",
+    "errors_caught": "of all errors, how many are among the 2 % of the test images with the lowest "
+    "confidence",
+    "validation_macro_f1": "macro F1 on the validation images",
+    "shifted_worst_corruption": "the corruption with the lowest macro F1",
+    "trainable_parameters": "that learnt in the last phase",
+    "weight_bytes": "size of the weights on disk",
+    "images_per_second_p5": "5th percentile over batches",
+    "images_per_second_p95": "95th percentile over batches",
+    "images_per_second_measured": "false: computed from the members' rates",
+    "device": "where it was measured",
+    "training_seconds": "all phases, computing features included",
+    "total_seconds": "from the start of the process to the end of the evaluation",
+    "peak_memory_mb": "largest resident size of the run's process",
+    "micro_batches": "into which a batch was cut because memory was too small; 1: none",
+    "feature_rows_learnt": "rows of stored features in the gradient steps of the head",
+    "energy_exclusive": "whether the device was the run's own",
+    "note": "what a reader of the row must know",
+}
+"""Of the columns without an explanation of their own."""
+
+
+def columns() -> str:
+    """Every column that a table shows: where, and what it means."""
+    from harness.reporting.columns import COLUMNS, DETAILS
+
+    titles = {"first": "first table", **DETAILS}
+    rows = [
+        f"| {column.heading} | {', '.join(titles[t] for t in titles if t in column.shown)} "
+        f"| {meaning(column)} |"
+        for column in COLUMNS
+        if column.shown
+    ]
+    return "\n".join(["| column | shown in | meaning |", "|---|---|---|", *rows])
+
+
+def csv_columns() -> str:
+    """Every column of the CSV and of the DataFrame."""
+    from harness.reporting.columns import COLUMNS
+
+    rows = [f"| `{column.key}` | {meaning(column)} |" for column in COLUMNS]
+    return "\n".join(["| column | meaning |", "|---|---|", *rows])
+
+
+def meaning(column: Any) -> str:
+    """Its explanation, or that of this page. Raises KeyError where there is none."""
+    return _plain(MEANINGS.get(column.key) or column.explanation or MEANINGS[column.key])
+
+
 # --- structure -----------------------------------------------------------------------------------
 
 
@@ -330,7 +410,9 @@ def settings() -> str:
     return f"```toml\n{text.strip()}\n```"
 
 
-BLOCKS = {
+BLOCKS: dict[str, Callable[[], str]] = {
+    "columns": columns,
+    "csv_columns": csv_columns,
     "commands": commands,
     "records": records,
     "packages": packages,
