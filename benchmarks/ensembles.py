@@ -4,8 +4,8 @@
 
 `ensemble` of three finished runs by every rule, `ensemble --search` of sixteen, the best of all
 65,535 subsets of sixteen members on 3,500 images, and `leaderboard` over 1,008 records. The runs
-are made up, so that nothing needs to be trained: of the quick profile's size, and of BloodMNIST's
-(11,959 training, 1,712 validation and 3,421 test images), where concatenation trains for minutes.
+are synthetic, so that nothing is trained: of the quick profile's size, and of BloodMNIST's (11,959
+training, 1,712 validation and 3,421 test images), where concatenation trains for minutes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 
 from harness.ensembling.selection import best_subset
 from harness.evaluation import metrics
+from harness.evaluation.calibration import softmax
 from harness.schema.dataset import DataSummary, Split
 from harness.schema.predictions import Predictions
 from harness.schema.protocol import Protocol
@@ -47,35 +48,36 @@ WBC = [sys.executable, "-m", "harness.cli"]
 
 
 def predictions(seed: int, sizes: dict[str, int]) -> dict[str, Predictions]:
-    """Of a network that is right most of the time; a hard image is hard for every seed."""
-    rng, hard, parts, begin = np.random.default_rng(seed), np.random.default_rng(0), {}, 0
+    """Mostly correct predictions by part; a hard image is hard for every seed."""
+    rng, common, parts, start = np.random.default_rng(seed), np.random.default_rng(0), {}, 0
     for name, count in sizes.items():
-        ids = np.arange(begin, begin + count)
-        begin += count
+        ids = np.arange(start, start + count)
+        start += count
         shape = (count, len(CLASSES))
-        labels = hard.integers(0, len(CLASSES), count)
-        logits = rng.normal(0, 1, shape) + hard.normal(0, 1, shape)
+        labels = common.integers(0, len(CLASSES), count)
+        logits = rng.normal(0, 1, shape) + common.normal(0, 1, shape)
         logits += 3.5 * np.eye(len(CLASSES))[labels]
-        powers = np.exp(logits)
-        shares = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
-        parts[name] = Predictions(ids, labels, shares)
+        parts[name] = Predictions(ids, labels, softmax(logits).astype(np.float32))
     return parts
+
+
+def without_train(parts: dict[str, Predictions]) -> dict[str, Predictions]:
+    return {name: part for name, part in parts.items() if name != "train"}
 
 
 def record(recipe: str, seed: int, parts: dict[str, Predictions]) -> RunRecord:
     protocol, data = Protocol(), DataSummary(
-        name="made-up", images=10**5, image_size=96, class_names=CLASSES,
+        name="synthetic", images=10**5, image_size=96, class_names=CLASSES,
         **{name: len(part.ids) for name, part in parts.items()},
     )  # fmt: skip
     throughput = Throughput(
         median=100, p5=95, p95=105, batches=9, batch_size=32, precision="float32",
-        device="made up", exclusive=True,
+        device="none", exclusive=True,
     )  # fmt: skip
     epoch = Epoch(
         phase="frozen", epoch=1, learning_rate=1e-3, train_loss=1, validation_loss=1,
         validation_f1=0.5, seconds=1,
     )  # fmt: skip
-    kept = {name: part for name, part in parts.items() if name != "train"}
     return RunRecord(
         run=Run(
             recipe=recipe, weights=Weights(source="random"), protocol=protocol, data="0" * 24,
@@ -94,45 +96,45 @@ def record(recipe: str, seed: int, parts: dict[str, Predictions]) -> RunRecord:
                 platform="none", cores=2,
             ),
             history=tuple(epoch.model_copy(update={"epoch": i}) for i in range(1, 31)),
-            **dict(metrics.evaluate(kept, CLASSES)),
+            **dict(metrics.evaluate(without_train(parts), CLASSES)),
         ),
     )  # fmt: skip
 
 
-def finished(root: Path, recipes: list[str], sizes: dict[str, int], seeds: int = 1) -> None:
+def save_runs(root: Path, recipes: list[str], sizes: dict[str, int], seeds: int = 1) -> None:
     store = Store(root)
     for seed in range(seeds):
         for i, recipe in enumerate(recipes):
             parts = predictions(100 * seed + i, sizes)
-            made = record(recipe, seed, parts)
-            kept = {name: part for name, part in parts.items() if name != "train"}
-            store.save_predictions(made.run, kept)
-            store.save(made)
+            run_record = record(recipe, seed, parts)
+            store.save_predictions(run_record.run, without_train(parts))
+            store.save(run_record)
 
 
-def with_features(root: Path, sizes: dict[str, int]) -> None:
-    """What concatenation reads: each member's own feature width."""
+def save_features(root: Path, sizes: dict[str, int]) -> None:
+    """What concatenation reads, as wide as each member's features."""
     store, rng = Store(root), np.random.default_rng(1)
-    for made in store.records():
-        width, folder = find(made.run.recipe).feature_width, store.artefacts(made.run)
-        parts = predictions(made.run.seed, sizes)
+    for run in (run_record.run for run_record in store.records()):
+        width, folder = find(run.recipe).feature_width, store.artefacts(run)
+        parts = predictions(run.seed, sizes)
         write_predictions(folder / PREDICTIONS, parts)
         mixing = rng.normal(0, 1, (len(CLASSES), width)).astype(np.float32)
         features = {name: part.probabilities @ mixing for name, part in parts.items()}
         write_arrays(folder / FEATURES, features)
 
 
-def seconds(*words: str, times: int = 3) -> float:
-    taken = []
+def seconds(*arguments: str, times: int = 3) -> float:
+    """Median of a few processes."""
+    durations = []
     for _ in range(times):
-        begin = time.perf_counter()
-        subprocess.run([*WBC, *words], check=True, capture_output=True)
-        taken.append(time.perf_counter() - begin)
-    return statistics.median(taken)
+        start = time.perf_counter()
+        subprocess.run([*WBC, *arguments], check=True, capture_output=True)
+        durations.append(time.perf_counter() - start)
+    return statistics.median(durations)
 
 
-def show(what: str, taken: float) -> None:
-    print(f"{what:52s} {taken:6.2f} s", flush=True)
+def show(what: str, duration: float) -> None:
+    print(f"{what:52s} {duration:6.2f} s", flush=True)
 
 
 def main() -> None:
@@ -141,23 +143,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for title, sizes in (("quick", QUICK), ("full size", SIZES)):
             root = Path(folder) / title
-            finished(root, three, sizes)
-            with_features(root, sizes)
-            where = ["--results", str(root)]
-            votes = [word for rule in VOTES for word in ("--rule", rule)]
-            show(f"{title}: three members, votes", seconds("ensemble", *three, *votes, *where))
+            save_runs(root, three, sizes)
+            save_features(root, sizes)
+            results = ["--results", str(root)]
+            votes = [argument for rule in VOTES for argument in ("--rule", rule)]
+            show(f"{title}: three members, votes", seconds("ensemble", *three, *votes, *results))
             show(
                 f"{title}: three members, all rules",
-                seconds("ensemble", *three, *where, times=1 if sizes is SIZES else 3),
+                seconds("ensemble", *three, *results, times=1 if sizes is SIZES else 3),
             )
-            finished(root, names, sizes)
-            show(f"{title}: search of sixteen", seconds("ensemble", "--search", *where, times=1))
-        held = [predictions(i, {"test": 3500})["test"] for i in range(16)]
-        begin = time.perf_counter()
-        best_subset(np.stack([part.probabilities for part in held]), held[0].labels)
-        show("best of 65,535 subsets, 3,500 images", time.perf_counter() - begin)
+            save_runs(root, names, sizes)
+            show(f"{title}: search of sixteen", seconds("ensemble", "--search", *results, times=1))
+        members = [predictions(i, {"test": 3500})["test"] for i in range(16)]
+        start = time.perf_counter()
+        best_subset(np.stack([part.probabilities for part in members]), members[0].labels)
+        show("best of 65,535 subsets, 3,500 images", time.perf_counter() - start)
         many = Path(folder) / "many"
-        finished(many, names, QUICK, seeds=63)
+        save_runs(many, names, QUICK, seeds=63)
         show("leaderboard, 1,008 records", seconds("leaderboard", "--results", str(many)))
 
 

@@ -1,4 +1,4 @@
-"""Milliseconds of every function of significance and calibration in harness.evaluation.
+"""Duration of every function of harness.evaluation.significance and .calibration, in ms.
 
     python benchmarks/significance.py
 
@@ -16,33 +16,33 @@ from itertools import combinations
 import numpy as np
 
 from harness.evaluation import calibration, significance
-from harness.evaluation.metrics import macro_f1
+from harness.evaluation.metrics import confusion_matrix, macro_f1
 
 TOTALS = (244, 624, 311, 579, 243, 284, 666, 470)
 CLASSES = len(TOTALS)
 
 
 def milliseconds(work: Callable[[], object], times: int = 5) -> float:
-    """Best of a few calls."""
-    taken = []
+    """The shortest of a few calls."""
+    durations = []
     for _ in range(times):
-        begin = time.perf_counter()
+        start = time.perf_counter()
         work()
-        taken.append(time.perf_counter() - begin)
-    return 1000 * min(taken)
+        durations.append(time.perf_counter() - start)
+    return 1000 * min(durations)
 
 
 def table(rows: int, labels: np.ndarray, seed: int = 0) -> list[np.ndarray]:
-    """Probabilities (n, K) of each row, best first: a hard image is hard for all of them."""
+    """Probabilities (n, K) of each row, best first; a hard image is hard for all of them."""
     rng = np.random.default_rng(seed)
     shape = (len(labels), CLASSES)
-    hard = rng.gumbel(size=shape)
-    made = []
-    for skill in np.linspace(7, 3, rows):
-        logits = skill * np.eye(CLASSES)[labels] + 0.8 * hard + 0.6 * rng.gumbel(size=shape)
-        powers = np.exp(logits)
-        made.append(powers / powers.sum(axis=1, keepdims=True))
-    return made
+    common = rng.gumbel(size=shape)
+    return [
+        calibration.softmax(
+            skill * np.eye(CLASSES)[labels] + 0.8 * common + 0.6 * rng.gumbel(size=shape)
+        )
+        for skill in np.linspace(7, 3, rows)
+    ]
 
 
 def show(name: str, work: Callable[[], object], times: int = 5) -> None:
@@ -54,15 +54,15 @@ def main() -> None:
     n = len(labels)
     probabilities = table(2, labels)[0]
     a, b = table(16, labels)[:2]
-    one, two = a.argmax(axis=1), b.argmax(axis=1)
-    confusion = np.bincount(labels * CLASSES + one, minlength=CLASSES**2).reshape(CLASSES, -1)
+    y_pred, other = a.argmax(axis=1), b.argmax(axis=1)
+    confusion = confusion_matrix(labels, y_pred, CLASSES)
     samples = significance.bootstrap(confusion)
-    print(f"one row or pair, {n:,} images, macro F1 {macro_f1(labels, one, CLASSES):.3f}")
+    print(f"one row or pair, {n:,} images, macro F1 {macro_f1(labels, y_pred, CLASSES):.3f}")
     show("bootstrap, 10,000 resamples", lambda: significance.bootstrap(confusion))
     show("interval", lambda: significance.interval(samples.macro_f1))
-    show("mcnemar", lambda: significance.mcnemar(labels, one, two))
-    show("paired, 10,000 resamples", lambda: significance.paired(labels, one, two, CLASSES))
-    show("paired, 2,000", lambda: significance.paired(labels, one, two, CLASSES, 2_000))
+    show("mcnemar", lambda: significance.mcnemar(labels, y_pred, other))
+    show("paired, 10,000 resamples", lambda: significance.paired(labels, y_pred, other, CLASSES))
+    show("paired, 2,000", lambda: significance.paired(labels, y_pred, other, CLASSES, 2_000))
     show("fit_temperature", lambda: calibration.fit_temperature(probabilities, labels))
     show("soften", lambda: calibration.soften(probabilities, 1.5))
     show("reliability", lambda: calibration.reliability(labels, probabilities))
@@ -84,10 +84,10 @@ def main() -> None:
         count = rows * (rows - 1) // 2
         show(f"holm of {count}", partial(significance.holm, np.linspace(0, 1, count)))
         show("pareto", partial(significance.pareto, points))
-    chosen = list(combinations([row.argmax(axis=1) for row in table(16, labels)], 2))
+    pairs_of_16 = list(combinations([row.argmax(axis=1) for row in table(16, labels)], 2))
     show(
         "paired, 2,000 resamples, 120 pairs",
-        lambda: [significance.paired(labels, *pair, CLASSES, 2_000) for pair in chosen],
+        lambda: [significance.paired(labels, *pair, CLASSES, 2_000) for pair in pairs_of_16],
         times=1,
     )
 
