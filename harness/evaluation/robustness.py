@@ -51,10 +51,6 @@ class Robustness:
     severities: tuple[Group, ...]
 
     @property
-    def gap(self) -> float:
-        return self.clean - self.shifted
-
-    @property
     def worst(self) -> Group:
         """The corruption with the lowest macro F1, of those with images; the first of equals."""
         with_images = [group for group in self.corruptions if group.images] or self.corruptions
@@ -205,22 +201,6 @@ class Choice:
     def wrong(self) -> bool:
         """Whether another row is significantly better."""
         return self.chosen != self.best and self.p < 0.05
-
-    @property
-    def sentence(self) -> str:
-        """The choice in words; a warning where it is wrong."""
-        score, points = f"{100 * self.chosen_f1:.2f} %", f"{100 * self.regret:.2f} points"
-        if self.chosen == self.best:
-            return (
-                f"Choosing by validation picks {self.chosen}, "
-                f"which is also the best on the {self.where} (macro F1 {score})."
-            )
-        lost = f"{self.best} is {points} better there"
-        picked = f"Choosing by validation picks {self.chosen} (macro F1 {score} on the {self.where}"
-        if self.wrong:
-            picked = picked.replace("Choosing", "Warning: choosing")
-            return f"{picked}), but {lost} (p = {self.p:.2g}): the wrong network."
-        return f"{picked}); {lost}, which these images do not tell from chance (p = {self.p:.2g})."
 
 
 def choice(

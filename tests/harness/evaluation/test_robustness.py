@@ -67,8 +67,7 @@ def test_the_corruption_that_a_network_fails_on_is_its_worst() -> None:
     )
     assert result.clean == 1
     assert result.worst.name == "motion"
-    assert result.gap == pytest.approx(1 - result.shifted)
-    assert 0 < result.gap < 0.2
+    assert 0.8 < result.shifted < 1
     for group in result.corruptions:
         assert (group.macro_f1 < 1) == (group.name == "motion")
         assert group.low <= group.macro_f1 <= group.high
@@ -221,7 +220,7 @@ def rows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return tuple(predictions(right).probabilities.argmax(axis=1) for right in chance)  # type: ignore
 
 
-def test_a_wrong_choice_is_a_warning_with_its_regret() -> None:
+def test_a_wrong_choice_has_its_regret_and_p() -> None:
     names, y_preds = ("Good", "Bad", "Fair"), rows()
     result = choice("shifted test", names, (0.8, 0.9, 0.85), LABELS, y_preds)
     assert (result.chosen, result.best) == ("Bad", "Good")
@@ -231,26 +230,18 @@ def test_a_wrong_choice_is_a_warning_with_its_regret() -> None:
     assert result.p == pytest.approx(
         2 * paired(LABELS, y_preds[0], y_preds[1], CLASSES, RESAMPLES).p
     )
-    assert result.sentence == (
-        f"Warning: choosing by validation picks Bad (macro F1 {100 * f1[1]:.2f} % on the shifted "
-        f"test), but Good is {100 * result.regret:.2f} points better there (p = {result.p:.2g}): "
-        "the wrong network."
-    )
 
 
-def test_a_choice_that_may_be_chance_is_no_warning() -> None:
+def test_a_choice_that_may_be_chance_is_not_wrong() -> None:
     result = choice("test", ("Good", "Bad", "Fair"), (0.8, 0.7, 0.9), LABELS, rows())
     assert result.chosen == "Fair"
     assert result.best == "Good"
     assert not result.wrong
-    assert "which these images do not tell from chance" in result.sentence
-    assert "Warning" not in result.sentence
 
 
 def test_the_right_choice_regrets_nothing() -> None:
     result = choice("test", ("Good", "Bad"), (0.9, 0.8), LABELS, rows()[:2])
     assert (result.chosen, result.best, result.regret) == ("Good", "Good", 0)
-    assert "also the best" in result.sentence
     twins = choice("test", ("One", "Two"), (0.8, 0.9), LABELS, [rows()[0]] * 2)
     assert twins.chosen == twins.best == "Two"
 
