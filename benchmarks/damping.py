@@ -27,7 +27,7 @@ from harness.schema.protocol import Protocol
 from harness.sweep import planner
 from harness.sweep.planner import PlannedRun
 from harness.training.head import HeadLearner
-from harness.training.loop import learn
+from harness.training.loop import fit
 
 STRENGTHS = (0.0, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0)
 TEST = 800
@@ -64,7 +64,7 @@ def score(
         features[validation],
         seed,
     )
-    learn(learner, "frozen", protocol.frozen, (one_hot[train], one_hot[validation]), seed)
+    fit(learner, "frozen", protocol.frozen, one_hot[validation], seed)
     guesses = learner.predict(features[test]).argmax(axis=1)
     return 100 * macro_f1(labels[test], guesses, classes)
 

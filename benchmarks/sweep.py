@@ -124,11 +124,11 @@ def checkpoints() -> None:
         parameters = find(name).parameters
         arrays = {str(i): np.random.default_rng(i).random(parameters, np.float32) for i in range(4)}
         with tempfile.TemporaryDirectory() as folder:
-            keeper = CheckpointManager(Path(folder), {}, every=0)
-            keeper.keep("fine-tuning", Checkpoint(pace, (), arrays))
+            keeper = CheckpointManager(Path(folder), {}, interval=0)
+            keeper.save("fine-tuning", Checkpoint(pace, (), arrays))
             size = (Path(folder) / "checkpoint").stat().st_size / 1e6
             began = time.perf_counter()
-            assert keeper.recall("fine-tuning") is not None
+            assert keeper.load("fine-tuning") is not None
             read = time.perf_counter() - began
         share = keeper.seconds / max(30, keeper.seconds / 0.05)
         print(

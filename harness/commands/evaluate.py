@@ -42,7 +42,7 @@ def _add_pixel_baselines(plan: Plan, console: Console) -> None:
     store, shifted = experiment.store, experiment.benchmark.sweep.shift != "none"
     run_of_protocol = {run.protocol: run for run in reversed(plan.finished_runs())}
     missing = [
-        run for run in run_of_protocol.values() if not pixel_baseline.is_kept(store, run, shifted)
+        run for run in run_of_protocol.values() if not pixel_baseline.exists(store, run, shifted)
     ]
     if not missing:
         return
@@ -53,7 +53,7 @@ def _add_pixel_baselines(plan: Plan, console: Console) -> None:
     )
     board = experiment.settings.profile, experiment.summary
     for run in missing:
-        pixel_baseline.keep(store, run, dataset, parts, board, corrupted)
+        pixel_baseline.add(store, run, dataset, parts, board, corrupted)
 
 
 def _add_ensembles(plan: Plan, console: Console) -> Iterator[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.schema.protocol import Protocol
 from harness.training.head import HeadLearner
-from harness.training.loop import learn
+from harness.training.loop import fit
 
 FeaturesAndTargets = tuple[np.ndarray, np.ndarray]
 """(n, sum of widths) and one-hot (n, K)."""
@@ -27,5 +27,5 @@ def fit_concatenation(
     """
     settings = (protocol.head, protocol.loss, protocol.frozen.optimizer)
     head = HeadLearner(settings, train, validation[0], seed, widths)
-    learn(head, "frozen", protocol.frozen, (train[1], validation[1]), seed)
+    fit(head, "frozen", protocol.frozen, validation[1], seed)
     return head

@@ -47,14 +47,14 @@ def _execute(task_text: str, emit: Any) -> dict[str, Any]:
                 to_numpy(forward(view))
 
     meter, step = Meter(), throttled(lambda done, of: emit("step", done=done, of=of))
-    with device_lock.exclusive() as exclusive:
+    with device_lock.exclusive() as meter.exclusive:
         predict_all()  # Warm up: the first call compiles.
         while not meter.enough():
             start = time.perf_counter()
             predict_all()
             meter.seconds.append(time.perf_counter() - start)
             step(len(meter.seconds), len(meter.seconds))
-    result = meter.result(len(batch), protocol.precision, task.device_name, exclusive)
+    result = meter.result(len(batch), protocol.precision, task.device_name)
     return result.model_dump(mode="json")
 
 

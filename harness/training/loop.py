@@ -1,7 +1,7 @@
-"""The one loop that every phase of training goes through, whatever it trains.
+"""The training loop of every phase, whatever is trained.
 
-A Learner takes steps and predicts the validation images; the loop shuffles, paces, keeps the
-learning curve, stops in time and brings the best weights back. It knows no framework.
+A Learner trains on batches and predicts the validation images; the loop shuffles, schedules the
+learning rate, records the learning curve, stops early and restores the best weights.
 """
 
 from __future__ import annotations
@@ -16,103 +16,115 @@ import numpy as np
 from harness.evaluation.metrics import cross_entropy, macro_f1
 from harness.schema.protocol import Phase
 from harness.schema.records import Epoch
-from harness.training import schedule as pacing
+from harness.training.schedule import ScheduleState, initial_state, next_state
 
 PhaseName = Literal["frozen", "fine-tuning", "from scratch"]
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a phase stands between two epochs."""
+    """The state of a phase between two epochs."""
 
-    pace: pacing.ScheduleState
-    curve: tuple[Epoch, ...]
-    best: Any
-    """The learner's state after its best epoch."""
+    schedule: ScheduleState
+    history: tuple[Epoch, ...]
+    best_weights: Any
+    """The learner's weights after its best epoch."""
 
 
 class Learner(Protocol):
-    """Something that learns from batches of the training images."""
+    """Something that is trained on batches of the training images.
 
-    def begin(self, epoch: int) -> None:
-        """Turn to the training images of this epoch, counted from 0; they may be augmented."""
+    Subclass it: checkpoints are optional.
+    """
 
-    def step(self, order: np.ndarray, learning_rate: float) -> SupportsFloat:
-        """Learn from the training images at these positions; their mean cross-entropy before.
+    @property
+    def sample_count(self) -> int:
+        """Training images of an epoch."""
 
-        It may still be on its way from a device: it is looked at when the epoch is over.
+    def on_epoch_begin(self, epoch: int) -> None:
+        """Load the training images of this epoch, counted from 0; they may be augmented."""
+
+    def train_on_batch(self, indices: np.ndarray, learning_rate: float) -> SupportsFloat:
+        """Train on the images at these indices; returns their mean cross-entropy before the step.
+
+        It may still be computed on a device: its value is read when the epoch is over.
         """
 
-    def validate(self) -> np.ndarray:
+    def predict_validation(self) -> np.ndarray:
         """Probabilities (n, K) of the validation images."""
 
-    def state(self) -> Any:
-        """All weights, copied."""
+    def get_weights(self) -> Any:
+        """A copy of all weights."""
 
-    def restore(self, state: Any) -> None:
-        """Take weights back."""
+    def set_weights(self, weights: Any) -> None:
+        """Set what ``get_weights`` returned."""
 
-    def recall(self, name: PhaseName) -> TrainState | None:
-        """Go on from what was kept of this phase by a process that was cut off; None: begin."""
+    def load_checkpoint(self, phase: PhaseName) -> TrainState | None:
+        """The last checkpoint of this phase, loaded into the learner; None where there is none."""
+        return None
 
-    def keep(self, name: PhaseName, stage: TrainState) -> None:
-        """A moment to keep everything that the next epoch depends on."""
+    def save_checkpoint(self, phase: PhaseName, state: TrainState) -> None:
+        """Save everything that the next epoch depends on, if it is worth saving now."""
+        return
 
 
-def learn(
+def fit(
     learner: Learner,
     name: PhaseName,
     phase: Phase,
-    labels: tuple[np.ndarray, np.ndarray],
+    validation_targets: np.ndarray,
     seed: int,
-    report: Callable[[Epoch], None] = lambda _: None,
+    on_epoch_end: Callable[[Epoch], object] = lambda _: None,
 ) -> tuple[Epoch, ...]:
-    """Train until the pace says stop, with the best epoch's weights in the learner at the end.
+    """Train to the end of a phase and leave the best epoch's weights in the learner.
 
-    ``labels``: one-hot or soft targets (n, K) of the training and of the validation images; of an
-    augmented stream, those of its first epoch.
+    ``validation_targets``: one-hot (n, K). Returns the learning curve, epochs from a checkpoint
+    included.
     """
-    train, validation = labels
-    truth, classes = validation.argmax(axis=1), validation.shape[1]
-    stage = learner.recall(name) or TrainState(pacing.start(phase), (), learner.state())
-    for line in stage.curve:
-        report(line)
-    while not stage.pace.finished:
-        pace, began = stage.pace, time.perf_counter()
-        learner.begin(pace.epoch)
+    labels, classes = validation_targets.argmax(axis=1), validation_targets.shape[1]
+    state = learner.load_checkpoint(name)
+    state = state or TrainState(initial_state(phase), (), learner.get_weights())
+    for line in state.history:
+        on_epoch_end(line)
+    while not state.schedule.finished:
+        schedule, start = state.schedule, time.perf_counter()
+        learner.on_epoch_begin(schedule.epoch)
+        count = learner.sample_count
         losses = [
-            learner.step(order, pace.learning_rate)
-            for order in batches(name, seed, pace.epoch, phase.batch_size, len(train))
+            learner.train_on_batch(indices, schedule.learning_rate)
+            for indices in shuffled_batches(name, seed, schedule.epoch, phase.batch_size, count)
         ]
-        probabilities = learner.validate()
-        loss = cross_entropy(validation, probabilities)
-        advanced = pacing.advance(phase, pace, loss)
+        probabilities = learner.predict_validation()
+        loss = cross_entropy(validation_targets, probabilities)
+        following = next_state(phase, schedule, loss)
         line = Epoch(
             phase=name,
-            epoch=advanced.epoch,
-            learning_rate=pace.learning_rate,
+            epoch=following.epoch,
+            learning_rate=schedule.learning_rate,
             train_loss=float(np.mean([float(each) for each in losses])),
             validation_loss=loss,
-            validation_f1=macro_f1(truth, probabilities.argmax(axis=1), classes),
-            seconds=time.perf_counter() - began,
-            samples=len(losses) * min(phase.batch_size, len(train)),
+            validation_f1=macro_f1(labels, probabilities.argmax(axis=1), classes),
+            seconds=time.perf_counter() - start,
+            samples=len(losses) * min(phase.batch_size, count),
         )
-        better = advanced.best_epoch == advanced.epoch
-        best = learner.state() if better else stage.best
-        stage = TrainState(advanced, (*stage.curve, line), best)
-        report(line)
-        learner.keep(name, stage)
-    learner.restore(stage.best)
-    return stage.curve
+        improved = following.best_epoch == following.epoch
+        best_weights = learner.get_weights() if improved else state.best_weights
+        state = TrainState(following, (*state.history, line), best_weights)
+        on_epoch_end(line)
+        learner.save_checkpoint(name, state)
+    learner.set_weights(state.best_weights)
+    return state.history
 
 
-def batches(name: str, seed: int, epoch: int, size: int, count: int) -> Iterator[np.ndarray]:
-    """The epoch's shuffled batches, from (phase, seed, epoch) alone.
+def shuffled_batches(
+    name: str, seed: int, epoch: int, size: int, count: int
+) -> Iterator[np.ndarray]:
+    """Indices (size,) of an epoch's shuffled batches, from phase, seed and epoch alone.
 
-    All are full, so that a framework compiles one shape; the few images left over differ from
-    epoch to epoch.
+    All batches are full, so that a framework compiles one shape; the few images that are left out
+    differ from epoch to epoch.
     """
     shuffled = np.random.default_rng([seed, epoch, *name.encode()]).permutation(count)
     size = min(size, count)
-    for begin in range(0, count - size + 1, size):
-        yield shuffled[begin : begin + size]
+    for start in range(0, count - size + 1, size):
+        yield shuffled[start : start + size]

@@ -1,4 +1,4 @@
-"""What the loss is the cross-entropy to: class weights and label smoothing."""
+"""Targets of the cross-entropy loss: class weights and label smoothing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def class_weights(loss: Loss, targets: np.ndarray) -> np.ndarray:
 
 
 def loss_targets(targets: np.ndarray, weights: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
-    """What the loss is the cross-entropy to, float32 (n, K): weighted, smoothed targets.
+    """Weighted, smoothed targets, float32 (n, K), of targets (n, K) and class weights (K,).
 
-    A mix of classes costs what its classes would cost one by one, each at its own weight (K,),
+    A mix of classes costs what its classes would cost one by one, each at its own weight and
     smoothed as a hard label is (Szegedy 2015, arXiv:1512.00567). So balanced weights give every
     class the same pull, with mixed labels too; a weight for the whole image would not.
     """

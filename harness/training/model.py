@@ -1,4 +1,4 @@
-"""The pieces of a network in training: its head, its optimizer, and which layers learn."""
+"""Parts of a network in training: its head, its optimizer, and which layers are trainable."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ import numpy as np
 from harness.schema.protocol import Head
 from harness.schema.protocol import Optimizer as OptimizerSettings
 from harness.training.head import Standardizer
-from zoo.batchnorm_folding import for_inference
 from zoo.factory import backbone_layers, branches
 
 
 def seed_everything(seed: int) -> None:
-    """The global streams that first weights and dropout are drawn from.
+    """Seed the global generators that first weights and dropout come from.
 
-    Keras's own function does this, but loads TensorFlow whatever computes.
+    Keras's own function does this, but loads TensorFlow on every backend.
     """
     if keras.backend.backend() == "tensorflow":
         keras.utils.set_random_seed(seed)
         return
-    random.seed(seed)  # Layers and initializers draw their own seeds from here.
+    random.seed(seed)  # Layers and initializers take their own seeds from here.
     np.random.seed(seed)
     if keras.backend.backend() == "torch":
         import torch
@@ -43,27 +42,18 @@ def jit() -> bool:
     return backend == "jax" or (backend == "tensorflow" and not on_cpu)
 
 
-def folded_for_inference(network: keras.Model) -> keras.Model:
-    """The network for passes in which nothing learns; it has the network's own weights.
-
-    Only TensorFlow's CPU kernels leave each BatchNorm as two passes of its own over the maps.
-    """
-    bare = keras.backend.backend() == "tensorflow" and not jit()
-    return for_inference(network) if bare else network
-
-
 def build_head(
-    head: Head, features: int, classes: int, standard: Standardizer | None
+    head: Head, features: int, classes: int, standardizer: Standardizer | None
 ) -> keras.Model:
     """The classifier as a Keras model: (B, features) to (B, classes) probabilities in float32.
 
-    The same layers, weight for weight, as harness.training.head's: fine-tuning goes on from there.
+    The same layers, weight for weight, as those of harness.training.head_network.
     """
     layers = keras.layers
     inputs = keras.Input((features,), dtype="float32")
     x = inputs
-    if standard is not None:
-        x = _Standardise(standard, name="standardise")(x)
+    if standardizer is not None:
+        x = _Standardise(standardizer, name="standardise")(x)
     penalty = {"kernel_regularizer": keras.regularizers.L1L2(head.l1, head.l2)}
     for i, units in enumerate(head.units, start=1):
         x = layers.Dense(units, name=f"dense_{i}", **penalty)(x)
@@ -78,62 +68,64 @@ def build_head(
 
 
 class _Standardise(keras.layers.Layer):  # type: ignore[misc]
-    """(x - mean) * scale, fixed and in float32 whatever the policy; carries no weights."""
+    """(x - mean) * scale, in float32 whatever the policy; has no weights."""
 
-    def __init__(self, standard: Standardizer, **kwargs: Any) -> None:
+    def __init__(self, standardizer: Standardizer, **kwargs: Any) -> None:
         super().__init__(dtype="float32", **kwargs)
-        self._standard = standard
+        self._constants = standardizer.mean, standardizer.scale
 
     def call(self, inputs: Any) -> Any:
-        mean, scale = map(keras.ops.convert_to_tensor, (self._standard.mean, self._standard.scale))
+        mean, scale = map(keras.ops.convert_to_tensor, self._constants)
         return (inputs - mean) * scale
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
 
 
-def build_optimizer(settings: OptimizerSettings, parts: int = 1) -> keras.Optimizer:
-    """The optimizer, which steps once after every ``parts`` gradients, along their mean."""
-    rate, optimizers = settings.learning_rate, keras.optimizers
-    common: dict[str, Any] = {
-        "weight_decay": settings.weight_decay or None,
-        "gradient_accumulation_steps": parts if parts > 1 else None,
+def build_optimizer(settings: OptimizerSettings, micro_batches: int = 1) -> keras.Optimizer:
+    """The optimizer; it steps after every ``micro_batches`` gradients, along their mean."""
+    optimizers = keras.optimizers
+    kinds = {
+        "adam": optimizers.Adam,
+        "adamw": optimizers.AdamW,
+        "nadam": optimizers.Nadam,
+        "lion": optimizers.Lion,
+        "sgd": optimizers.SGD,
     }
-    match settings.name:
-        case "adam":
-            return optimizers.Adam(rate, **common)
-        case "adamw":
-            return optimizers.AdamW(rate, **{**common, "weight_decay": settings.weight_decay})
-        case "nadam":
-            return optimizers.Nadam(rate, **common)
-        case "lion":
-            return optimizers.Lion(rate, **common)
-        case "sgd":
-            momentum = settings.momentum
-            return optimizers.SGD(rate, momentum=momentum, nesterov=momentum > 0, **common)
+    options: dict[str, Any] = {
+        "weight_decay": settings.weight_decay or None,
+        "gradient_accumulation_steps": micro_batches if micro_batches > 1 else None,
+    }
+    if settings.name == "adamw":
+        options["weight_decay"] = settings.weight_decay  # It does not accept None.
+    if settings.name == "sgd":
+        options |= {"momentum": settings.momentum, "nesterov": settings.momentum > 0}
+    return kinds[settings.name](settings.learning_rate, **options)
 
 
-def equal_micro_batches(batch: int, parts: int) -> int:
-    """The smallest number of equal parts of a batch that is at least ``parts``."""
-    return next(count for count in range(min(parts, batch), batch + 1) if batch % count == 0)
+def equal_micro_batches(batch_size: int, at_least: int) -> int:
+    """The smallest number of equal micro-batches of a batch that is at least ``at_least``."""
+    counts = range(min(at_least, batch_size), batch_size + 1)
+    return next(count for count in counts if batch_size % count == 0)
 
 
-def unfreeze(network: keras.Model, part: float | int, pretrained: bool) -> None:
-    """Leave only the last part of each backbone trainable, a fraction or a number of its layers.
+def unfreeze(network: keras.Model, last: float | int, pretrained: bool) -> None:
+    """Make only the last layers of each backbone trainable, a fraction or a number of them.
 
-    Pretrained BatchNorm stays frozen, and with it in inference mode: its statistics are worth
-    more than what a small set could estimate.
+    Pretrained BatchNorm stays frozen, and thus in inference mode: its statistics are better than
+    those of a small set.
     """
     network.trainable = True
     for branch in branches(network):
         layers = backbone_layers(branch)
-        last = round(part * len(layers)) if isinstance(part, float) else min(part, len(layers))
+        count = round(last * len(layers)) if isinstance(last, float) else last
         for i, layer in enumerate(layers):
             batch_norm = isinstance(layer, keras.layers.BatchNormalization)
-            layer.trainable = i >= len(layers) - last and not (batch_norm and pretrained)
+            layer.trainable = i >= len(layers) - count and not (batch_norm and pretrained)
 
 
 def make_deterministic(backend: str) -> None:
+    """Make the backend compute the same sums in the same order each time."""
     if backend == "tensorflow":
         import tensorflow as tf
 

@@ -1,120 +1,110 @@
-"""The whole network, learning from images: the Learner of all phases but the frozen one."""
+"""The Learner of the phases on images: the whole network."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
+from harness.schema.protocol import Phase
 from harness.training.checkpoint import Checkpoint
 from harness.training.context import RunContext
 from harness.training.device_images import DeviceImages
-from harness.training.loop import PhaseName, TrainState
+from harness.training.loop import Learner, PhaseName, TrainState
 from harness.training.losses import class_weights, loss_targets
-from harness.training.train_step import TrainingStep, to_numpy
+from harness.training.model import build_optimizer, equal_micro_batches
+from harness.training.throughput import count_parameters
+from harness.training.train_step import TrainStep, to_numpy
 
 
-@dataclass
-class NetworkLearner:
-    """The whole network, learning from images. See harness.training.loop."""
+class NetworkLearner(Learner):
+    """Trains the trainable layers of the run's backbone, and the head on it, on images."""
 
-    training: TrainingStep
-    context: RunContext
-    head: keras.Model
-    epochs: int
-    """At most."""
-    parts: int = 1
-
-    def __post_init__(self) -> None:
+    def __init__(self, context: RunContext, head: keras.Model, phase: Phase) -> None:
+        self._context, self._head, self._epochs = context, head, phase.epochs
+        self._loss = context.run.protocol.loss
+        self._class_weights = class_weights(self._loss, context.stream.targets)
         self._images: DeviceImages | None = None
-        self._ids = self.context.ids("train")[self.context.sample_indices]
-        self._targets = self.context.labels[0]
-        self._class_weights = class_weights(self.context.run.protocol.loss, self._targets)
-        self._aims = self._aimed()
-        self._done = 0
-
-    def begin(self, epoch: int) -> None:
-        self._done = 0
-        if self.context.reader is None:
-            self._images = self.context.resident
-        else:
-            made = self.context.reader.read(epoch, self.epochs)
-            self._images = None  # Let go of its memory before the next is laid there.
-            self._images, self._ids = self.context.laid(made.images), np.arange(len(made.images))
-            self._targets = made.targets
-            self._aims = self._aimed()
-
-    def step(self, order: np.ndarray, learning_rate: float) -> Any:
-        """In parts of equal size, so that the mean of their losses is that of the batch."""
-        self.training.pace(learning_rate)
-        losses = [self._gradient(part) for part in np.split(order, self.parts)]
-        self._done += len(order)
-        self.context.events.step(self._done, len(self._ids))
-        return sum(losses) / self.parts
-
-    def _gradient(self, order: np.ndarray) -> Any:
-        """The loss, still on the device if that is the run's own: nothing waits for it."""
-        assert self._images is not None, "an epoch begins before its steps"
-        device_lock = self.context.events.device_lock
-        with device_lock.shared():
-            images = self._images.take(self._ids[order])
-            loss = self.training(images, self._targets[order], self._aims[order])
-            return loss if device_lock.own else float(to_numpy(loss))
-
-    def _aimed(self) -> np.ndarray:
-        smoothing = self.context.run.protocol.loss.label_smoothing
-        return loss_targets(self._targets, self._class_weights, smoothing)
-
-    def validate(self) -> np.ndarray:
-        self.training.settle()
-        features = self.context.sweep_over("validation")
-        return to_numpy(self.head(features, training=False))
-
-    def state(self) -> list[np.ndarray]:
-        self.training.settle()
-        return [np.array(value) for value in self.model.get_weights()]  # JAX's are views.
-
-    def restore(self, state: list[np.ndarray]) -> None:
-        self.training.settle()
-        self.model.set_weights(state)
+        self._model = keras.Model(context.network.input, head(context.network.output))
+        self.trainable_parameters = count_parameters(self._model.trainable_weights)
+        batch_size = min(phase.batch_size, len(context.ids("train")))
+        self.micro_batches = equal_micro_batches(batch_size, context.options.micro_batches)
+        optimizer = build_optimizer(phase.optimizer, self.micro_batches)
+        self._step = TrainStep(self._model, optimizer, context.compile_timer)
 
     @property
-    def model(self) -> keras.Model:
-        return self.training.model
+    def sample_count(self) -> int:
+        return self._context.stream.rows
 
-    # Across processes
+    def on_epoch_begin(self, epoch: int) -> None:
+        self._images = None  # Frees the memory of an augmented epoch before the next one.
+        training_epoch = self._context.training_epoch(epoch, self._epochs)
+        self._images, self._rows, self._targets = training_epoch
+        smoothing = self._loss.label_smoothing
+        self._loss_targets = loss_targets(self._targets, self._class_weights, smoothing)
+        self._on_batch_end = self._context.callbacks.counter(self.sample_count)
 
-    def keep(self, name: PhaseName, stage: TrainState) -> None:
-        keeper = self.context.events.keeper
-        if keeper is None or not keeper.due():
+    def train_on_batch(self, indices: np.ndarray, learning_rate: float) -> Any:
+        """In micro-batches of equal size: the mean of their losses is that of the batch."""
+        self._step.set_learning_rate(learning_rate)
+        losses = [self._train_on(part) for part in np.split(indices, self.micro_batches)]
+        self._on_batch_end(len(indices))
+        return sum(losses) / self.micro_batches
+
+    def _train_on(self, indices: np.ndarray) -> Any:
+        """The loss; on a device of the run's own it is not waited for."""
+        assert self._images is not None, "an epoch begins before its batches"
+        device_lock = self._context.device_lock
+        with device_lock.shared():
+            images = self._images.take(self._rows[indices])
+            loss = self._step(images, self._targets[indices], self._loss_targets[indices])
+            return loss if device_lock.own else float(to_numpy(loss))
+
+    def predict_validation(self) -> np.ndarray:
+        self._step.sync_variables()
+        images, rows = self._context.device_images("validation")
+        features = self._context.extractor.extract(images.take, rows)
+        return to_numpy(self._head(features, training=False))
+
+    def get_weights(self) -> list[np.ndarray]:
+        self._step.sync_variables()
+        return [np.array(value) for value in self._model.get_weights()]  # JAX's are views.
+
+    def set_weights(self, weights: list[np.ndarray]) -> None:
+        self._step.sync_variables()
+        self._model.set_weights(weights)
+
+    def save_checkpoint(self, phase: PhaseName, state: TrainState) -> None:
+        checkpoints = self._context.options.checkpoints
+        if checkpoints is None or not checkpoints.due():
             return
-        self.training.settle()
-        arrays = {f"model-{i}": to_numpy(v) for i, v in enumerate(self.model.variables)}
+        self._step.sync_variables()
+        arrays = {f"model-{i}": to_numpy(v) for i, v in enumerate(self._model.variables)}
         arrays |= {f"optimizer-{i}": to_numpy(v) for i, v in enumerate(self._moments())}
-        arrays["steps"] = to_numpy(self.training.optimizer.iterations)
-        if stage.pace.best_epoch != stage.pace.epoch:
-            arrays |= {f"best-{i}": value for i, value in enumerate(stage.best)}
-        keeper.keep(name, Checkpoint(stage.pace, stage.curve, arrays))
+        arrays["steps"] = to_numpy(self._step.optimizer.iterations)
+        if state.schedule.best_epoch != state.schedule.epoch:
+            arrays |= {f"best-{i}": value for i, value in enumerate(state.best_weights)}
+        checkpoints.save(phase, Checkpoint(state.schedule, state.history, arrays))
 
-    def recall(self, name: PhaseName) -> TrainState | None:
-        keeper = self.context.events.keeper
-        kept = keeper.recall(name) if keeper is not None else None
-        if kept is None:
+    def load_checkpoint(self, phase: PhaseName) -> TrainState | None:
+        checkpoints = self._context.options.checkpoints
+        checkpoint = checkpoints.load(phase) if checkpoints is not None else None
+        if checkpoint is None:
             return None
-        for prefix, variables in (("model", self.model.variables), ("optimizer", self._moments())):
+        arrays = checkpoint.arrays
+        for name, variables in (("model", self._model.variables), ("optimizer", self._moments())):
             for i, variable in enumerate(variables):
-                variable.assign(kept.arrays[f"{prefix}-{i}"])
-        # Keras counts micro-batches; the checkpoint counts steps, and fits any number of parts.
-        self.training.optimizer.variables[0].assign(kept.arrays["steps"] * self.parts)
-        best = [array for key, array in kept.arrays.items() if key.startswith("best-")]
-        return TrainState(kept.pace, kept.curve, best or self.state())
+                variable.assign(arrays[f"{name}-{i}"])
+        # Keras counts micro-batches; the checkpoint counts steps, for any number of them.
+        self._step.optimizer.variables[0].assign(arrays["steps"] * self.micro_batches)
+        best = [array for name, array in arrays.items() if name.startswith("best-")]
+        return TrainState(checkpoint.schedule, checkpoint.history, best or self.get_weights())
 
     def _moments(self) -> list[keras.Variable]:
-        """What the optimizer remembers from one step to the next, beside their number."""
+        """The optimizer's state without its number of steps and its sums over micro-batches."""
         return [
             variable
-            for variable in self.training.optimizer.variables[1:]
+            for variable in self._step.optimizer.variables[1:]
             if "gradient_accumulator" not in variable.path
         ]

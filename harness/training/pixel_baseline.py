@@ -1,4 +1,4 @@
-"""The floor that any backbone must clear: what the plain pixels say to a linear classifier."""
+"""The pixel baseline, which any backbone must beat: a linear classifier on small images."""
 
 from __future__ import annotations
 
@@ -13,80 +13,73 @@ from harness.schema.records import External, ExternalRecord
 from harness.schema.run import Run
 from harness.storage.records import Store
 from harness.training.head import HeadLearner
-from harness.training.loop import learn
+from harness.training.loop import fit
 
 NAME = "raw-pixels"
 SIDE = 24
-"""Pixels of the images that it sees: enough for a cell's size, shape and colour."""
+"""Pixels of the small images: enough for a cell's size, shape and colour."""
 
 
-def raw_pixels(
+def predict(
     run: Run, data: Dataset, parts: Parts, shifted: Shifted | None = None
 ) -> dict[str, Predictions]:
-    """Predictions of a linear classifier on small images, trained as the protocol's head is.
+    """Predictions of a linear classifier that is trained as the protocol's head is.
 
-    The frozen phase's optimizer, batches, epochs and early stopping, without a hidden layer. With
-    a shifted copy of the test images, of its mixed part too.
+    The optimizer, batches, epochs and early stopping are those of the frozen phase. With a shifted
+    copy of the test images, its mixed part is predicted too.
     """
-    protocol, classes = run.protocol, len(data.class_names)
-    # Undamped: pixels vary alike, and a floor is to be as high as it honestly can.
-    plain = {"units": (), "dropout": 0.0, "standardise": True, "damping": 0.0}
-    head = protocol.head.model_copy(update=plain)
+    protocol, one_hot = run.protocol, np.eye(len(data.class_names), dtype=np.float32)[data.labels]
+    # Undamped: pixels vary alike, and the baseline is to be as strong as it can be.
+    linear = {"units": (), "dropout": 0.0, "standardise": True, "damping": 0.0}
+    settings = protocol.head.model_copy(update=linear), protocol.loss, protocol.frozen.optimizer
+    train = _pixels(data.images, parts.train), one_hot[parts.train]
+    validation = _pixels(data.images, parts.validation)
+    learner = HeadLearner(settings, train, validation, run.seed)
+    fit(learner, "frozen", protocol.frozen, one_hot[parts.validation], run.seed)
     pixels = {
-        name: _small(data.images, getattr(parts, name)) for name in ("train", "validation", "test")
+        "validation": (parts.validation, validation),
+        "test": (parts.test, _pixels(data.images, parts.test)),
     }
-    one_hot = np.eye(classes, dtype=np.float32)[data.labels]
-    learner = HeadLearner(
-        (head, protocol.loss, protocol.frozen.optimizer),
-        (pixels["train"], one_hot[parts.train]),
-        pixels["validation"],
-        run.seed,
-    )
-    labels = (one_hot[parts.train], one_hot[parts.validation])
-    learn(learner, "frozen", protocol.frozen, labels, run.seed)
-    asked = {"validation": parts.validation, "test": parts.test}
     if shifted is not None:
-        pixels[SHIFTED] = _small(shifted.images, shifted.mixed)
-        asked[SHIFTED] = parts.test
+        pixels[SHIFTED] = parts.test, _pixels(shifted.images, shifted.mixed)
     return {
-        name: Predictions(ids, data.labels[ids], learner.predict(pixels[name]).astype(np.float32))
-        for name, ids in asked.items()
+        name: Predictions(ids, data.labels[ids], learner.predict(rows).astype(np.float32))
+        for name, (ids, rows) in pixels.items()
     }
 
 
-def _small(images: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """(n, SIDE * SIDE * 3) float32 in 0-1."""
-    out = np.empty((len(ids), SIDE * SIDE * 3), dtype=np.float32)
-    for i, id_ in enumerate(ids):
-        small = cv2.resize(images[id_], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-        out[i] = small.reshape(-1)
-    return out / 255
+def _pixels(images: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """(n, SIDE * SIDE * 3) float32, 0 to 1."""
+    pixels = np.empty((len(ids), SIDE * SIDE * 3), dtype=np.float32)
+    for row, image in zip(pixels, (images[i] for i in ids), strict=True):
+        row[:] = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
+    return pixels / 255
 
 
-def is_kept(store: Store, run: Run, asked_shifted: bool = False) -> bool:
-    """Whether the floor lies beside a run already, with its score on harmed images if asked."""
+def exists(store: Store, run: Run, with_shifted: bool = False) -> bool:
+    """Whether the run's baseline has a record, and its score on the shifted test if asked for."""
     external = External(name=NAME, reference=run)
     if not store.record_path(external).exists():
         return False
-    return not asked_shifted or SHIFTED in store.predictions(external)
+    return not with_shifted or SHIFTED in store.predictions(external)
 
 
-def keep(
+def add(
     store: Store,
     run: Run,
     data: Dataset,
     parts: Parts,
-    like: tuple[str, DataSummary],
+    board: tuple[str, DataSummary],
     shifted: Shifted | None = None,
 ) -> None:
-    """Put the floor beside a run. ``like``: the board's profile and data."""
+    """Train the baseline of a run and save its record. ``board``: the profile and the data."""
     external = External(name=NAME, reference=run)
-    predictions = raw_pixels(run, data, parts, shifted)
-    profile, summary = like
+    predictions = predict(run, data, parts, shifted)
+    profile, summary = board
     record = ExternalRecord(
         external=external,
         baseline=True,
-        note=f"floor: a linear classifier on the images at {SIDE} × {SIDE} pixels, no network",
+        note=f"baseline: a linear classifier on the images at {SIDE} × {SIDE} pixels, no network",
         profile=profile,
         data=summary,
         **dict(metrics.evaluate(predictions, summary.class_names)),

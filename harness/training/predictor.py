@@ -1,115 +1,99 @@
-"""A trained network on the images that judge it: in every view, and on their shifted copy.
+"""Predictions of a trained network: averaged over test-time views, and of the shifted copy.
 
-It knows no framework: what it is given runs a batch through the backbone, and features through
-the head.
+It knows no framework: it is given a function that extracts features, and one that classifies them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from harness.augmentation.test_time import apply_view
-from harness.data.shifted_test import PAIRS, Shifted
-from harness.schema.dataset import Dataset
+from harness.data.shifted_test import Shifted
 from harness.schema.predictions import EVERY_SHIFT, PLAIN, SHIFTED, Predictions
 
 ImageRows = tuple[np.ndarray, np.ndarray]
-"""An array of images, and which of its rows."""
+"""An array of images (m, S, S, 3), and the rows (n,) to predict."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Predictor:
-    """``forward``: batches of images (batch, S, S, 3) to the features of one after the other;
-    ``classify``: features to probabilities."""
+    """``labels`` are those of the whole data set, by image id.
 
-    data: Dataset
-    forward: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
+    ``extract``: what returns a batch of images by their rows, and all rows -> features (n, width).
+    ``classify``: features -> probabilities (n, K).
+    """
+
+    labels: np.ndarray
+    extract: Callable[[Callable[[np.ndarray], Any], np.ndarray], np.ndarray]
     classify: Callable[[np.ndarray], np.ndarray]
-    batch: int
     views: int = 1
-    step: Callable[[int], None] = lambda _: None
-    """Told how many images have gone through the backbone so far."""
-    _done: int = 0
 
-    def part(
-        self, name: str, rows: ImageRows, ids: np.ndarray, features: np.ndarray
+    def predict(
+        self, part: str, images: ImageRows, ids: np.ndarray, features: np.ndarray
     ) -> dict[str, Predictions]:
-        """Of a part whose first view has been through the backbone: (n, width).
+        """A part whose ``features`` (n, width) in the first view are known, in all views.
 
-        ``rows``: its images; those of validation may be augmented ones.
+        Of a test in several views there is also the prediction from the first view alone, so that
+        the effect of the views can be computed from stored predictions. Validation ``images`` may
+        be augmented.
         """
-        return self._told(name, rows, ids, features)
+        first = self.classify(features)
+        predictions = {part: self._predictions(ids, self._average(images, first), features)}
+        if self.views > 1 and part != "validation":
+            predictions[PLAIN + part] = self._predictions(ids, first)
+        return predictions
 
-    def train(self, ids: np.ndarray, features: np.ndarray) -> Predictions:
-        """Of the training images, which judge nobody: the first view is enough."""
+    def predict_first_view(self, ids: np.ndarray, features: np.ndarray) -> Predictions:
+        """The training part, which is not scored: one view is enough."""
         return self._predictions(ids, self.classify(features), features)
 
-    def shifted(self, copy: Shifted) -> dict[str, Predictions]:
-        """Of the mixed copy, and of every shift where it has all 55, one way after the other."""
-        rows = (copy.images, copy.mixed)
-        told = self._told(SHIFTED, rows, copy.ids[copy.mixed], self._pass(rows, 0))
-        if len(copy.ids) > len(copy.mixed):
-            every = [self._averaged((copy.images, way)) for way in _each_way(copy)]
-            told[EVERY_SHIFT] = self._predictions(copy.ids, np.concatenate(every))
-        return told
+    def predict_shifted(self, shifted: Shifted) -> dict[str, Predictions]:
+        """The mixed copy, and the full one, corruption after corruption, where there is one."""
+        mixed = (shifted.images, shifted.mixed)
+        ids = shifted.ids[shifted.mixed]
+        predictions = self.predict(SHIFTED, mixed, ids, self._features(mixed, 0))
+        if _is_full(shifted):
+            full = np.arange(len(shifted.ids)).reshape(-1, len(shifted.mixed))
+            images = [(shifted.images, rows) for rows in full]
+            every = [self._average(rows, self.classify(self._features(rows, 0))) for rows in images]
+            predictions[EVERY_SHIFT] = self._predictions(shifted.ids, np.concatenate(every))
+        return predictions
 
-    def _told(
-        self, name: str, rows: ImageRows, ids: np.ndarray, features: np.ndarray
-    ) -> dict[str, Predictions]:
-        """Averaged over the views; beside a test, if there are several, what the first alone says.
-
-        So the effect of the views on both tests can be told from what one run has stored.
-        """
-        plain = self.classify(features)
-        told = {name: self._predictions(ids, self._averaged(rows, plain), features)}
-        if self.views > 1 and name != "validation":
-            told[PLAIN + name] = self._predictions(ids, plain)
-        return told
-
-    def _averaged(self, rows: ImageRows, first: np.ndarray | None = None) -> np.ndarray:
-        """Mean probabilities (n, K) over the views; ``first`` are those of view 0, if known."""
-        total = self.classify(self._pass(rows, 0)) if first is None else first
+    def _average(self, images: ImageRows, first: np.ndarray) -> np.ndarray:
+        """Mean probabilities (n, K) over the views; ``first`` are those of view 0."""
         if self.views == 1:
-            return total
-        sums = total.astype(np.float64)
+            return first
+        total = first.astype(np.float64)
         for view in range(1, self.views):
-            sums += self.classify(self._pass(rows, view))
-        return (sums / self.views).astype(np.float32)
+            total += self.classify(self._features(images, view))
+        return (total / self.views).astype(np.float32)
 
-    def _pass(self, rows: ImageRows, view: int) -> np.ndarray:
-        """Features (n, width) in one view. Short batches are filled up: nothing recompiles."""
-        images, which = rows
-        chosen = [which[at : at + self.batch] for at in range(0, len(which), self.batch)]
-        batches = (
-            apply_view(np.asarray(images[np.resize(ids, self.batch)]), view) for ids in chosen
-        )
-        found = []
-        for ids, features in zip(chosen, self.forward(batches), strict=True):
-            found.append(features[: len(ids)])
-            self._done += len(ids)
-            self.step(self._done)
-        return np.concatenate(found)
+    def _features(self, images: ImageRows, view: int) -> np.ndarray:
+        array, rows = images
+        return self.extract(lambda batch: apply_view(np.asarray(array[batch]), view), rows)
 
     def _predictions(
         self, ids: np.ndarray, probabilities: np.ndarray, features: np.ndarray | None = None
     ) -> Predictions:
         if not np.isfinite(probabilities).all():
             raise FloatingPointError("training diverged: the probabilities are not finite")
-        return Predictions(ids, np.asarray(self.data.labels[ids]), probabilities, features)
+        return Predictions(ids, np.asarray(self.labels[ids]), probabilities, features)
 
 
-def images_to_pass(views: int, evaluation: tuple[int, int], shifted: Shifted | None) -> int:
-    """Images that a Judge sends through the backbone: views, shifted copies and all.
+def count_passes(views: int, evaluated: int, shifted: Shifted | None) -> int:
+    """Images that a Predictor passes through the backbone, given so many validation and test ones.
 
-    ``judged``: how many validation and test images there are.
+    Each in every view but the first, and each of the shifted copies in every view.
     """
-    more = 0 if shifted is None else len(shifted.mixed)
-    every = len(shifted.ids) if shifted is not None and len(shifted.ids) > more else 0
-    return (views - 1) * sum(evaluation) + views * (more + every)
+    copies = 0
+    if shifted is not None:
+        copies = len(shifted.mixed) + (len(shifted.ids) if _is_full(shifted) else 0)
+    return (views - 1) * evaluated + views * copies
 
 
-def _each_way(copy: Shifted) -> list[np.ndarray]:
-    return np.split(np.arange(len(copy.ids)), len(PAIRS))
+def _is_full(shifted: Shifted) -> bool:
+    return len(shifted.ids) > len(shifted.mixed)

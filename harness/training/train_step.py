@@ -1,7 +1,7 @@
-"""A network's two steps, compiled on any backend: one forward, and one of training.
+"""The compiled inference step and training step of a network, on any backend.
 
-Neither is waited for: what they give is the backend's own tensor, still on the device and perhaps
-still being computed, until ``numbers`` fetches it.
+Neither waits for its result: it returns the backend's tensor, which may still be computed on the
+device until ``to_numpy`` fetches it.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from harness.training.model import folded_for_inference, jit
+from harness.training.model import jit
+from zoo.batchnorm_folding import for_inference
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
-    """Any backend's tensor or variable as an array of the host's, once it is computed."""
+    """Any backend's tensor or variable as an array of the host, once it is computed."""
     return np.asarray(ops.convert_to_numpy(tensor))
 
 
 def compiled(function: Callable[..., Any], donate: tuple[int, ...] = ()) -> Callable[..., Any]:
-    """``function`` as the backend runs it best; it may overwrite the arguments in ``donate``."""
+    """``function``, compiled by the backend; it may overwrite the arguments in ``donate``."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -38,45 +39,52 @@ def compiled(function: Callable[..., Any], donate: tuple[int, ...] = ()) -> Call
 
 @dataclass
 class CompileTimer:
-    """The seconds that steps took to compile: what a shape's first call took beyond its second.
+    """Seconds that steps took to compile: the first call of each shape, less its second call."""
 
-    Both are waited for, so that their times are those of the whole step.
-    """
-
-    _taken: dict[tuple[Any, ...], list[float]] = field(default_factory=dict)
+    _calls: dict[tuple[Any, ...], list[float]] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
-        return sum(max(0.0, first - sum(second)) for first, *second in self._taken.values())
+        return sum(max(0.0, first - sum(second)) for first, *second in self._calls.values())
 
-    def watch(self, step: Callable[..., Any], *batch: Any) -> Any:
-        """``step`` of a batch, timed if that is news."""
-        taken = self._taken.setdefault((id(step), *(each.shape for each in batch)), [])
-        if len(taken) == 2:
+    def call(self, step: Callable[..., Any], *batch: Any) -> Any:
+        """``step(*batch)``; the first two of a shape are waited for and timed."""
+        times = self._calls.setdefault((id(step), *(array.shape for array in batch)), [])
+        if len(times) == 2:
             return step(*batch)
-        begin = time.perf_counter()
-        found = step(*batch)
-        to_numpy(found)
-        taken.append(time.perf_counter() - begin)
-        return found
+        start = time.perf_counter()
+        result = step(*batch)
+        to_numpy(result)
+        times.append(time.perf_counter() - start)
+        return result
 
 
 class Forward:
-    """Pooled features, float32, of a batch of images, the host's or the device's."""
+    """Pooled features, float32, of a batch of images on the host or the device."""
 
-    def __init__(self, network: keras.Model, compiling: CompileTimer | None = None) -> None:
-        self._network = folded_for_inference(network)
-        self._compiling = compiling or CompileTimer()
-        self._step = self._on_jax() if keras.backend.backend() == "jax" else self._elsewhere()
+    def __init__(self, network: keras.Model, compile_timer: CompileTimer | None = None) -> None:
+        # Only TensorFlow's CPU kernels leave each BatchNorm as two passes over the feature maps.
+        fold = keras.backend.backend() == "tensorflow" and not jit()
+        self._network = for_inference(network) if fold else network
+        self._compile_timer = compile_timer or CompileTimer()
+        match keras.backend.backend():
+            case "jax":
+                self._step = self._jax_step()
+            case "torch":
+                import torch
+
+                self._step = torch.no_grad()(self._features)
+            case _:
+                self._step = compiled(self._features)
 
     def __call__(self, images: Any) -> Any:
-        return self._compiling.watch(self._step, images)
+        return self._compile_timer.call(self._step, images)
 
     def _features(self, images: Any) -> Any:
         return ops.cast(self._network(images, training=False), "float32")
 
-    def _on_jax(self) -> Callable[[Any], Any]:
-        # All variables in one list: which of them learn changes, and nothing recompiles.
+    def _jax_step(self) -> Callable[[Any], Any]:
+        # All variables in one list: nothing recompiles when other variables become trainable.
         variables = self._network.variables
 
         def features(values: list[Any], images: Any) -> Any:
@@ -86,56 +94,49 @@ class Forward:
         step = compiled(features)
         return lambda images: step([variable.value for variable in variables], images)
 
-    def _elsewhere(self) -> Callable[[Any], Any]:
-        if keras.backend.backend() == "torch":
-            import torch
 
-            return torch.no_grad()(self._features)
-        return compiled(self._features)
+class TrainStep:
+    """One optimizer step of a model on a batch: cross-entropy and the layers' penalties.
 
-
-class TrainingStep:
-    """One step of a model along the gradient of its cross-entropy and its penalties.
-
-    On JAX the weights leave the model's variables for as long as steps follow each other;
-    ``settle`` brings them back, and must come before anybody else looks at the model.
+    On JAX the weights leave the model's variables while steps follow each other; call
+    ``sync_variables`` before the model is used otherwise.
     """
 
     def __init__(
         self,
         model: keras.Model,
         optimizer: keras.Optimizer,
-        compiling: CompileTimer | None = None,
+        compile_timer: CompileTimer | None = None,
     ) -> None:
         self.model, self.optimizer = model, optimizer
-        self._compiling = compiling or CompileTimer()
-        self._rate: float | None = None
+        self._compile_timer = compile_timer or CompileTimer()
+        self._learning_rate: float | None = None
         self._state: tuple[list[Any], ...] | None = None
         optimizer.build(model.trainable_variables)
         match keras.backend.backend():
             case "jax":
-                self._stateless = compiled(self._on_jax, donate=(0,))
-                self._step = self._carried
+                self._stateless_step = compiled(self._jax_step, donate=(0,))
+                self._step = self._stateful_jax_step
             case "tensorflow":
-                self._step = compiled(self._on_tensorflow)
+                self._step = compiled(self._tensorflow_step)
             case _:
-                self._step = self._on_torch
+                self._step = self._torch_step
 
-    def __call__(self, images: Any, targets: np.ndarray, aims: np.ndarray) -> Any:
+    def __call__(self, images: Any, targets: np.ndarray, loss_targets: np.ndarray) -> Any:
         """The batch's mean cross-entropy to ``targets`` before the step, without penalties.
 
-        The step goes along that to ``aims`` (see harness.training.loop). Both: float32 (n, K).
+        The gradient is that of the cross-entropy to ``loss_targets`` (see
+        harness.training.losses). Both float32 (n, K).
         """
-        return self._compiling.watch(self._step, images, targets, aims)
+        return self._compile_timer.call(self._step, images, targets, loss_targets)
 
-    def pace(self, learning_rate: float) -> None:
-        """The learning rate of the steps to come."""
-        if learning_rate != self._rate:
-            self.settle()
-            self.optimizer.learning_rate = self._rate = learning_rate
+    def set_learning_rate(self, learning_rate: float) -> None:
+        if learning_rate != self._learning_rate:
+            self.sync_variables()
+            self.optimizer.learning_rate = self._learning_rate = learning_rate
 
-    def settle(self) -> None:
-        """Bring the weights and the optimizer's state back to their variables."""
+    def sync_variables(self) -> None:
+        """Assign the weights and the optimizer's state to their variables."""
         if self._state is not None:
             for variables, values in zip(self._variables(), self._state, strict=True):
                 for variable, value in zip(variables, values, strict=True):
@@ -146,63 +147,59 @@ class TrainingStep:
         model = self.model
         return model.trainable_variables, model.non_trainable_variables, self.optimizer.variables
 
-    def _told(self, predicted: Any, penalties: Any, targets: Any, aims: Any) -> tuple[Any, Any]:
-        """What is minimised, and what is told."""
-        # TensorFlow's kernel takes it for granted that what it is given sums to 1.
-        mass = ops.sum(aims, axis=1, keepdims=True)
-        shares = aims / ops.maximum(mass, keras.config.epsilon())
-        pulled, plain = (
-            keras.losses.categorical_crossentropy(to, predicted) for to in (shares, targets)
+    def _losses(
+        self, predicted: Any, penalties: Any, targets: Any, loss_targets: Any
+    ) -> tuple[Any, Any]:
+        """The loss to minimise, and the cross-entropy to report."""
+        # TensorFlow's kernel expects targets that sum to 1.
+        mass = ops.sum(loss_targets, axis=1, keepdims=True)
+        normalised = loss_targets / ops.maximum(mass, keras.config.epsilon())
+        weighted, plain = (
+            keras.losses.categorical_crossentropy(to, predicted) for to in (normalised, targets)
         )
-        return ops.mean(pulled * mass[:, 0]) + sum(penalties), ops.mean(plain)
+        return ops.mean(weighted * mass[:, 0]) + sum(penalties), ops.mean(plain)
 
-    # JAX
-
-    def _carried(self, *batch: Any) -> Any:
+    def _stateful_jax_step(self, *batch: Any) -> Any:
         if self._state is None:
             self._state = tuple([v.value for v in variables] for variables in self._variables())
-        plain, self._state = self._stateless(self._state, *batch)
-        plain.copy_to_host_async()  # It will be there when the epoch is over.
+        plain, self._state = self._stateless_step(self._state, *batch)
+        plain.copy_to_host_async()  # On the host when the epoch is over.
         return plain
 
-    def _on_jax(self, state: Any, images: Any, targets: Any, aims: Any) -> Any:
+    def _jax_step(self, state: Any, images: Any, targets: Any, loss_targets: Any) -> Any:
         import jax
 
-        learning, others, moments = state
+        trainable, others, moments = state
 
-        def loss(learning: Any) -> Any:
-            predicted, after, penalties = self.model.stateless_call(
-                learning, others, images, return_losses=True, training=True
+        def loss(trainable: Any) -> Any:
+            predicted, others_after, penalties = self.model.stateless_call(
+                trainable, others, images, return_losses=True, training=True
             )
-            total, plain = self._told(predicted, penalties, targets, aims)
-            return total, (plain, after)
+            total, plain = self._losses(predicted, penalties, targets, loss_targets)
+            return total, (plain, others_after)
 
-        gradients, (plain, others) = jax.grad(loss, has_aux=True)(learning)
-        learning, moments = self.optimizer.stateless_apply(moments, gradients, learning)
-        return plain, (learning, others, moments)
+        gradients, (plain, others) = jax.grad(loss, has_aux=True)(trainable)
+        trainable, moments = self.optimizer.stateless_apply(moments, gradients, trainable)
+        return plain, (trainable, others, moments)
 
-    # TensorFlow
-
-    def _on_tensorflow(self, images: Any, targets: Any, aims: Any) -> Any:
+    def _tensorflow_step(self, images: Any, targets: Any, loss_targets: Any) -> Any:
         import tensorflow as tf
 
-        learning = self.model.trainable_weights
+        trainable = self.model.trainable_weights
         with tf.GradientTape() as tape:
             predicted = self.model(images, training=True)
-            total, plain = self._told(predicted, self.model.losses, targets, aims)
-        self.optimizer.apply(tape.gradient(total, learning), learning)
+            total, plain = self._losses(predicted, self.model.losses, targets, loss_targets)
+        self.optimizer.apply(tape.gradient(total, trainable), trainable)
         return plain
 
-    # PyTorch
-
-    def _on_torch(self, images: Any, targets: Any, aims: Any) -> Any:
+    def _torch_step(self, images: Any, targets: Any, loss_targets: Any) -> Any:
         import torch
 
-        learning = self.model.trainable_weights
+        trainable = self.model.trainable_weights
         self.model.zero_grad()
         predicted = self.model(images, training=True)
-        total, plain = self._told(predicted, self.model.losses, targets, aims)
+        total, plain = self._losses(predicted, self.model.losses, targets, loss_targets)
         total.backward()
         with torch.no_grad():
-            self.optimizer.apply([variable.value.grad for variable in learning], learning)
+            self.optimizer.apply([variable.value.grad for variable in trainable], trainable)
         return plain.detach()

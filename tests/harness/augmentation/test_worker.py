@@ -144,17 +144,11 @@ def test_a_dead_maker_does_not_stop_the_training(folder: Path, tmp_path: Path) -
 
 def trained(run: Run, folder: Path, cache: EpochCache | None, tmp_path: Path) -> Any:
     from harness.execution.locks import DeviceLock
-    from harness.training import context, trainer
+    from harness.training import trainer
+    from harness.training.context import Callbacks, TrainOptions
 
-    events = context.Events(
-        phase=lambda *_: None,
-        step=lambda *_: None,
-        epoch=lambda _: None,
-        device_lock=DeviceLock("cpu", tmp_path),
-        device="Test CPU",
-    )
-    options = context.TrainOptions(epoch_cache=cache)
-    return trainer.train(run, open_dataset(folder), None, events, options)
+    lock, options = DeviceLock("cpu", tmp_path), TrainOptions(epoch_cache=cache)
+    return trainer.train(run, open_dataset(folder), None, lock, Callbacks(), options)
 
 
 def probabilities(result: Any, part: str = "test") -> np.ndarray:

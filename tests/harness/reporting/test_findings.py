@@ -191,13 +191,13 @@ def test_softened_members_are_in_the_calibration_table(tmp_path: Path) -> None:
     assert stacked.ensembles[0].calibrated_members is None
 
 
-def test_the_floor_is_better_than_chance_and_the_same_twice(tmp_path: Path) -> None:
+def test_the_pixel_baseline_is_better_than_chance_and_the_same_twice(tmp_path: Path) -> None:
     from harness.training import pixel_baseline
 
     data = open_dataset(prepare("smear@500", 48, tmp_path))
     run = made_run().model_copy(update={"data": data.fingerprint})
     parts = split_indices(Split(), data)
-    first, second = (pixel_baseline.raw_pixels(run, data, parts) for _ in range(2))
+    first, second = (pixel_baseline.predict(run, data, parts) for _ in range(2))
     for part in ("validation", "test"):
         np.testing.assert_array_equal(first[part].probabilities, second[part].probabilities)
     score = metrics.score(first["test"], data.class_names)
@@ -205,14 +205,14 @@ def test_the_floor_is_better_than_chance_and_the_same_twice(tmp_path: Path) -> N
     store = Store(tmp_path / "results")
     summary = SUMMARY.model_copy(update={"class_names": data.class_names})
     for _ in range(2):
-        pixel_baseline.keep(store, run, data, parts, ("quick", summary))
+        pixel_baseline.add(store, run, data, parts, ("quick", summary))
     (record,) = store.external_records()
     assert record.baseline
     assert record.test.macro_f1 == score.macro_f1
     assert record.shifted is None
 
 
-def test_the_floor_is_asked_about_the_shifted_test_too(tmp_path: Path) -> None:
+def test_the_pixel_baseline_predicts_the_shifted_test_too(tmp_path: Path) -> None:
     from harness.data.shifted_test import get_or_corrupt, open_shifted
     from harness.training import pixel_baseline
 
@@ -222,19 +222,19 @@ def test_the_floor_is_asked_about_the_shifted_test_too(tmp_path: Path) -> None:
     parts = split_indices(Split(), data)
     told, store = [], Store(tmp_path / "results")
     like = "quick", SUMMARY.model_copy(update={"class_names": data.class_names})
-    pixel_baseline.keep(store, run, data, parts, like)
-    assert pixel_baseline.is_kept(store, run)
-    assert not pixel_baseline.is_kept(store, run, asked_shifted=True), "it is to be laid again"
+    pixel_baseline.add(store, run, data, parts, like)
+    assert pixel_baseline.exists(store, run)
+    assert not pixel_baseline.exists(store, run, with_shifted=True), "it is to be added again"
     modes: tuple[Literal["mixed", "full"], ...] = ("mixed", "full")
     for mode in modes:
         path = get_or_corrupt(folder, data, parts.test, Split(), mode)
         copy = open_shifted(path, data, parts.test, Split())
-        told.append(pixel_baseline.raw_pixels(run, data, parts, copy)["shifted"])
-        pixel_baseline.keep(store, run, data, parts, like, copy)
-        assert pixel_baseline.is_kept(store, run, asked_shifted=True)
+        told.append(pixel_baseline.predict(run, data, parts, copy)["shifted"])
+        pixel_baseline.add(store, run, data, parts, like, copy)
+        assert pixel_baseline.exists(store, run, with_shifted=True)
     np.testing.assert_array_equal(told[0].probabilities, told[1].probabilities)
     np.testing.assert_array_equal(told[0].ids, parts.test)
-    plain = pixel_baseline.raw_pixels(run, data, parts)
+    plain = pixel_baseline.predict(run, data, parts)
     assert "shifted" not in plain
     scores = [metrics.score(part, data.class_names).macro_f1 for part in (plain["test"], told[0])]
     assert scores[1] < scores[0]

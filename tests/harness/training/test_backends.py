@@ -31,7 +31,7 @@ TUNED = protocol(
 )
 WORKER = """
 import sys
-from harness import worker
+from harness.training import worker
 code = worker.main()
 print("loaded:", *sorted({"tensorflow", "jax", "torch"} & set(sys.modules)), file=sys.stderr)
 sys.exit(code)
@@ -39,7 +39,7 @@ sys.exit(code)
 
 PARENT = """
 import sys
-import harness.launch
+import harness.execution.processes
 from tests.harness.conftest import StandIn
 harness.execution.processes.WorkerProcess = lambda **limits: StandIn()
 from harness import cli

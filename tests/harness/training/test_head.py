@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.evaluation.calibration import softmax
 from harness.schema.protocol import Head, Loss, Optimizer, Phase
-from harness.training.head import HeadLearner, Standardizer, softmax
-from harness.training.loop import batches, learn
+from harness.training.head import HeadLearner, Standardizer
+from harness.training.head_network import Activations, HeadNetwork
+from harness.training.loop import fit, shuffled_batches
 from harness.training.losses import class_weights, loss_targets
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -48,12 +50,12 @@ LOSSES = {
 }
 
 
-def keras_twin(ours: HeadLearner, loss: Loss, optimizer: Optimizer) -> Any:
+def keras_model(head: Head, ours: HeadLearner, loss: Loss, optimizer: Optimizer) -> Any:
     import keras
 
     from harness.training.model import build_head, build_optimizer
 
-    model = build_head(ours.head, WIDTH, CLASSES, ours.standard)
+    model = build_head(head, WIDTH, CLASSES, ours.standardizer)
     model.set_weights(ours.keras_weights())
     crossentropy = keras.losses.CategoricalCrossentropy(label_smoothing=loss.label_smoothing)
     model.compile(build_optimizer(optimizer), crossentropy, jit_compile=False)
@@ -62,18 +64,18 @@ def keras_twin(ours: HeadLearner, loss: Loss, optimizer: Optimizer) -> Any:
 
 def compare_steps(head: Head, loss: Loss, optimizer: Optimizer, steps: int = 6) -> None:
     ours = learner(head, loss, optimizer)
-    twin = keras_twin(ours, loss, optimizer)
+    theirs = keras_model(head, ours, loss, optimizer)
     features, targets = some_data()
     weights = targets @ class_weights(loss, targets)  # Of hard labels, Keras's are ours.
     for epoch in range(steps):
         rate = optimizer.learning_rate / (1 + epoch)
-        order = next(batches("frozen", 0, epoch, 16, COUNT))
-        ours.step(order, rate)
-        twin.optimizer.learning_rate = rate
-        twin.train_on_batch(features[order], targets[order], weights[order])
-        for mine, keras_own in zip(ours.keras_weights(), twin.get_weights(), strict=True):
-            np.testing.assert_allclose(mine, keras_own, rtol=2e-4, atol=2e-5)
-    np.testing.assert_allclose(ours.predict(features), np.asarray(twin(features)), atol=1e-4)
+        indices = next(shuffled_batches("frozen", 0, epoch, 16, COUNT))
+        ours.train_on_batch(indices, rate)
+        theirs.optimizer.learning_rate = rate
+        theirs.train_on_batch(features[indices], targets[indices], weights[indices])
+        for array, expected in zip(ours.keras_weights(), theirs.get_weights(), strict=True):
+            np.testing.assert_allclose(array, expected, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(ours.predict(features), np.asarray(theirs(features)), atol=1e-4)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -91,72 +93,68 @@ def test_every_optimizer_is_keras_own(name: Any, decay: float) -> None:
 
 
 def test_dropout_drops_its_share_while_training_only() -> None:
-    head = Head(units=(4096,), dropout=0.3)
-    ours = learner(head)
-    from harness.training.head import _Cache
-
-    cache = _Cache()
-    ours._forward(ours._now.features, cache)
-    gate = cache.gates[0]
-    kept = (gate > 0).sum() / (ours._now.features @ ours._views(ours.vector)[0] > 0).sum()
-    assert kept == pytest.approx(0.7, abs=0.01)
+    network = HeadNetwork(Head(units=(4096,), dropout=0.3), WIDTH, CLASSES, seed=5)
+    features, activations = some_data()[0], Activations()
+    network.forward(features, activations)
+    (gate,), kernel = activations.gates, network.keras_weights()[0]
+    share = (gate > 0).sum() / (features @ kernel > 0).sum()
+    assert share == pytest.approx(0.7, abs=0.01)
     assert gate.max() == pytest.approx(1 / 0.7)
-    np.testing.assert_array_equal(ours.validate(), ours.validate())
+    np.testing.assert_array_equal(network.forward(features), network.forward(features))
 
 
-def test_learning_learns_and_brings_the_best_back() -> None:
+def test_fitting_learns_and_restores_the_best_weights() -> None:
     ours = learner(Head(units=(16,)))
-    labels = some_data()[1], some_data(1)[1]
+    targets = some_data(1)[1]
     fast = Optimizer(learning_rate=0.05)
     phase = Phase(epochs=200, batch_size=16, patience=10, optimizer=fast)
-    curve = learn(ours, "frozen", phase, labels, seed=0)
+    curve = fit(ours, "frozen", phase, targets, seed=0)
     losses = [line.validation_loss for line in curve]
     assert len(curve) < 200
     assert min(losses) < 0.5 * losses[0]
     from harness.evaluation.metrics import cross_entropy
 
-    assert cross_entropy(labels[1], ours.validate()) == min(losses)
+    assert cross_entropy(targets, ours.predict_validation()) == min(losses)
 
 
-def test_learning_is_the_same_twice_and_not_for_another_seed() -> None:
-    labels = some_data()[1], some_data(1)[1]
+def test_fitting_is_the_same_twice_and_not_for_another_seed() -> None:
     phase = Phase(epochs=5, batch_size=16)
-    found = []
+    weights = []
     for seed in (0, 0, 1):
         ours = HeadLearner((Head(), Loss(), Optimizer()), some_data(), some_data(1)[0], seed)
-        learn(ours, "frozen", phase, labels, seed)
-        found.append(ours.vector)
-    np.testing.assert_array_equal(found[0], found[1])
-    assert not np.array_equal(found[0], found[2])
+        fit(ours, "frozen", phase, some_data(1)[1], seed)
+        weights.append(ours.get_weights()[0])
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert not np.array_equal(weights[0], weights[2])
 
 
-def test_a_constant_feature_is_silenced() -> None:
+def test_a_constant_feature_becomes_zero() -> None:
     features = np.random.default_rng(0).normal(5, 1e-4, (50, 3)).astype(np.float32)
     features[:, 1] = 0.7
-    standard = Standardizer.of(features)(features)
+    standard = Standardizer.fit(features)(features)
     assert np.abs(standard[:, 1]).max() == 0
     np.testing.assert_allclose(standard[:, [0, 2]].std(axis=0), 1, rtol=0.05)
 
 
-def test_damping_keeps_what_hardly_varies_small_whatever_the_scale() -> None:
+def test_damping_keeps_features_that_hardly_vary_small_at_any_scale() -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(5, [0.01, 1, 1, 1], (2000, 4)).astype(np.float32)
     features[:, 3] = 0.7
     for scale in (1e-6, 1, 1e6):
-        damped = Standardizer.of(scale * features, damping=1.0)(scale * features)
+        damped = Standardizer.fit(scale * features, damping=1.0)(scale * features)
         expected = np.array([0.01, 1, 1]) / np.sqrt(np.array([1e-4, 1, 1]) + 2.0001 / 3)
         np.testing.assert_allclose(damped[:, :3].std(axis=0), expected, rtol=0.05)
         assert np.abs(damped[:, 3]).max() == 0
 
 
 def test_each_network_is_damped_by_its_own_features() -> None:
-    """Features of two networks, side by side, a million times apart: neither drowns."""
+    """Features of two networks, side by side, at scales a million times apart."""
     rng = np.random.default_rng(0)
     one, other = rng.normal(size=(500, 3)), 1e-6 * rng.normal(size=(500, 2))
-    together = Standardizer.of(np.hstack([one, other]), 1.0, [3, 2])
+    together = Standardizer.fit(np.hstack([one, other]), 1.0, [3, 2])
     for part, alone in ((slice(3), one), (slice(3, 5), other)):
         np.testing.assert_allclose(
-            together.scale[part], Standardizer.of(alone, 1.0).scale, rtol=1e-5
+            together.scale[part], Standardizer.fit(alone, 1.0).scale, rtol=1e-5
         )
 
 
@@ -165,13 +163,13 @@ def test_softmax_does_not_overflow() -> None:
 
 
 def test_batches_depend_on_phase_seed_and_epoch_alone() -> None:
-    first = [batch.tolist() for batch in batches("frozen", 1, 0, 4, 10)]
+    first = [batch.tolist() for batch in shuffled_batches("frozen", 1, 0, 4, 10)]
     assert [len(batch) for batch in first] == [4, 4]
-    assert first == [batch.tolist() for batch in batches("frozen", 1, 0, 4, 10)]
-    assert first != [batch.tolist() for batch in batches("frozen", 1, 1, 4, 10)]
-    assert first != [batch.tolist() for batch in batches("frozen", 2, 0, 4, 10)]
-    assert first != [batch.tolist() for batch in batches("fine-tuning", 1, 0, 4, 10)]
-    assert [len(batch) for batch in batches("frozen", 1, 0, 32, 10)] == [10]
+    assert first == [batch.tolist() for batch in shuffled_batches("frozen", 1, 0, 4, 10)]
+    assert first != [batch.tolist() for batch in shuffled_batches("frozen", 1, 1, 4, 10)]
+    assert first != [batch.tolist() for batch in shuffled_batches("frozen", 2, 0, 4, 10)]
+    assert first != [batch.tolist() for batch in shuffled_batches("fine-tuning", 1, 0, 4, 10)]
+    assert [len(batch) for batch in shuffled_batches("frozen", 1, 0, 32, 10)] == [10]
 
 
 def test_class_weights_balance_and_mix_with_soft_labels() -> None:

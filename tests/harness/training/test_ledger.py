@@ -17,7 +17,6 @@ from harness.reporting.tables import first_table
 from harness.schema.ledger import Ledger
 from harness.schema.protocol import Loss, Phase
 from harness.schema.records import Finished, RunRecord
-from harness.training.worker import _learnt
 from tests.harness.conftest import made_outcome, made_record
 from tests.harness.reporting.test_markdown import boards
 from tests.harness.training.test_resume import execute, job_of
@@ -48,13 +47,14 @@ def with_ledger(record: RunRecord, **changes: Any) -> RunRecord:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parts", [1, 3])
-def test_micro_batches_do_not_count_twice(smear: Path, tmp_path: Path, parts: int) -> None:
-    """64 training images in batches of 24: two whole ones an epoch, however they are cut."""
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_micro_batches_do_not_count_twice(smear: Path, tmp_path: Path, micro_batches: int) -> None:
+    """64 training images in batches of 24: two whole ones an epoch, however they are split."""
     from harness.schema.run import Weights
 
-    trained = train(smear, "lite0", Weights(source="random"), SCRATCH, tmp_path, parts=parts)
-    assert _learnt(trained) == {
+    random = Weights(source="random")
+    trained = train(smear, "lite0", random, SCRATCH, tmp_path, micro_batches=micro_batches)
+    assert trained.counts == {
         "epochs_on_features": 0,
         "feature_rows_learnt": 0,
         "images_embedded": 0,
@@ -71,18 +71,18 @@ def test_augmented_passes_of_the_frozen_backbone_count_one_by_one(
 
     varied = Augmentation(policy="traditional", frozen_epochs=2)
     chosen = protocol(augmentation=varied)
-    told = _learnt(train(smear, "lite0", IMAGENET, chosen, tmp_path))
-    assert told["images_embedded"] == 64 + 2 * 64
-    assert told["feature_rows_learnt"] == told["epochs_on_features"] * 64
-    assert (told["epochs_on_images"], told["images_learnt"]) == (0, 0)
+    counts = train(smear, "lite0", IMAGENET, chosen, tmp_path).counts
+    assert counts["images_embedded"] == 64 + 2 * 64
+    assert counts["feature_rows_learnt"] == counts["epochs_on_features"] * 64
+    assert (counts["epochs_on_images"], counts["images_learnt"]) == (0, 0)
 
 
 @pytest.mark.slow
 def test_oversampled_rows_count_as_often_as_they_are_learnt(smear: Path, tmp_path: Path) -> None:
     chosen = protocol(loss=Loss(oversampling=True))
-    told = _learnt(train(smear, "lite0", IMAGENET, chosen, tmp_path))
-    assert told["images_embedded"] == 64
-    assert told["feature_rows_learnt"] > told["epochs_on_features"] * 64
+    counts = train(smear, "lite0", IMAGENET, chosen, tmp_path).counts
+    assert counts["images_embedded"] == 64
+    assert counts["feature_rows_learnt"] > counts["epochs_on_features"] * 64
 
 
 @pytest.mark.slow

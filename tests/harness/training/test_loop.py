@@ -14,7 +14,7 @@ from harness.training.losses import class_weights, loss_targets
 
 REPORT_004 = (851, 2179, 1085, 2023, 849, 993, 2330, 1643)
 """Images a class that the weights of report 004 belong to."""
-ALIKE = Loss(oversampling=True)
+OVERSAMPLED = Loss(oversampling=True)
 
 
 def one_hot(counts: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -31,9 +31,9 @@ def soft(seed: int, n: int = 400, classes: int = 5) -> np.ndarray:
 
 
 def test_the_class_weights_of_report_004_to_four_digits() -> None:
-    found = class_weights(Loss(class_weight="balanced"), one_hot(REPORT_004))
-    told = [1.7557, 0.6857, 1.3771, 0.7386, 1.7599, 1.5047, 0.6413, 0.9094]
-    assert [round(float(weight), 4) for weight in found] == told
+    weights = class_weights(Loss(class_weight="balanced"), one_hot(REPORT_004))
+    published = [1.7557, 0.6857, 1.3771, 0.7386, 1.7599, 1.5047, 0.6413, 0.9094]
+    assert [round(float(weight), 4) for weight in weights] == published
 
 
 def test_a_mix_of_classes_is_weighted_class_by_class() -> None:
@@ -70,26 +70,29 @@ def test_oversampling_makes_every_class_as_large_as_the_largest(
     counts: list[int], seed: int
 ) -> None:
     targets = one_hot(tuple(counts), seed)
-    chosen = sample_indices(ALIKE, targets, seed)
+    chosen = sample_indices(OVERSAMPLED, targets, seed)
     np.testing.assert_allclose(targets[chosen].sum(axis=0), max(counts), atol=1)
     times = np.bincount(chosen, minlength=len(targets))
     assert times.min() >= 1
     for k in range(len(counts)):
         of_class = times[targets[:, k] == 1]
         assert of_class.max() - of_class.min() <= 1, "no image is favoured within its class"
-    np.testing.assert_array_equal(chosen, sample_indices(ALIKE, targets, seed))
+    np.testing.assert_array_equal(chosen, sample_indices(OVERSAMPLED, targets, seed))
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_oversampling_of_soft_labels_narrows_the_gap(seed: int) -> None:
     targets = soft(seed)
-    before, after = targets.sum(axis=0), targets[sample_indices(ALIKE, targets, seed)].sum(axis=0)
+    before, after = (
+        targets.sum(axis=0),
+        targets[sample_indices(OVERSAMPLED, targets, seed)].sum(axis=0),
+    )
     assert after.min() / after.max() > 5 * before.min() / before.max()
 
 
 def test_balanced_weights_after_oversampling_are_ones() -> None:
     targets = one_hot((90, 30, 7))
-    chosen = targets[sample_indices(ALIKE, targets, 0)]
+    chosen = targets[sample_indices(OVERSAMPLED, targets, 0)]
     weights = class_weights(Loss(class_weight="balanced"), chosen)
     np.testing.assert_allclose(weights, 1, atol=0.01)
 

@@ -1,10 +1,10 @@
-"""What is predicted of the images that judge: views averaged, shifted copies, nothing lost."""
+"""Predictions of the validation and test images: averaged views and shifted copies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +16,9 @@ from harness.data.sources import prepare
 from harness.data.splitting import split_indices
 from harness.schema.dataset import Dataset, Split
 from harness.schema.predictions import EVERY_SHIFT, SHIFTED
-from harness.training.predictor import Predictor, images_to_pass
+from harness.training.predictor import Predictor, count_passes
 
 SPLIT = Split()
-BATCH = 7
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +36,13 @@ def test_ids(data: Dataset) -> np.ndarray:
     return split_indices(SPLIT, data).test
 
 
-def copied(folder: Path, data: Dataset, ids: np.ndarray, mode: str) -> Shifted:
+def shifted_copy(folder: Path, data: Dataset, ids: np.ndarray, mode: str) -> Shifted:
     path = get_or_corrupt(folder, data, ids, SPLIT, mode)  # type: ignore[arg-type]
     return open_shifted(path, data, ids, SPLIT)
 
 
-def forward(images: np.ndarray) -> np.ndarray:
-    """A backbone that minds the orientation: the mean colour of the upper left quarter."""
+def embed(images: np.ndarray) -> np.ndarray:
+    """A backbone that depends on the orientation: the mean colour of the upper left quarter."""
     return np.asarray(images[:, :16, :16].mean(axis=(1, 2)), dtype=np.float32)
 
 
@@ -52,90 +51,93 @@ def classify(features: np.ndarray) -> np.ndarray:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
-def judge(data: Dataset, views: int = 1) -> tuple[Predictor, list[int]]:
-    """A judge, and what it tells of its progress; its backbone takes full batches alone."""
-    told: list[int] = []
+def mean_over_views(images: np.ndarray, views: int) -> np.ndarray:
+    return np.mean([classify(embed(apply_view(images, v))) for v in range(views)], axis=0)
 
-    def strict(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        for images in batches:
-            assert len(images) == BATCH, "another shape would recompile"
-            yield forward(images)
 
-    return Predictor(data, strict, classify, BATCH, views, told.append), told
+def predictor(data: Dataset, views: int = 1) -> tuple[Predictor, list[int]]:
+    """A predictor, and the number of images in each of its passes through the backbone."""
+    passes: list[int] = []
+
+    def extract(take: Callable[[np.ndarray], Any], rows: np.ndarray) -> np.ndarray:
+        passes.append(len(rows))
+        return embed(take(rows))
+
+    return Predictor(data.labels, extract, classify, views), passes
 
 
 def test_one_view_of_a_part_needs_no_further_pass(data: Dataset, test_ids: np.ndarray) -> None:
-    made, told = judge(data)
-    features = forward(data.images[test_ids])
-    (only,) = made.part("test", (data.images, test_ids), test_ids, features).items()
-    assert only[0] == "test"
-    np.testing.assert_array_equal(only[1].probabilities, classify(features))
-    np.testing.assert_array_equal(only[1].labels, data.labels[test_ids])
-    assert told == []
+    ours, passes = predictor(data)
+    features = embed(data.images[test_ids])
+    predictions = ours.predict("test", (data.images, test_ids), test_ids, features)
+    assert set(predictions) == {"test"}
+    np.testing.assert_array_equal(predictions["test"].probabilities, classify(features))
+    np.testing.assert_array_equal(predictions["test"].labels, data.labels[test_ids])
+    assert passes == []
 
 
 @pytest.mark.parametrize("views", [2, 3, 8])
 def test_predictions_are_averaged_over_the_views(
     data: Dataset, test_ids: np.ndarray, views: int
 ) -> None:
-    made, _ = judge(data, views)
-    images = data.images[test_ids]
-    found = made.part("test", (data.images, test_ids), test_ids, forward(images))
-    mean = np.mean([classify(forward(apply_view(images, v))) for v in range(views)], axis=0)
-    np.testing.assert_allclose(found["test"].probabilities, mean, rtol=1e-5)
-    np.testing.assert_array_equal(found["plain-test"].probabilities, classify(forward(images)))
-    assert (found["test"].probabilities != found["plain-test"].probabilities).any()
-    assert set(made.part("validation", (data.images, test_ids), test_ids, forward(images))) == {
-        "validation"
-    }
+    ours, passes = predictor(data, views)
+    images, rows = data.images[test_ids], (data.images, test_ids)
+    predictions = ours.predict("test", rows, test_ids, embed(images))
+    assert passes == [len(test_ids)] * (views - 1)
+    test, plain = predictions["test"].probabilities, predictions["plain-test"].probabilities
+    np.testing.assert_allclose(test, mean_over_views(images, views), rtol=1e-5)
+    np.testing.assert_array_equal(plain, classify(embed(images)))
+    assert (test != plain).any()
+    assert set(ours.predict("validation", rows, test_ids, embed(images))) == {"validation"}
 
 
 @pytest.mark.parametrize("views", [1, 2])
 def test_the_shifted_copy_is_predicted_row_by_row(
     folder: Path, data: Dataset, test_ids: np.ndarray, views: int
 ) -> None:
-    copy = copied(folder, data, test_ids, "mixed")
-    made, told = judge(data, views)
-    found = made.shifted(copy)
+    copy = shifted_copy(folder, data, test_ids, "mixed")
+    ours, passes = predictor(data, views)
+    predictions = ours.predict_shifted(copy)
     images = corrupt_images(data, test_ids, copy.pairs, SPLIT)
-    mean = np.mean([classify(forward(apply_view(images, v))) for v in range(views)], axis=0)
-    np.testing.assert_allclose(found[SHIFTED].probabilities, mean, rtol=1e-5)
-    np.testing.assert_array_equal(found[SHIFTED].ids, test_ids)
-    np.testing.assert_array_equal(found[SHIFTED].features, forward(images))
-    assert set(found) == {SHIFTED} if views == 1 else {SHIFTED, "plain-shifted"}
-    assert told[-1] == images_to_pass(views, (0, 0), copy) == views * len(test_ids)
+    expected = mean_over_views(images, views)
+    np.testing.assert_allclose(predictions[SHIFTED].probabilities, expected, rtol=1e-5)
+    np.testing.assert_array_equal(predictions[SHIFTED].ids, test_ids)
+    np.testing.assert_array_equal(predictions[SHIFTED].features, embed(images))
+    assert set(predictions) == ({SHIFTED} if views == 1 else {SHIFTED, "plain-shifted"})
+    assert sum(passes) == count_passes(views, 0, copy) == views * len(test_ids)
 
 
-def test_every_shift_is_predicted_beside_the_mixed_copy(
+def test_every_corruption_is_predicted_besides_the_mixed_copy(
     folder: Path, data: Dataset, test_ids: np.ndarray
 ) -> None:
-    copy, mixed = copied(folder, data, test_ids, "full"), copied(folder, data, test_ids, "mixed")
-    made, told = judge(data)
-    found = made.shifted(copy)
-    every = found[EVERY_SHIFT]
+    full, mixed = (shifted_copy(folder, data, test_ids, mode) for mode in ("full", "mixed"))
+    ours, passes = predictor(data)
+    predictions = ours.predict_shifted(full)
+    every = predictions[EVERY_SHIFT]
     assert len(every.ids) == 55 * len(test_ids)
     assert every.features is None, "they would be too many to keep"
     np.testing.assert_array_equal(every.labels, np.tile(data.labels[test_ids], 55))
-    np.testing.assert_array_equal(
-        every.probabilities[copy.mixed], judge(data)[0].shifted(mixed)[SHIFTED].probabilities
-    )
-    np.testing.assert_array_equal(found[SHIFTED].probabilities, every.probabilities[copy.mixed])
-    assert told[-1] == images_to_pass(1, (0, 0), copy) == 56 * len(test_ids)
+    of_mixed = predictor(data)[0].predict_shifted(mixed)[SHIFTED].probabilities
+    np.testing.assert_array_equal(every.probabilities[full.mixed], of_mixed)
+    np.testing.assert_array_equal(predictions[SHIFTED].probabilities, of_mixed)
+    assert sum(passes) == count_passes(1, 0, full) == 56 * len(test_ids)
 
 
-def test_probabilities_that_are_none_are_a_failure(data: Dataset, test_ids: np.ndarray) -> None:
-    made = Predictor(data, partial(map, forward), lambda f: f * np.nan, BATCH)
-    with pytest.raises(FloatingPointError, match="diverged"):
-        made.part("test", (data.images, test_ids), test_ids, forward(data.images[test_ids]))
-
-
-def test_augmented_validation_images_are_seen_in_every_view(
+def test_probabilities_that_are_not_finite_are_a_failure(
     data: Dataset, test_ids: np.ndarray
 ) -> None:
-    made, _ = judge(data, views=2)
-    varied = 255 - data.images[test_ids]
-    rows = (varied, np.arange(len(test_ids)))
-    found = made.part("validation", rows, test_ids, forward(varied))["validation"]
-    mean = np.mean([classify(forward(apply_view(varied, view))) for view in range(2)], axis=0)
-    np.testing.assert_allclose(found.probabilities, mean, rtol=1e-5)
-    np.testing.assert_array_equal(found.labels, data.labels[test_ids])
+    diverged = Predictor(data.labels, predictor(data)[0].extract, lambda f: f * np.nan)
+    with pytest.raises(FloatingPointError, match="diverged"):
+        diverged.predict_first_view(test_ids, embed(data.images[test_ids]))
+
+
+def test_augmented_validation_images_are_predicted_in_every_view(
+    data: Dataset, test_ids: np.ndarray
+) -> None:
+    ours, _ = predictor(data, views=2)
+    augmented = 255 - data.images[test_ids]
+    rows = (augmented, np.arange(len(test_ids)))
+    prediction = ours.predict("validation", rows, test_ids, embed(augmented))["validation"]
+    expected = mean_over_views(augmented, 2)
+    np.testing.assert_allclose(prediction.probabilities, expected, rtol=1e-5)
+    np.testing.assert_array_equal(prediction.labels, data.labels[test_ids])

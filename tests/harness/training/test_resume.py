@@ -1,4 +1,4 @@
-"""A run that is killed in the middle goes on exactly; one in small parts learns the same."""
+"""A killed run is resumed exactly; one in micro-batches learns the same."""
 
 from __future__ import annotations
 
@@ -54,20 +54,20 @@ def job_of(folder: Path, output: Path, recipe: str, weights: Weights, chosen: Pr
 
 
 def execute(job: Job, kill_at: int = 0) -> ProcessResult:
-    """The real worker; killed when it tells of this epoch on images."""
+    """The real worker; killed when it reports this epoch on images."""
     launcher = WorkerProcess()
 
-    def hear(event: Event) -> None:
+    def report(event: Event) -> None:
         line = event.get("line")
         if line and line["phase"] != "frozen" and line["epoch"] == kill_at:
             (child,) = launcher.children._alive
             os.kill(child.pid, signal.SIGKILL)
 
-    return launcher(job, Device("cpu", "Test CPU").environment, hear)
+    return launcher(job, Device("cpu", "Test CPU").environment, report)
 
 
-def left_by(ended: ProcessResult, output: Path) -> dict[str, Any]:
-    """Everything of a run that must be the same, whatever happened on the way."""
+def outcome_of(ended: ProcessResult, output: Path) -> dict[str, Any]:
+    """Everything that must be the same, however often the run was resumed."""
     assert ended.outcome is not None, ended.failed
     parts = read_predictions(output / PREDICTIONS)
     return {
@@ -104,12 +104,12 @@ def weights_hash(output: Path) -> str:
         pytest.param("mobilenet", Weights(source="random"), SCRATCH, id="from scratch"),
     ],
 )
-def test_a_killed_run_goes_on_exactly(
+def test_a_killed_run_is_resumed_exactly(
     smear: Path, tmp_path: Path, recipe: str, weights: Weights, chosen: Protocol
 ) -> None:
     """Killed twice while it writes a checkpoint or just after, with plateau and early stopping."""
-    calm, killed = tmp_path / "calm", tmp_path / "killed"
-    expected = left_by(execute(job_of(smear, calm, recipe, weights, chosen)), calm)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    expected = outcome_of(execute(job_of(smear, whole, recipe, weights, chosen)), whole)
     job = job_of(smear, killed, recipe, weights, chosen)
     for epoch in (2, 4):
         ended = execute(job, kill_at=epoch)
@@ -117,35 +117,39 @@ def test_a_killed_run_goes_on_exactly(
         assert ended.failed.reason == "killed (signal 9)"
         assert list(killed.glob("checkpoint*"))
     ended = execute(job)
-    assert left_by(ended, killed) == expected
+    assert outcome_of(ended, killed) == expected
     assert ended.outcome is not None
     assert ended.outcome.resumed >= 2
     curve = [line for line in ended.outcome.history if line.phase != "frozen"]
     assert len(curve) > 4
     if chosen is TUNED:
-        assert len({line.learning_rate for line in curve}) > 1, "the plateau must have been met"
+        assert len({line.learning_rate for line in curve}) > 1, (
+            "the learning rate must have been reduced"
+        )
 
 
 @pytest.mark.slow
-def test_small_parts_learn_what_the_whole_batch_learns(smear: Path, tmp_path: Path) -> None:
+def test_micro_batches_learn_what_the_whole_batch_learns(smear: Path, tmp_path: Path) -> None:
     """Without dropout and BatchNorm, which a micro-batch changes: to the rounding of a sum."""
     short = Phase(epochs=2, batch_size=16, optimizer=Optimizer(learning_rate=1e-4))
     chosen = protocol(from_scratch=short, head=Head(units=(16,), dropout=0))
     random = Weights(source="random")
-    whole, parts = (train(smear, "vgg16", random, chosen, tmp_path, parts=n) for n in (1, 4))
-    for one, other in zip(whole.history, parts.history, strict=True):
+    whole, split = (
+        train(smear, "vgg16", random, chosen, tmp_path, micro_batches=n) for n in (1, 4)
+    )
+    for one, other in zip(whole.history, split.history, strict=True):
         assert other.train_loss == pytest.approx(one.train_loss, rel=1e-3)
         assert other.validation_loss == pytest.approx(one.validation_loss, rel=1e-3)
     for name, part in whole.predictions.items():
         np.testing.assert_allclose(
-            part.probabilities, parts.predictions[name].probabilities, atol=2e-3
+            part.probabilities, split.predictions[name].probabilities, atol=2e-3
         )
     assert whole.cost.throughput.batch_size == 16
-    assert parts.cost.throughput.batch_size == 4
+    assert split.cost.throughput.batch_size == 4
 
 
 @pytest.mark.parametrize(
-    ("batch", "parts", "found"), [(32, 1, 1), (32, 2, 2), (30, 4, 5), (7, 2, 7), (4, 8, 4)]
+    ("batch_size", "at_least", "count"), [(32, 1, 1), (32, 2, 2), (30, 4, 5), (7, 2, 7), (4, 8, 4)]
 )
-def test_parts_are_equal(batch: int, parts: int, found: int) -> None:
-    assert equal_micro_batches(batch, parts) == found
+def test_micro_batches_are_equal(batch_size: int, at_least: int, count: int) -> None:
+    assert equal_micro_batches(batch_size, at_least) == count

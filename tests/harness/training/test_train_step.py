@@ -1,4 +1,4 @@
-"""The compiled steps are Keras's own, on every backend; images come from where they lie."""
+"""The compiled steps equal Keras's own on every backend, with images on the host or device."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ import numpy as np
 from harness.training.model import build_head, build_optimizer, seed_everything
 from harness.schema.protocol import Head
 from harness.schema.protocol import Optimizer
-from harness.training.device_images import DeviceImages, room
-from harness.training.train_step import CompileTimer, Forward, TrainingStep, numbers
+from harness.training.device_images import DeviceImages, memory_budget
+from harness.training.train_step import CompileTimer, Forward, TrainStep, to_numpy
 
 rng = np.random.default_rng(0)
 images = rng.integers(0, 256, (24, 12, 12, 3), dtype=np.uint8)
 targets = np.eye(4, dtype=np.float32)[rng.integers(0, 4, 24)]
 weights = rng.random(24, dtype=np.float32)
-aims = weights[:, None] * (0.9 * targets + 0.1 / 4)
+loss_targets = weights[:, None] * (0.9 * targets + 0.1 / 4)
 
 
 def model():
@@ -50,37 +50,38 @@ loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
 theirs, ours = model(), model()
 plain = keras.metrics.CategoricalCrossentropy(name="plain")
 theirs.compile(optimizer(), loss, metrics=[plain])
-compiling = CompileTimer()
-step = TrainingStep(ours, optimizer(), compiling)
-forward = Forward(ours, compiling)
-resident, held = (DeviceImages(images, room) for room in (images.nbytes, images.nbytes - 1))
-assert resident.on_device and not held.on_device and isinstance(held.take(np.arange(2)), np.ndarray)
-assert room() == 0, "a CPU keeps images with the host"
+timer = CompileTimer()
+step = TrainStep(ours, optimizer(), timer)
+forward = Forward(ours, timer)
+on_device, on_host = (DeviceImages(images, n) for n in (images.nbytes, images.nbytes - 1))
+assert on_device.on_device and not on_host.on_device
+assert isinstance(on_host.take(np.arange(2)), np.ndarray)
+assert memory_budget() == 0, "a CPU keeps images with the host"
 
 for i in range(9):
     rate = 0.01 if i < 5 else 0.002
     ids = np.random.default_rng(i).permutation(24)[:8]
     theirs.optimizer.learning_rate = rate
-    told = theirs.train_on_batch(images[ids], targets[ids], weights[ids], return_dict=True)
-    step.pace(rate)
-    source = resident if i % 2 else held
+    expected = theirs.train_on_batch(images[ids], targets[ids], weights[ids], return_dict=True)
+    step.set_learning_rate(rate)
+    source = on_device if i % 2 else on_host
     batch = source.take(ids)
-    np.testing.assert_array_equal(numbers(batch), images[ids])
-    found = step(batch, targets[ids], aims[ids])
-    np.testing.assert_allclose(float(numbers(found)), told["plain"], rtol=1e-5)
-step.settle()
+    np.testing.assert_array_equal(to_numpy(batch), images[ids])
+    loss = step(batch, targets[ids], loss_targets[ids])
+    np.testing.assert_allclose(float(to_numpy(loss)), expected["plain"], rtol=1e-5)
+step.sync_variables()
 for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
     np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-6)
 first = model().get_layer("frozen").get_weights()
 np.testing.assert_array_equal(ours.get_layer("frozen").get_weights()[0], first[0])
-assert int(numbers(step.optimizer.iterations)) == 9
+assert int(to_numpy(step.optimizer.iterations)) == 9
 
 expected = theirs.predict_on_batch(images)
-np.testing.assert_allclose(numbers(forward(images)), expected, rtol=1e-4, atol=1e-6)
+np.testing.assert_allclose(to_numpy(forward(images)), expected, rtol=1e-4, atol=1e-6)
 ours.trainable = False
 ours.set_weights([0 * value for value in ours.get_weights()])
-np.testing.assert_allclose(numbers(forward(resident.take(np.arange(24)))), 0.25)
-assert compiling.seconds >= 0
+np.testing.assert_allclose(to_numpy(forward(on_device.take(np.arange(24)))), 0.25)
+assert timer.seconds >= 0
 print("alike")
 """
 
@@ -126,8 +127,8 @@ def test_xla_compiles_on_jax_and_on_a_gpu(
     assert jit() is compiles
 
 
-def test_compiling_is_the_first_call_beyond_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of every step and shape; later calls are not looked at."""
+def test_timer_is_the_first_call_beyond_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each step and shape; later calls are not timed."""
     from harness.training.train_step import CompileTimer
 
     now, spans = 0.0, iter([5.0, 1.0, 100.0, 3.0, 0.5, 2.0])
@@ -138,14 +139,14 @@ def test_compiling_is_the_first_call_beyond_the_second(monkeypatch: pytest.Monke
         return np.zeros(1)
 
     monkeypatch.setattr(time, "perf_counter", lambda: now)
-    compiling, small, large = CompileTimer(), np.zeros((2, 3)), np.zeros((4, 3))
+    timer, small, large = CompileTimer(), np.zeros((2, 3)), np.zeros((4, 3))
     for _ in range(3):
-        compiling.watch(step, small)
-    assert compiling.seconds == 4
-    compiling.watch(step, large)
-    assert compiling.seconds == 4 + 3
-    compiling.watch(step, large)
-    assert compiling.seconds == 4 + 2.5
+        timer.call(step, small)
+    assert timer.seconds == 4
+    timer.call(step, large)
+    assert timer.seconds == 4 + 3
+    timer.call(step, large)
+    assert timer.seconds == 4 + 2.5
     other = step.__call__
-    compiling.watch(other, large)
-    assert compiling.seconds == 4 + 2.5 + 2
+    timer.call(other, large)
+    assert timer.seconds == 4 + 2.5 + 2

@@ -53,31 +53,27 @@ def train(
     chosen: Protocol,
     tmp_path: Path,
     shift: Any = None,
-    parts: int = 1,
+    micro_batches: int = 1,
     own: bool = False,
 ) -> Any:
     from harness.data.shifted_test import get_or_corrupt, open_shifted
     from harness.data.splitting import split_indices
     from harness.execution.locks import DeviceLock
-    from harness.training import context, trainer
+    from harness.training import trainer
+    from harness.training.context import Callbacks, TrainOptions
 
     data, shifted = open_dataset(folder), None
     if shift is not None:
         test = split_indices(SMALL, data).test
         shifted = open_shifted(get_or_corrupt(folder, data, test, SMALL, shift), data, test, SMALL)
-    heard: list[Epoch] = []
-    events = context.Events(
-        phase=lambda *_: None,
-        step=lambda *_: None,
-        epoch=heard.append,
-        device_lock=DeviceLock("cpu", tmp_path, own),
-        device="Test CPU",
-        parts=parts,
-    )
+    history: list[Epoch] = []
+    callbacks = Callbacks(on_epoch_end=history.append)
+    options = TrainOptions("Test CPU", shifted, micro_batches=micro_batches)
+    device_lock = DeviceLock("cpu", tmp_path, own)
     file = imagenet_file(find(recipe)) if weights.source == "imagenet" else None
     run = made_run(data, recipe, weights, chosen)
-    trained = trainer.train(run, data, file, events, context.TrainOptions(shifted))
-    assert tuple(heard) == trained.history
+    trained = trainer.train(run, data, file, device_lock, callbacks, options)
+    assert tuple(history) == trained.history
     return trained
 
 
@@ -114,7 +110,7 @@ def fresh(recipe: str) -> Any:
     return build(find(recipe), 32)
 
 
-# --- the pieces ----------------------------------------------------------------------------------
+# --- its parts -----------------------------------------------------------------------------------
 
 
 def test_the_head_of_report_000_has_its_published_parameters() -> None:
@@ -131,7 +127,7 @@ def test_standardising_costs_no_parameters_and_survives_a_constant_feature() -> 
     rng = np.random.default_rng(0)
     features = rng.normal(5, 1e-4, (50, 4)).astype(np.float32)
     features[:, 2] = 0.7
-    head = build_head(Head(units=()), 4, 3, Standardizer.of(features))
+    head = build_head(Head(units=()), 4, 3, Standardizer.fit(features))
     assert head.count_params() == 4 * 3 + 3
     standard = head.get_layer("standardise")(features)
     assert np.abs(np.asarray(standard)[:, 2]).max() == 0
@@ -141,7 +137,7 @@ def test_standardising_costs_no_parameters_and_survives_a_constant_feature() -> 
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "nadam", "lion", "sgd"])
-def test_every_optimizer_is_built_as_told(name: Any) -> None:
+def test_every_optimizer_is_built_with_its_settings(name: Any) -> None:
     from harness.training.model import build_optimizer
 
     optimizer = build_optimizer(Optimizer(name=name, learning_rate=0.02, weight_decay=0.1))
@@ -150,8 +146,10 @@ def test_every_optimizer_is_built_as_told(name: Any) -> None:
     assert optimizer.weight_decay == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("part", [0.4, 20, 1.0, 10_000])
-def test_unfreezing_takes_the_last_layers_and_no_pretrained_batch_norm(part: float | int) -> None:
+@pytest.mark.parametrize("unfrozen", [0.4, 20, 1.0, 10_000])
+def test_unfreezing_takes_the_last_layers_and_no_pretrained_batch_norm(
+    unfrozen: float | int,
+) -> None:
     import keras
 
     from harness.training.model import unfreeze
@@ -159,9 +157,9 @@ def test_unfreezing_takes_the_last_layers_and_no_pretrained_batch_norm(part: flo
 
     network = build(find("mobilenetv2"), 32)
     layers = backbone_layers(network)
-    last = round(part * len(layers)) if isinstance(part, float) else min(part, len(layers))
+    last = round(unfrozen * len(layers)) if isinstance(unfrozen, float) else unfrozen
     for pretrained in (True, False):
-        unfreeze(network, part, pretrained)
+        unfreeze(network, unfrozen, pretrained)
         for i, layer in enumerate(layers):
             frozen_norm = pretrained and isinstance(layer, keras.layers.BatchNormalization)
             assert layer.trainable == (i >= len(layers) - last and not frozen_norm)
@@ -174,14 +172,14 @@ def test_unfreezing_takes_the_last_layers_and_no_pretrained_batch_norm(part: flo
         for r in RECIPES
     ],
 )
-def test_multiply_adds_are_the_tables(recipe: Any) -> None:
+def test_multiply_adds_are_those_of_the_table(recipe: Any) -> None:
     from harness.training.throughput import multiply_adds
     from zoo.factory import build
 
     assert multiply_adds(build(recipe, 224)) == recipe.multiply_adds
 
 
-# --- the story -----------------------------------------------------------------------------------
+# --- as a whole ----------------------------------------------------------------------------------
 
 
 def test_a_frozen_run_trains_the_head_alone(smear: Path, tmp_path: Path) -> None:
@@ -270,8 +268,8 @@ def test_the_shifted_copy_is_predicted_by_the_network_that_was_trained(
     np.testing.assert_allclose(part.probabilities[-3:], np.asarray(direct), rtol=1e-2, atol=1e-4)
     assert (part.probabilities != test.probabilities).any()
     without = train(smear, "lite0", IMAGENET, chosen, tmp_path)
-    for name, told in without.predictions.items():
-        np.testing.assert_array_equal(told.probabilities, trained.predictions[name].probabilities)
+    for name, part in without.predictions.items():
+        np.testing.assert_array_equal(part.probabilities, trained.predictions[name].probabilities)
 
 
 def test_several_views_are_averaged_and_cost_images_a_second(smear: Path, tmp_path: Path) -> None:
@@ -299,7 +297,7 @@ def test_several_views_are_averaged_and_cost_images_a_second(smear: Path, tmp_pa
 
 
 def test_oversampling_trains_on_the_rare_again(smear: Path, tmp_path: Path) -> None:
-    """The head sees other batches, and the parts are predicted as they are."""
+    """The head is trained on other batches, and every image is predicted once."""
     loss = Loss(oversampling=True)
     plain = train(smear, "lite0", IMAGENET, protocol(), tmp_path)
     more = train(smear, "lite0", IMAGENET, protocol(loss=loss), tmp_path)
@@ -321,7 +319,7 @@ def test_two_executions_agree_bit_for_bit(smear: Path, tmp_path: Path) -> None:
     shifted = get_or_corrupt(smear, data, split_indices(SMALL, data).test, SMALL, "full")
     chosen = protocol(test_views=2, fine_tuning=Phase(epochs=2, batch_size=16, unfreeze=0.6))
     device = Device("cpu", "Test CPU")
-    ends = []
+    results = []
     for name in ("one", "two"):
         job = Job(
             run=made_run(data, "lite0", IMAGENET, chosen),
@@ -332,7 +330,7 @@ def test_two_executions_agree_bit_for_bit(smear: Path, tmp_path: Path) -> None:
             device_name=device.name,
             shifted=str(shifted),
         )
-        ends.append(WorkerProcess()(job, device.environment, lambda _: None))
+        results.append(WorkerProcess()(job, device.environment, lambda _: None))
     one, two = (read_predictions(tmp_path / name / PREDICTIONS) for name in ("one", "two"))
     assert {"shifted", "every-shift", "plain-test", "plain-shifted"} < set(one)
     for part in one:
@@ -341,9 +339,9 @@ def test_two_executions_agree_bit_for_bit(smear: Path, tmp_path: Path) -> None:
     for part in features[0]:
         np.testing.assert_array_equal(features[0][part], features[1][part])
     curves = [
-        [line.model_copy(update={"seconds": 0.0}) for line in end.outcome.history]
-        for end in ends
-        if end.outcome is not None
+        [line.model_copy(update={"seconds": 0.0}) for line in result.outcome.history]
+        for result in results
+        if result.outcome is not None
     ]
     assert len(curves) == 2
     assert curves[0] == curves[1]
@@ -364,7 +362,7 @@ def test_weights_that_do_not_fit_are_the_users_fault(smear: Path, tmp_path: Path
         device="cpu",
         device_name="Test CPU",
     )
-    ended = WorkerProcess()(job, Device("cpu", "Test CPU").environment, lambda _: None)
-    assert ended.how == "wrong input"
-    assert ended.failed is not None
-    assert "do not fit: the file holds 9 numbers" in ended.failed.reason
+    result = WorkerProcess()(job, Device("cpu", "Test CPU").environment, lambda _: None)
+    assert result.how == "wrong input"
+    assert result.failed is not None
+    assert "do not fit: the file holds 9 numbers" in result.failed.reason

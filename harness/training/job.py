@@ -1,0 +1,169 @@
+"""Executes a Job: opens its data, trains, writes the artefacts, and accounts for the outcome."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from harness import __version__
+from harness.augmentation.epoch_cache import EpochCache
+from harness.augmentation.worker import EpochPrefetcher
+from harness.data.image_cache import open_dataset
+from harness.data.shifted_test import open_shifted
+from harness.data.splitting import split_indices
+from harness.execution import devices
+from harness.execution.child import throttled
+from harness.execution.locks import DeviceLock
+from harness.execution.monitor import ResourceMonitor
+from harness.schema.dataset import Dataset
+from harness.schema.ledger import Ledger
+from harness.schema.records import Environment, Outcome, Timings
+from harness.schema.run import Job
+from harness.storage.files import write_arrays
+from harness.storage.predictions import write_predictions
+from harness.storage.records import FEATURES, PREDICTIONS
+from harness.training.checkpoint import CheckpointManager
+from harness.training.context import Callbacks, TrainOptions
+from harness.training.device_memory import device_memory
+from harness.training.model import make_deterministic
+from harness.training.trainer import TrainingResult, train
+
+
+def execute(
+    job: Job, device_lock: DeviceLock, monitor: ResourceMonitor, emit: Any, start: float
+) -> Outcome:
+    """Train and predict a run, and write its artefacts.
+
+    ``emit`` sends an event to the parent; ``start``: of the process, by ``time.perf_counter``.
+    """
+    make_deterministic(keras.backend.backend())
+    if job.device != "cpu":
+        monitor.device_memory = _device_memory_mb
+    start_seconds = time.perf_counter() - start
+    weights = tuple(Path(file) if file else None for file in job.weights)
+    data, checkpoints = open_dataset(Path(job.data)), _checkpoints(job, emit)
+    callbacks = Callbacks(
+        on_phase_begin=lambda name, steps: emit("phase", name=name, steps=steps),
+        on_batch_end=throttled(lambda done, of: emit("step", done=done, of=of)),
+        on_epoch_end=lambda epoch: emit("epoch", line=epoch.model_dump(mode="json")),
+    )
+    prefetch = EpochPrefetcher(job)
+    try:
+        options = _options(job, data, checkpoints, prefetch, emit)
+        result = train(job.run, data, weights, device_lock, callbacks, options)
+    finally:
+        prefetch.close()
+    emit("phase", name="writing", steps=1)
+    _write(Path(job.output), result)
+    monitor.energy.look()
+    resumed = checkpoints.resumed
+    ledger = Ledger(
+        **result.counts,
+        device_seconds=_device_seconds(device_lock, result, start_seconds),
+        energy_joules=None if resumed else monitor.energy.joules,
+        energy_exclusive=not job.device_shared,
+    )
+    return Outcome(
+        cost=result.cost,
+        history=result.history,
+        timings=Timings(
+            start=start_seconds,
+            build=result.seconds["build"],
+            training=result.seconds["training"],
+            evaluation=result.seconds["evaluation"],
+            total=time.perf_counter() - start,
+            compile=result.seconds["compile"],
+        ),
+        environment=_environment(),
+        micro_batches=result.micro_batches,
+        resumed=resumed,
+        ledger=ledger,
+    )
+
+
+def _device_memory_mb() -> float | None:
+    memory = device_memory()
+    return None if memory is None else memory.in_use / 1024**2
+
+
+def _options(
+    job: Job, data: Dataset, checkpoints: CheckpointManager, prefetch: EpochPrefetcher, emit: Any
+) -> TrainOptions:
+    shifted = cache = None
+    if job.shifted:
+        test = split_indices(job.run.split, data).test
+        shifted = open_shifted(Path(job.shifted), data, test, job.run.split)
+    if job.epochs is not None:
+        folder, limit = Path(job.epochs.folder), job.epochs.limit_bytes
+        cache = EpochCache(folder, limit, warn=lambda text: emit("message", text=text))
+    return TrainOptions(
+        device_name=job.device_name,
+        shifted=shifted,
+        checkpoints=checkpoints,
+        micro_batches=job.micro_batches,
+        epoch_cache=cache,
+        prefetch=prefetch,
+    )
+
+
+def _checkpoints(job: Job, emit: Any) -> CheckpointManager:
+    """Checkpoints that only the same program on the same backend resumes from."""
+
+    def warn(line: str) -> None:
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+        emit("warning", line=line)
+
+    environment = _environment()
+    signature = {
+        "run": job.run.id,
+        "wbc_bench": environment.wbc_bench,
+        "keras": environment.keras,
+        "backend": environment.backend,
+    }
+    return CheckpointManager(Path(job.output), signature, job.checkpoint_seconds, warn)
+
+
+def _environment() -> Environment:
+    backend = keras.backend.backend()
+    return Environment(
+        wbc_bench=__version__,
+        python=platform.python_version(),
+        keras=keras.__version__,
+        backend=f"{backend} {sys.modules[backend].__version__}",
+        numpy=np.__version__,
+        platform=f"{platform.system()} {platform.machine()}",
+        cores=devices.cores(),
+    )
+
+
+def _device_seconds(device_lock: DeviceLock, result: TrainingResult, start: float) -> float:
+    """Steps on a GPU of the run's own outlast its lock: there all of its time counts."""
+    seconds = result.seconds
+    if device_lock.own:
+        return start + seconds["build"] + seconds["training"] + seconds["evaluation"]
+    return device_lock.seconds + seconds["before"]
+
+
+def _write(output: Path, result: TrainingResult) -> None:
+    """The artefacts, from which the parent writes the record."""
+    output.mkdir(parents=True, exist_ok=True)
+    parts = result.predictions.items()
+    features = {name: part.features for name, part in parts if part.features is not None}
+    write_arrays(output / FEATURES, features)
+    write_predictions(output / PREDICTIONS, result.predictions)
+    _save_weights(result.head, output / "head.weights.h5")
+    if any(line.phase != "frozen" for line in result.history):
+        _save_weights(result.network, output / "backbone.weights.h5")
+
+
+def _save_weights(model: keras.Model, path: Path) -> None:
+    """Write to a temporary file, then rename: a killed HDF5 write leaves a torn file."""
+    temporary = path.with_name(f"tmp-{path.name}")
+    model.save_weights(temporary)
+    temporary.replace(path)
