@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -84,11 +84,11 @@ def get_or_decode(source: Source, image_size: int, cache: Path, *, tolerant: boo
     folder = artifacts.find(key, verify=True)
     if folder is None:
         meta = {"name": source.name, "source": source.description, "resizer": resizer}
-        content = source.read() if tolerant else _strict(source.read())
+        content = source.read()
         _check_classes(content, source.name)
         folder = artifacts.get_or_create(
             key,
-            lambda folder: _decode(folder, content, image_size, meta),
+            lambda folder: _decode(folder, content, image_size, meta, tolerant),
             size=3 * image_size**2 * len(content.labels),
             verify=True,
         )
@@ -164,19 +164,6 @@ def original_digest(image: np.ndarray | Unreadable) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(image).data).digest()
 
 
-def _strict(content: Content) -> Content:
-    """The same content, which raises at the first image that cannot be read."""
-
-    def batches() -> Iterator[Batch]:
-        for batch in content.batches():
-            for image in () if isinstance(batch, np.ndarray) else batch:
-                if isinstance(image, Unreadable):
-                    raise _unusable(image.reason)
-            yield batch
-
-    return replace(content, batches=batches)
-
-
 def _unusable(reason: str) -> DataError:
     return DataError(f"{reason}; clean = true leaves such images out")
 
@@ -193,8 +180,10 @@ def _check_classes(content: Content, name: str) -> None:
         raise DataError(f"{name}: class {names[absent[0]]!r} (label {absent[0]}) has no images")
 
 
-def _decode(folder: Path, content: Content, size: int, meta: dict[str, Any]) -> None:
-    """Write the images, square and resized, and what is known of each."""
+def _decode(
+    folder: Path, content: Content, size: int, meta: dict[str, Any], tolerant: bool
+) -> None:
+    """Write the arrays and ``meta.json``."""
     name, count = meta["name"], len(content.labels)
     digests: list[bytes] = []  # SHA-256 of each image's final pixels.
     originals: list[bytes] = []
@@ -206,6 +195,8 @@ def _decode(folder: Path, content: Content, size: int, meta: dict[str, Any]) -> 
         nonlocal brightest
         for image in chain.from_iterable(content.batches()):
             if isinstance(image, Unreadable):
+                if not tolerant:
+                    raise _unusable(image.reason)
                 unreadable[len(digests)] = image.reason
                 pixels, shape = np.zeros((size, size, 3), np.uint8), (0, 0)
             else:

@@ -148,11 +148,10 @@ class SplitAndRotate(FrozenModel):
     parts: int = Field(2, ge=2, le=8)
 
 
-Simple = Annotated[
+BasicStep = (
     Traditional | RandAugment | MixUp | CutMix | GridMask | CutOut | AugMix
-    | Sharpness | Noise | SplitAndRotate,
-    Field(discriminator="name"),
-]  # fmt: skip
+    | Sharpness | Noise | SplitAndRotate
+)  # fmt: skip
 
 
 class Enlarged(FrozenModel):
@@ -162,13 +161,15 @@ class Enlarged(FrozenModel):
     """
 
     name: Literal["enlarged"] = "enlarged"
-    copies: tuple[Simple, ...] = (CutMix(), MixUp(), RandAugment(), SplitAndRotate())
+    copies: tuple[Annotated[BasicStep, Field(discriminator="name")], ...] = (
+        CutMix(),
+        MixUp(),
+        RandAugment(),
+        SplitAndRotate(),
+    )
 
 
-Step = (
-    Traditional | RandAugment | MixUp | CutMix | GridMask | CutOut | AugMix
-    | Sharpness | Noise | SplitAndRotate | Enlarged
-)  # fmt: skip
+Step = BasicStep | Enlarged
 MIXING = ("mixup", "cutmix", "enlarged")
 """Steps that change labels."""
 
