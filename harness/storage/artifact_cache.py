@@ -1,9 +1,9 @@
-"""The cache of whatever is expensive to make: each artifact is made once, by one process, whole.
+"""The cache of everything that is expensive to compute: each artifact is created once.
 
-An artifact is a folder of files: ``ROOT/KEY`` or ``ROOT/GROUP/KEY``. It is written into a hidden
-folder next to that name; sizes and checksums go into its ``manifest.json``, the files are synced,
-and the folder is renamed. The kernel drops the lock of a maker that dies, so what it leaves behind
-is told from what is being made.
+An artifact is a folder of files, ``ROOT/KEY`` or ``ROOT/GROUP/KEY``. It is created by one process
+at a time, in a hidden folder beside it; sizes and checksums go into its ``manifest.json``, the
+files are synced, and the folder is renamed. The kernel drops the lock of a process that dies, by
+which its leftovers are recognised.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from harness.errors import NoRoom, StoreError, is_no_room
 from harness.execution.locks import FileLock
 
 MANIFEST = "manifest.json"
-_TEMPORARY = ".making-"
+_TEMPORARY = ".creating-"
 _BLOCK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
 class ArtifactCache:
-    """A folder of artifacts, by key. A key says everything that its artifact depends on."""
+    """A folder of artifacts by key, a hash of everything that the artifact depends on."""
 
     root: Path
     limit_bytes: int | None = None
     """Of all artifacts; None: as much as the disk holds."""
     warn: Callable[[str], object] = logging.getLogger(__name__).warning
-    """Receives one line about an artifact that is damaged and made again."""
+    """Receives a line for each damaged artifact that is created again."""
 
     def find(self, key: str, *, verify: bool = False) -> Path | None:
-        """The folder of an artifact, None where it is absent or damaged.
+        """The folder of an artifact; None where it is absent or damaged.
 
-        ``verify``: compare checksums (a gigabyte a second), not only sizes.
+        ``verify``: compare checksums (a gigabyte per second), not only sizes.
         """
         folder = self.root / key
         if damage(folder, verify=verify):
@@ -52,11 +52,11 @@ class ArtifactCache:
     def get_or_create(
         self, key: str, create: Callable[[Path], object], *, size: int = 0, verify: bool = False
     ) -> Path:
-        """The folder of an artifact; where it is absent, ``create`` writes its files into one.
+        """The folder of an artifact, whose files ``create`` writes where it is absent or damaged.
 
-        ``size``: bytes it will take, to check for room. Artifacts of other groups are evicted for
-        it, least recently used first. A process that makes the same artifact is waited for.
-        Raises NoRoom, StoreError where the cache cannot be written, and whatever ``create`` raises.
+        ``size``: the bytes that it will need. Artifacts of other groups are evicted to make room,
+        least recently used first. Waits for a process that creates the same artifact.
+        Raises NoRoom, StoreError where the cache cannot be written, and what ``create`` raises.
         """
         if folder := self.find(key, verify=verify):
             return folder
@@ -67,7 +67,7 @@ class ArtifactCache:
                 if self.find(key, verify=verify):
                     return folder
                 if folder.exists():
-                    self.warn(f"{folder}: {damage(folder, verify=verify)}; it is made again")
+                    self.warn(f"{folder}: {damage(folder, verify=verify)}; it is created again")
                 if lock.enforced:
                     self._remove_leftovers(folder)
                 with self._temporary_folder(folder, size) as temporary:
@@ -92,7 +92,7 @@ class ArtifactCache:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _remove_leftovers(self, folder: Path) -> None:
-        """Delete what makers that died have left: the lock of its artifact is free, or ours."""
+        """Delete what dead processes left: the lock of its artifact is free, or ours."""
         for temporary in self._temporaries():
             artifact = temporary.with_name(temporary.name[1:].partition(_TEMPORARY)[0])
             with _unless_locked(artifact) as unlocked:
@@ -138,12 +138,12 @@ class ArtifactCache:
 
 
 def damage(folder: Path, *, verify: bool = False) -> str | None:
-    """Why a folder is not a whole artifact, in a few words; None if it is."""
+    """What is wrong with the artifact in a folder; None if it is complete."""
     try:
         files = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
         for name, entry in files.items():
             if (folder / name).stat().st_size != entry["bytes"]:
-                return f"{name} does not have its size"
+                return f"{name} has the wrong size"
             if verify and _checksum(folder / name) != entry["crc32"]:
                 return f"{name} does not match its checksum"
     except FileNotFoundError as error:
@@ -168,7 +168,7 @@ def _publish(temporary: Path, folder: Path) -> None:
     try:
         temporary.rename(folder)
     except OSError:
-        if damage(folder):  # Else another process was faster, where the disk knows no locks.
+        if damage(folder):  # Else another process was faster, on a disk without locks.
             raise
 
 
@@ -178,7 +178,7 @@ def _lock(folder: Path) -> FileLock:
 
 @contextmanager
 def _unless_locked(folder: Path) -> Iterator[bool]:
-    """Whether the lock of an artifact was free; it is held meanwhile."""
+    """Hold the lock of an artifact if it is free; yields whether it was."""
     lock = _lock(folder)
     try:
         yield lock.acquire(blocking=False)

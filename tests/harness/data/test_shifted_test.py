@@ -172,4 +172,4 @@ def test_no_room_is_said_and_nothing_is_left(folder: Path, monkeypatch: pytest.M
     with pytest.raises(NoRoom, match="the disk is full"):
         get_or_corrupt(folder, data, test, SPLIT)
     assert not list(folder.parent.glob("shifted*"))
-    assert not list(folder.parent.glob(".*making*"))
+    assert not list(folder.parent.glob(".*creating*"))

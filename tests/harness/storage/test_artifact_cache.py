@@ -1,4 +1,4 @@
-"""The artifact cache: made once, whole or not at all, within its limit."""
+"""The artifact cache: created once, complete or not at all, within its limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.storage import artifact_cache
 from harness.storage.artifact_cache import MANIFEST, ArtifactCache, damage
 
 
-class Maker:
+class Creator:
     """Writes two files, and counts how often."""
 
     def __init__(self, size: int = 100) -> None:
@@ -41,7 +41,7 @@ def cache(tmp_path: Path, warnings: list[str]) -> ArtifactCache:
 
 
 def artifacts(cache: ArtifactCache) -> set[str]:
-    """Whatever is no lock: nothing else may be left in the cache."""
+    """Everything but lock files."""
     locks = {path for path in cache.root.rglob(".*.lock") if path.is_file()}
     paths = {p for depth in ("*", "*/*") for p in cache.root.glob(depth)} - locks
     return {path.relative_to(cache.root).as_posix() for path in paths}
@@ -51,30 +51,30 @@ def with_limit(cache: ArtifactCache, limit: int) -> ArtifactCache:
     return ArtifactCache(cache.root, limit, cache.warn)
 
 
-def test_an_artifact_is_made_once(cache: ArtifactCache) -> None:
-    make = Maker()
+def test_an_artifact_is_created_once(cache: ArtifactCache) -> None:
+    create = Creator()
     assert cache.find("a") is None
-    folder = cache.get_or_create("a", make)
+    folder = cache.get_or_create("a", create)
     assert folder == cache.root / "a"
     assert (folder / "inner" / "note").read_text() == "note"
-    assert cache.get_or_create("a", make, verify=True) == cache.find("a", verify=True) == folder
-    assert make.calls == 1
-    cache.get_or_create("group/b", make)
-    assert make.calls == 2
+    assert cache.get_or_create("a", create, verify=True) == cache.find("a", verify=True) == folder
+    assert create.calls == 1
+    cache.get_or_create("group/b", create)
+    assert create.calls == 2
 
 
-def make_slowly(barrier: object, root: Path, calls: object) -> None:
-    make = Maker()
+def create_at_once(barrier: object, root: Path, calls: object) -> None:
+    create = Creator()
     barrier.wait(30)
-    ArtifactCache(root).get_or_create("a", make)
-    calls.put(make.calls)
+    ArtifactCache(root).get_or_create("a", create)
+    calls.put(create.calls)
 
 
-def test_of_several_processes_one_makes_it(cache: ArtifactCache) -> None:
+def test_of_several_processes_one_creates_it(cache: ArtifactCache) -> None:
     context = multiprocessing.get_context("fork")
     barrier, calls = context.Barrier(4), context.Queue()
     processes = [
-        context.Process(target=make_slowly, args=(barrier, cache.root, calls)) for _ in range(4)
+        context.Process(target=create_at_once, args=(barrier, cache.root, calls)) for _ in range(4)
     ]
     for process in processes:
         process.start()
@@ -109,42 +109,42 @@ def empty_manifest(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (shorten, "rows does not have its size"),
+        (shorten, "rows has the wrong size"),
         (lose_a_file, "note is missing"),
         (lose_manifest, "manifest.json is missing"),
         (spoil_manifest, "manifest.json cannot be read"),
         (empty_manifest, "manifest.json cannot be read"),
     ],
 )
-def test_what_is_damaged_is_made_again_with_one_warning(
+def test_a_damaged_artifact_is_created_again_with_one_warning(
     cache: ArtifactCache, warnings: list[str], spoil: Callable[[Path], None], reason: str
 ) -> None:
-    make = Maker()
-    folder = cache.get_or_create("a", make)
+    create = Creator()
+    folder = cache.get_or_create("a", create)
     spoil(folder)
     assert cache.find("a") is None
-    assert cache.get_or_create("a", make) == folder
-    assert make.calls == 2
+    assert cache.get_or_create("a", create) == folder
+    assert create.calls == 2
     assert damage(folder, verify=True) is None
-    assert warnings == [f"{folder}: {reason}; it is made again"]
+    assert warnings == [f"{folder}: {reason}; it is created again"]
     assert artifacts(cache) == {"a", "a/rows", "a/inner", "a/manifest.json"}
 
 
 def test_a_changed_byte_is_found_by_its_checksum(cache: ArtifactCache, warnings: list[str]) -> None:
-    make = Maker()
-    folder = cache.get_or_create("a", make)
+    create = Creator()
+    folder = cache.get_or_create("a", create)
     (folder / "rows").write_bytes(bytes(99) + b"1")
     assert cache.find("a") == folder
     assert cache.find("a", verify=True) is None
-    cache.get_or_create("a", make, verify=True)
+    cache.get_or_create("a", create, verify=True)
     assert (folder / "rows").read_bytes() == bytes(100)
-    assert warnings == [f"{folder}: rows does not match its checksum; it is made again"]
+    assert warnings == [f"{folder}: rows does not match its checksum; it is created again"]
 
 
 # --- failures ------------------------------------------------------------------------------------
 
 
-def test_a_maker_that_fails_leaves_nothing(cache: ArtifactCache) -> None:
+def test_a_failure_leaves_nothing(cache: ArtifactCache) -> None:
     def fail(folder: Path) -> None:
         (folder / "half").write_bytes(b"half")
         raise DataError("the source is broken")
@@ -163,44 +163,44 @@ def die(root: Path) -> None:
 
 
 @pytest.mark.parametrize("next_key", ["dead", "other"])
-def test_what_a_killed_maker_left_is_deleted_by_the_next(
+def test_what_a_killed_process_left_is_deleted_by_the_next(
     cache: ArtifactCache, next_key: str
 ) -> None:
     process = multiprocessing.get_context("fork").Process(target=die, args=(cache.root,))
     process.start()
     process.join(30)
-    assert any(".making-" in name for name in artifacts(cache))
-    cache.get_or_create(next_key, Maker())
+    assert any(".creating-" in name for name in artifacts(cache))
+    cache.get_or_create(next_key, Creator())
     assert {name for name in artifacts(cache) if "/" not in name} == {next_key}
 
 
-def test_what_is_being_made_is_left_alone(cache: ArtifactCache) -> None:
-    def make_both(folder: Path) -> None:
-        cache.get_or_create("b", Maker())
-        Maker()(folder)
+def test_an_artifact_under_creation_is_left_alone(cache: ArtifactCache) -> None:
+    def create_both(folder: Path) -> None:
+        cache.get_or_create("b", Creator())
+        Creator()(folder)
 
-    assert damage(cache.get_or_create("a", make_both)) is None
+    assert damage(cache.get_or_create("a", create_both)) is None
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(StoreError, match=r"file: the cache cannot be written"):
-        ArtifactCache(tmp_path / "file").get_or_create("a", Maker())
+        ArtifactCache(tmp_path / "file").get_or_create("a", Creator())
 
 
 # --- room ----------------------------------------------------------------------------------------
 
 
-def test_room_is_checked_before_anything_is_made(
+def test_room_is_checked_before_anything_is_created(
     cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.root.mkdir()
     usage = shutil.disk_usage(cache.root)._replace(free=2 * 10**9)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    make = Maker()
+    create = Creator()
     with pytest.raises(NoRoom, match=r"a takes 3\.0 GB, but 2\.0 GB are free there"):
-        cache.get_or_create("a", make, size=3 * 10**9)
-    assert make.calls == 0
+        cache.get_or_create("a", create, size=3 * 10**9)
+    assert create.calls == 0
     assert artifacts(cache) == set()
 
 
@@ -223,47 +223,47 @@ def folders(cache: ArtifactCache) -> set[str]:
 
 def test_the_least_recently_used_is_evicted(cache: ArtifactCache) -> None:
     for at, key in enumerate(("old", "young", "group/oldest")):
-        cache.get_or_create(key, Maker(1000))
+        cache.get_or_create(key, Creator(1000))
         used(cache, key, 1000 + at)
     used(cache, "group/oldest", 1)
     cache.find("old")
-    with_limit(cache, 4000).get_or_create("new", Maker(1000), size=1000)
+    with_limit(cache, 4000).get_or_create("new", Creator(1000), size=1000)
     assert folders(cache) == {"old", "young", "new"}
     used(cache, "new", 3000)
-    with_limit(cache, 4000).get_or_create("newer", Maker(1000), size=1000)
+    with_limit(cache, 4000).get_or_create("newer", Creator(1000), size=1000)
     assert folders(cache) == {"old", "new", "newer"}
 
 
 def test_a_group_does_not_evict_its_own(cache: ArtifactCache) -> None:
     small = with_limit(cache, 2800)
-    small.get_or_create("group/1", Maker(1000), size=1000)
-    small.get_or_create("group/2", Maker(1000), size=1000)
+    small.get_or_create("group/1", Creator(1000), size=1000)
+    small.get_or_create("group/2", Creator(1000), size=1000)
     with pytest.raises(NoRoom, match=r"the cache's limit of 0\.0 GB is reached"):
-        small.get_or_create("group/3", Maker(1000), size=1000)
+        small.get_or_create("group/3", Creator(1000), size=1000)
     assert folders(cache) == {"group/1", "group/2"}
-    small.get_or_create("other/1", Maker(1000), size=1000)
+    small.get_or_create("other/1", Creator(1000), size=1000)
     assert folders(cache) == {"group/2", "other/1"}
 
 
 def test_nothing_is_evicted_where_that_is_not_enough(cache: ArtifactCache) -> None:
-    cache.get_or_create("a", Maker(1000))
+    cache.get_or_create("a", Creator(1000))
     with pytest.raises(NoRoom):
-        with_limit(cache, 2000).get_or_create("b", Maker(), size=3000)
+        with_limit(cache, 2000).get_or_create("b", Creator(), size=3000)
     assert folders(cache) == {"a"}
 
 
 def test_a_locked_artifact_is_not_evicted(cache: ArtifactCache) -> None:
-    cache.get_or_create("a", Maker(1000))
+    cache.get_or_create("a", Creator(1000))
     with artifact_cache._lock(cache.root / "a"), pytest.raises(NoRoom):
-        with_limit(cache, 1500).get_or_create("b", Maker(1000), size=1000)
+        with_limit(cache, 1500).get_or_create("b", Creator(1000), size=1000)
     assert folders(cache) == {"a"}
 
 
-def test_what_is_being_made_counts(cache: ArtifactCache) -> None:
+def test_an_artifact_under_creation_counts(cache: ArtifactCache) -> None:
     small = with_limit(cache, 3000)
 
-    def make_both(folder: Path) -> None:
+    def create_both(folder: Path) -> None:
         with pytest.raises(NoRoom):
-            small.get_or_create("b", Maker(), size=2000)
+            small.get_or_create("b", Creator(), size=2000)
 
-    small.get_or_create("a", make_both, size=2000)
+    small.get_or_create("a", create_both, size=2000)
