@@ -1,11 +1,10 @@
-"""How long an audit takes: the whole command, and a clean run's share of it afterwards.
+"""How long an audit takes: the whole command, first with an empty cache, then again.
 
     python benchmarks/audit.py [SOURCE]
 
 ``smear`` unless SOURCE says otherwise, or ``training_set.npz`` of the folder that
-WBC_BENCH_REAL_DATA names. First with an empty cache: decoding, the network in its child process,
-copies, the page with its maps. Then again, with what the first has kept. Processor time counts
-all cores and children; on a quiet machine of two cores the wall time is a little over half of it.
+WBC_BENCH_REAL_DATA names. The first time includes decoding, the network in its child process,
+near-duplicates, and the page with its maps. Processor time counts all cores and child processes.
 """
 
 from __future__ import annotations
@@ -20,38 +19,40 @@ from pathlib import Path
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        source = sys.argv[1] if len(sys.argv) > 1 else given(Path(folder))
-        where = Path(folder)
-        environment = {**os.environ, "WBC_BENCH_CACHE": str(where / "cache")}
-        audit = [sys.executable, "-m", "harness.cli", "data", "audit", source]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        source = sys.argv[1] if len(sys.argv) > 1 else default_source(folder)
+        environment = os.environ | {"WBC_BENCH_CACHE": str(folder / "cache")}
+        command = [sys.executable, "-m", "harness.cli", "data", "audit", source]
+        command += ["--out", str(folder / "page")]
         for when in ("the first time", "again"):
-            command = [*audit, "--out", str(where / "page")]
-            wall, processor = seconds(command, environment)
+            wall, processor, output = run(command, environment)
             print(
                 f"audit of {Path(source).name}, {when:14} {wall:6.1f} s, "
                 f"{processor:6.1f} s of processor"
             )
-        told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        print(told.stdout.splitlines()[-2])
+        print(output.splitlines()[-2])
 
 
-def given(folder: Path) -> str:
-    """The challenge's file, unpacked, where there is one."""
-    held = os.environ.get("WBC_BENCH_REAL_DATA")
-    if not held:
+def default_source(folder: Path) -> str:
+    """The challenge's file, rebuilt, where its parts are at hand."""
+    real_data = os.environ.get("WBC_BENCH_REAL_DATA")
+    if not real_data:
         return "smear"
-    script = Path(held) / "make_real_data.py"
+    script = Path(real_data) / "make_real_data.py"
     subprocess.run([sys.executable, str(script), str(folder / "real")], check=True)
     return str(folder / "real" / "training_set.npz")
 
 
-def seconds(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
-    """Wall seconds of a command, and processor seconds of it and its children."""
+def run(command: list[str], environment: dict[str, str]) -> tuple[float, float, str]:
+    """Wall seconds of a command, processor seconds of it and its children, and its output."""
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+    process = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
     wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return wall, processor, process.stdout
 
 
 if __name__ == "__main__":

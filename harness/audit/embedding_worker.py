@@ -1,12 +1,10 @@
 """The child process that computes embeddings: ``python -m harness.audit.embedding_worker``.
 
-A FeatureJob comes on stdin; pooled features of the named images go to a file. The rest is as with
-harness.training.worker.
+An EmbeddingJob comes on stdin; embeddings go to a file, events to stdout.
 """
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 from pathlib import Path
@@ -22,10 +20,10 @@ def main() -> int:
 
 
 def _execute(job_text: str, emit: Any) -> dict[str, Any]:
-    from harness.audit.embeddings import FeatureJob
+    from harness.audit.embeddings import EmbeddingJob
     from harness.execution.locks import DeviceLock
 
-    job = FeatureJob.model_validate_json(job_text)
+    job = EmbeddingJob.model_validate_json(job_text)
     device_lock = DeviceLock(job.device)
     emit("phase", name="start", steps=1)
     with device_lock.shared():
@@ -40,31 +38,23 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
         network = build(find(job.recipe), job.image_size, Path(job.weights))
         forward = Forward(network)
 
-    from harness.data.image_cache import open_dataset
-    from harness.storage.files import write_atomically
+    from harness.data.image_cache import open_dataset, square
 
     dataset = open_dataset(Path(job.data))
     ids = np.unique(dataset.groups)
-    features = np.empty((len(ids), network.output.shape[-1]), np.float32)
-    step = throttled(lambda done, of: emit("step", done=done, of=of))
+    embeddings = np.empty((len(ids), network.output.shape[-1]), np.float32)
+    report = throttled(lambda done, total: emit("step", done=done, of=total))
     begin = time.perf_counter()
-    for at in range(0, len(ids), job.batch):
+    for start in range(0, len(ids), job.batch):
         # Short batches are filled up: nothing recompiles.
-        batch = _resized(dataset.images[np.resize(ids[at : at + job.batch], job.batch)], job)
+        chosen = np.resize(ids[start : start + job.batch], job.batch)
+        batch = np.stack([square(image, job.image_size) for image in dataset.images[chosen]])
         with device_lock.shared():
-            found = to_numpy(forward(batch))
-        features[at : at + job.batch] = found[: len(ids) - at]
-        step(min(at + job.batch, len(ids)), len(ids))
-    buffer = io.BytesIO()
-    np.save(buffer, features, allow_pickle=False)
-    write_atomically(Path(job.output), buffer.getvalue())
+            computed = to_numpy(forward(batch))
+        embeddings[start : start + job.batch] = computed[: len(ids) - start]
+        report(min(start + job.batch, len(ids)), len(ids))
+    np.save(job.output, embeddings, allow_pickle=False)
     return {"images": len(ids), "seconds": time.perf_counter() - begin}
-
-
-def _resized(images: np.ndarray, job: Any) -> np.ndarray:
-    from harness.data.image_cache import square
-
-    return np.stack([square(image, job.image_size) for image in images])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The removal manifest: exactly which images are left out of a source, and why.
 
 A CSV file, ``index,sha256,kind,reason``, one line an image. The hash is that of the image's pixels
-as the source has them, so one manifest fits every training size, and only the data it was made
-for. Whoever disagrees deletes a line, or adds one.
+as the source has them, so one manifest fits every training size, and only the data it was made for.
+Lines may be deleted or added by hand.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from harness.data.image_cache import Batch, Content, Source, Unreadable, original_digest
+from harness.data.image_cache import Batch, Content, Source, original_digest
 from harness.errors import DataError
 
 COLUMNS = ("index", "sha256", "kind", "reason")
-LARGEST_FILE = 1 << 28
-ADVICE = "; make one for this data: wbc-bench data audit SOURCE"
+LARGEST_FILE_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -43,50 +43,59 @@ class Manifest:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of which images go; the wording of the reasons is no part of it."""
-        lines = "".join(f"{one.index} {one.sha256}\n" for one in self.removals)
+        """SHA-256 of which images are removed; the reasons are no part of it."""
+        lines = "".join(f"{removal.index} {removal.sha256}\n" for removal in self.removals)
         return hashlib.sha256(lines.encode()).hexdigest()
 
-    def text(self) -> str:
-        """The CSV file."""
+    def to_csv(self) -> str:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows((one.index, one.sha256, one.kind, one.reason) for one in self.removals)
+        writer.writerows(map(astuple, self.removals))
         return out.getvalue()
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest in a file; DataError names the line that is none."""
+    """The manifest in a file. Raises DataError naming the line that is invalid."""
     try:
-        if path.stat().st_size > LARGEST_FILE:
+        if path.stat().st_size > LARGEST_FILE_BYTES:
             raise DataError(f"{path}: too large for a manifest")
-        text = path.read_text("utf-8")
+        return parse(path.read_text("utf-8"), str(path))
     except FileNotFoundError:
         hint = "'wbc-bench data audit' writes one"
         raise DataError(f"{path}: no such manifest; {hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    return parse(text, str(path))
 
 
 def parse(text: str, name: str) -> Manifest:
-    """The manifest in a CSV text; DataError names the line that is none."""
+    """The manifest in a CSV text. Raises DataError naming the line that is invalid."""
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error as error:
         raise DataError(f"{name}: not a manifest: {error}") from None
     if not rows or tuple(rows[0]) != COLUMNS:
         raise DataError(f"{name}: not a manifest: its first line must be {','.join(COLUMNS)}")
-    found: dict[int, Removal] = {}
+    removals: dict[int, Removal] = {}
     for number, row in enumerate(rows[1:], start=2):
         if not row:
             continue
-        one = _removal(row, f"{name}: line {number}")
-        if one.index in found:
-            raise DataError(f"{name}: line {number}: image {one.index} is removed twice")
-        found[one.index] = one
-    return Manifest(tuple(found[i] for i in sorted(found)), name)
+        removal = _parse_removal(row, f"{name}: line {number}")
+        if removal.index in removals:
+            raise DataError(f"{name}: line {number}: image {removal.index} is removed twice")
+        removals[removal.index] = removal
+    return Manifest(tuple(removals[i] for i in sorted(removals)), name)
+
+
+def _parse_removal(row: list[str], where: str) -> Removal:
+    if len(row) != len(COLUMNS):
+        raise DataError(f"{where}: {len(row)} fields; {','.join(COLUMNS)} are {len(COLUMNS)}")
+    index, sha256, kind, reason = row
+    if not re.fullmatch(r"[0-9]{1,11}", index):
+        raise DataError(f"{where}: {index[:40]!r} is not the index of an image")
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise DataError(f"{where}: {sha256[:70]!r} is not a SHA-256 (64 hexadecimal digits)")
+    return Removal(int(index), sha256, kind, reason)
 
 
 def cleaned(source: Source, manifest: Manifest) -> Source:
@@ -99,14 +108,16 @@ def cleaned(source: Source, manifest: Manifest) -> Source:
         return source
 
     def read() -> Content:
-        content = source.read()
-        _require_in_range(manifest, len(content.labels), source)
+        content, last = source.read(), manifest.removals[-1].index
+        if last >= len(content.labels):
+            reason = f"it removes image {last}, but there are {len(content.labels):,}"
+            raise _misfit(manifest, source, reason)
         kept = np.ones(len(content.labels), bool)
-        kept[[one.index for one in manifest.removals]] = False
+        kept[[removal.index for removal in manifest.removals]] = False
         return replace(
             content,
             labels=content.labels[kept],
-            batches=lambda: _kept(content, manifest, source),
+            batches=lambda: _remaining_batches(content, manifest, source),
             given=None if content.given is None else content.given[kept],
         )
 
@@ -119,45 +130,24 @@ def cleaned(source: Source, manifest: Manifest) -> Source:
     )
 
 
-def _kept(content: Content, manifest: Manifest, source: Source) -> Iterator[Batch]:
-    goes = {one.index: one for one in manifest.removals}
+def _remaining_batches(content: Content, manifest: Manifest, source: Source) -> Iterator[Batch]:
+    digests = {removal.index: removal.sha256 for removal in manifest.removals}
     start = 0
     for batch in content.batches():
-        here = [i for i in range(start, start + len(batch)) if i in goes]
-        for i in here:
-            _require_same(goes[i], batch[i - start], manifest, source)
+        removed = [i for i in range(len(batch)) if start + i in digests]
+        for i in removed:
+            if original_digest(batch[i]).hex() != digests[start + i]:
+                reason = f"image {start + i} is not the one that was audited"
+                raise _misfit(manifest, source, reason)
         if isinstance(batch, np.ndarray):
-            yield np.delete(batch, [i - start for i in here], axis=0) if here else batch
+            yield np.delete(batch, removed, axis=0) if removed else batch
         else:
-            yield [image for i, image in enumerate(batch, start) if i not in goes]
+            yield [image for i, image in enumerate(batch) if start + i not in digests]
         start += len(batch)
 
 
-def _require_in_range(manifest: Manifest, count: int, source: Source) -> None:
-    last = manifest.removals[-1].index
-    if last >= count:
-        raise DataError(
-            f"{manifest.name} does not fit {source.name}: it removes image {last}, "
-            f"but there are {count:,}{ADVICE}"
-        )
-
-
-def _require_same(
-    one: Removal, image: np.ndarray | Unreadable, manifest: Manifest, source: Source
-) -> None:
-    if original_digest(image).hex() != one.sha256:
-        raise DataError(
-            f"{manifest.name} does not fit {source.name}: image {one.index} is not the one that "
-            f"was audited{ADVICE}"
-        )
-
-
-def _removal(row: list[str], where: str) -> Removal:
-    if len(row) != len(COLUMNS):
-        raise DataError(f"{where}: {len(row)} fields; {','.join(COLUMNS)} are {len(COLUMNS)}")
-    index, sha256, kind, reason = row
-    if not (index.isascii() and index.isdecimal() and len(index) < 12):
-        raise DataError(f"{where}: {index[:40]!r} is not the index of an image")
-    if len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
-        raise DataError(f"{where}: {sha256[:70]!r} is not a SHA-256 (64 hexadecimal digits)")
-    return Removal(int(index), sha256, kind, reason)
+def _misfit(manifest: Manifest, source: Source, reason: str) -> DataError:
+    return DataError(
+        f"{manifest.name} does not fit {source.name}: {reason}; make one for this data: "
+        "wbc-bench data audit SOURCE"
+    )

@@ -1,247 +1,224 @@
-"""The page of an audit: what was found, what goes, and pictures of it, in one folder."""
+"""The report of an audit: its findings, what is removed, and figures, in one folder."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from numpy.typing import NDArray
 from tabulate import tabulate
 
-from harness.audit import duplicates, figures
-from harness.audit.audit import CHANNELS, KINDS, REMOVABLE, Finding, Kind
-from harness.audit.inspection import Inspection
-from harness.audit.outliers import CHANCE, DEVIATIONS, NEAR
+from harness.audit import duplicates, figures, outliers
+from harness.audit.findings import CONSTANT_DEVIATION, KINDS, REMOVABLE, Kind
+from harness.audit.pipeline import MANIFEST, AuditedSource
 from harness.errors import DataError
+from harness.schema.dataset import Dataset
 from harness.storage.files import write_atomically
 
-PAGE, MANIFEST = "AUDIT.md", "manifest.csv"
-
-SHOWN = 24
-"""Findings of one kind on a sheet."""
-
-IN_A_CARD = 6
-"""Images of one finding on a sheet."""
-
+PAGE = "AUDIT.md"
+FINDINGS_SHOWN = 24
+"""Of one kind on a sheet."""
+IMAGES_SHOWN = 6
+"""Of one finding on a sheet."""
 COPIES_SHOWN = 20
+"""Of an outlier."""
+MAPS = ("map-pca.png", "map-tsne.png")
 
 TITLES: dict[Kind, str] = {
-    "not-a-cell": "Not a cell",
-    "constant": "Shows nothing",
+    "not-a-cell": "Outliers: no cell in the picture",
+    "constant": "Nearly one colour",
     "unreadable": "Cannot be read",
-    "several-labels": "One picture, several labels",
+    "several-labels": "Copies with different labels",
     "exact-copies": "Exact copies",
     "near-copies": "Near copies",
-    "leak": "On both sides of the given split",
-    "lonely": "Least like any other",
+    "leak": "Copies in several parts of the given split",
+    "isolated": "Isolated images",
 }
-
-REMARKS: dict[Kind, str] = {
-    "not-a-cell": "Pictures that occur again and again, with nothing but their copies near them.",
-    "unreadable": "Files that are damaged, or hold no image of a kind that can be used.",
-    "constant": "All pixels have nearly one colour.",
+DESCRIPTIONS: dict[Kind, str] = {
+    "not-a-cell": "Pictures that occur again and again, and resemble nothing but their own copies.",
+    "constant": "Nothing can be seen in them.",
+    "unreadable": "Files that are damaged, or of a format that is not supported.",
     "several-labels": "At most one of the labels is right; which one, the pixels do not say.",
-    "exact-copies": "The same pixels. A split keeps them on one side.",
-    "near-copies": "The same picture moved, compressed or photographed again.",
-    "leak": "A split that is kept as given loses the copies outside its last part.",
-    "lonely": "Single pictures, worth a look. An audit removes none of them.",
+    "exact-copies": "Images with the same pixels. A split keeps them in one part.",
+    "near-copies": "Images that are copies of one another, moved, compressed or taken again.",
+    "leak": "A split that is used as given loses the copies outside its last part.",
+    "isolated": "Single images that are least similar to any other. None of them is removed.",
 }
 
 
-def write_page(inspected: Inspection, folder: Path, kinds: Collection[str]) -> Path:
-    """Write page, sheets, maps and manifest into ``folder``; the page's path.
+@dataclass(frozen=True)
+class Section:
+    """What the page shows of one kind of findings."""
+
+    title: str
+    description: str
+    outliers: tuple[tuple[str, list[str]], ...] = ()
+    """Reason and figures of each outlier."""
+    note: str = ""
+    figure: str = ""
+
+
+def write_report(audited: AuditedSource, folder: Path, kinds: Collection[str]) -> Path:
+    """Write page, figures and manifest into ``folder``; the page's path.
 
     ``kinds`` of findings are removed. Raises DataError where it cannot be written.
     """
-    pictures = dict(_pictures(inspected))
-    manifest = inspected.audit.manifest(inspected.origin, kinds)
-    page = "\n\n".join(_sections(inspected, folder, kinds, pictures)) + "\n"
+    files = dict(_figures(audited))
+    page = _render(audited, folder, kinds, files)
+    files[MANIFEST] = audited.audit.manifest(audited.origin, kinds).to_csv().encode()
+    files[PAGE] = page.encode()
     try:
-        for name, content in pictures.items():
+        for name, content in files.items():
             write_atomically(folder / name, content)
-        write_atomically(folder / MANIFEST, manifest.text().encode())
-        write_atomically(folder / PAGE, page.encode())
     except OSError as error:
         raise DataError(f"{folder}: the audit cannot be written: {error}") from error
     return folder / PAGE
 
 
-def summary(inspected: Inspection, kinds: Collection[str]) -> list[str]:
-    """What the audit found, for a terminal."""
-    table = tabulate(_found(inspected, kinds), _HEADS, disable_numparse=True, colalign=_ALIGN)
-    return [*table.splitlines(), _verdict(inspected, kinds)]
+def summary(audited: AuditedSource, kinds: Collection[str]) -> list[str]:
+    """The findings in lines for a terminal."""
+    return [*_findings_table(audited, kinds, "simple").splitlines(), _verdict(audited, kinds)]
 
 
-_HEADS = ("finding", "pictures", "images", "to remove")
-_ALIGN = ("left", "right", "right", "right")
+def _verdict(audited: AuditedSource, kinds: Collection[str]) -> str:
+    total, removed = len(audited.dataset), len(audited.audit.removals(kinds))
+    return f"{total:,} images: {removed:,} to remove, {total - removed:,} kept"
 
 
-def _found(inspected: Inspection, kinds: Collection[str]) -> list[list[str]]:
-    audit = inspected.audit
-    why = [finding.kind for finding in audit.removed(kinds).values()]
+def _findings_table(audited: AuditedSource, kinds: Collection[str], style: str) -> str:
+    removed = [finding.kind for finding in audited.audit.removals(kinds).values()]
     rows = []
     for kind in KINDS:
-        found = audit.of(kind)
-        images = len({int(i) for finding in found for i in finding.ids})
-        goes = f"{why.count(kind):,}" if kind in kinds else "-"
-        rows.append([TITLES[kind].lower(), f"{len(found):,}", f"{images:,}", goes])
-    return rows
+        findings = audited.audit.findings_of(kind)
+        images = len({i for finding in findings for i in finding.ids.tolist()})
+        to_remove = f"{removed.count(kind):,}" if kind in kinds else "-"
+        rows.append([TITLES[kind].lower(), f"{len(findings):,}", f"{images:,}", to_remove])
+    return _table(rows, ("finding", "groups", "images", "to remove"), style)
 
 
-def _verdict(inspected: Inspection, kinds: Collection[str]) -> str:
-    total, goes = len(inspected.dataset), len(inspected.audit.removed(kinds))
-    return f"{total:,} images: {goes:,} to remove, {total - goes:,} kept"
+def _table(rows: list[list[str]], header: tuple[str, ...], style: str = "pipe") -> str:
+    """The first column aligned left, numbers right."""
+    if style == "pipe":
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    align = ("left", *["right"] * (len(header) - 1))
+    return tabulate(rows, header, style, disable_numparse=True, colalign=align)
 
 
 # --- the page ------------------------------------------------------------------------------------
 
 
-def _sections(
-    inspected: Inspection, folder: Path, kinds: Collection[str], pictures: Collection[str]
-) -> Iterator[str]:
-    dataset, origin = inspected.dataset, inspected.origin
-    yield f"# What is in {dataset.name}"
-    yield f"{origin.source}. **{_verdict(inspected, kinds)}.**"
-    yield _markdown(_found(inspected, kinds), _HEADS, _ALIGN)
-    yield _how_to_apply(inspected, folder, kinds)
-    for kind in KINDS:
-        if inspected.audit.of(kind):
-            yield from _section(kind, inspected, kinds, pictures)
-    yield "## Classes"
-    yield _classes(inspected, kinds)
-    yield "## Pixels"
-    yield _pixels(inspected)
-    yield "## Maps"
-    yield "Features of an ImageNet network in two dimensions. What lies apart is unlike the rest."
-    for name in ("map-pca.png", "map-tsne.png"):
-        if name in pictures:
-            yield f"![{name}]({name})"
-    yield "## How it was found"
-    yield _method()
-
-
-def _how_to_apply(inspected: Inspection, folder: Path, kinds: Collection[str]) -> str:
-    goes = inspected.audit.removed(kinds)
-    if not goes:
-        return "Nothing has to go."
-    return (
-        f"[`{MANIFEST}`]({MANIFEST}) lists each image to remove: its index, the hash of its pixels "
-        "and the reason. `clean = true` under `[data]` in `benchmark.toml` leaves out what every "
-        f'audit removes; `manifest = "{(folder / MANIFEST).as_posix()}"` beside it, the path as '
-        "seen from that file, exactly what is listed."
+def _render(
+    audited: AuditedSource, folder: Path, kinds: Collection[str], names: Collection[str]
+) -> str:
+    loader = FileSystemLoader(Path(__file__).with_name("assets"))
+    template = Environment(
+        loader=loader, undefined=StrictUndefined, keep_trailing_newline=True
+    ).get_template("audit.md.j2")
+    pixels = audited.audit.pixels
+    channels = [
+        [name, f"{mean:.1f}", f"{deviation:.1f}"]
+        for name, mean, deviation in zip(
+            ("red", "green", "blue"), pixels.mean, pixels.deviation, strict=True
+        )
+    ]
+    return template.render(
+        dataset=audited.dataset,
+        origin=audited.origin,
+        verdict=_verdict(audited, kinds),
+        findings=_findings_table(audited, kinds, "pipe"),
+        removals=audited.audit.removals(kinds),
+        manifest=MANIFEST,
+        manifest_path=(folder / MANIFEST).as_posix(),
+        sections=[
+            _section(kind, audited, kinds, names)
+            for kind in KINDS
+            if audited.audit.findings_of(kind)
+        ],
+        classes=_classes(audited, kinds),
+        size=audited.dataset.images.shape[1],
+        pixels=pixels,
+        source_sizes=_source_sizes(pixels.sizes),
+        channels=_table(channels, ("channel", "mean", "deviation")),
+        maps=MAPS,
+        duplicates=duplicates,
+        outliers=outliers,
+        constant_deviation=CONSTANT_DEVIATION,
     )
 
 
 def _section(
-    kind: Kind, inspected: Inspection, kinds: Collection[str], pictures: Collection[str]
-) -> Iterator[str]:
-    found = inspected.audit.of(kind)
-    yield f"## {TITLES[kind]}"
-    fate = "They go." if kind in kinds else "Reported, not removed."
-    yield f"{REMARKS[kind]} {fate if kind in REMOVABLE else ''}".strip()
+    kind: Kind, audited: AuditedSource, kinds: Collection[str], names: Collection[str]
+) -> Section:
+    findings = audited.audit.findings_of(kind)
+    removed = "They are removed." if kind in kinds else "Reported, not removed."
+    description = f"{DESCRIPTIONS[kind]} {removed if kind in REMOVABLE else ''}".strip()
     if kind == "not-a-cell":
-        for number, finding in enumerate(found, start=1):
-            yield f"{number}. {_sentence(finding.reason)}"
-            yield from (f"![{n}]({n})" for n in _stranger_names(number) if n in pictures)
-        return
-    if len(found) > SHOWN:
-        yield f"The first {SHOWN} of {len(found):,} are shown."
+        reasons = (f"{finding.reason[0].upper()}{finding.reason[1:]}" for finding in findings)
+        shown = tuple((r, _outlier_figures(k)) for k, r in enumerate(reasons, start=1))
+        return Section(TITLES[kind], description, outliers=shown)
+    notes = []
+    if len(findings) > FINDINGS_SHOWN:
+        notes.append(f"The first {FINDINGS_SHOWN} of {len(findings):,} are shown.")
     if kind == "unreadable":
-        yield "\n".join(f"- image {f.ids[0]}: {f.reason}" for f in found[:SHOWN])
-    name = f"{kind}.png"
-    if name in pictures:
-        yield f"![{TITLES[kind].lower()}]({name})"
-
-
-def _sentence(reason: str) -> str:
-    return f"{reason[0].upper()}{reason[1:]}."
-
-
-def _classes(inspected: Inspection, kinds: Collection[str]) -> str:
-    dataset = inspected.dataset
-    kept = np.ones(len(dataset), bool)
-    kept[list(inspected.audit.removed(kinds))] = False
-    rows = []
-    for k, name in enumerate(dataset.class_names):
-        before = int((dataset.labels == k).sum())
-        after = int((dataset.labels[kept] == k).sum())
-        share = 100 * after / max(1, int(kept.sum()))
-        rows.append([name, f"{before:,}", f"{before - after:,}", f"{after:,}", f"{share:.1f}"])
-    heads = ("class", "images", "to remove", "kept", "% of kept")
-    return _markdown(rows, heads, ("left", "right", "right", "right", "right"))
-
-
-def _pixels(inspected: Inspection) -> str:
-    pixels = inspected.audit.pixels
-    sizes = [f"{width} × {height} px ({n:,})" for (height, width), n in pixels.sizes.items()]
-    shown = ", ".join(sizes[:5]) + (f" and {len(sizes) - 5} more" if len(sizes) > 5 else "")
-    rows = [
-        [name, f"{mean:.1f}", f"{deviation:.1f}"]
-        for name, mean, deviation in zip(CHANNELS, pixels.mean, pixels.deviation, strict=True)
-    ]
-    table = _markdown(rows, ("channel", "mean", "deviation"), ("left", "right", "right"))
-    side = inspected.dataset.images.shape[1]
-    values = f"Values, at {side} × {side} px, from {pixels.darkest} to {pixels.brightest}."
-    text = f"{values} Sizes in the source: {shown}."
-    return f"{text}\n\n{table}"
-
-
-def _method() -> str:
-    return (
-        "- **Exact copies** have the same SHA-256 of their pixels in the source.\n"
-        f"- **Near copies**: pairs whose {duplicates.HASH_SIDE**2}-bit perceptual hashes "
-        "(imagehash's "
-        f"pHash) differ in at most {duplicates.FAR} bits, and whose fine detail, moved onto each "
-        f"other, correlates with {duplicates.ALIKE} or more.\n"
-        f"- **Not a cell**: a picture that is repeated while nothing as rare comes within a "
-        f"cosine similarity of {NEAR} (report 003's threshold) of any of its copies, in the "
-        "features of EfficientNet-Lite0 with ImageNet weights; and that is lonelier than chance "
-        f"allows: its angle to the nearest picture is {DEVIATIONS} deviations beyond the mean, and "
-        f"the share of pictures as lonely, times the repeated pictures, at most {CHANCE}.\n"
-        "- **Shows nothing**: the pixels' deviation is below 2 of 255."
+        lines = [f"- image {f.ids[0]}: {f.reason}" for f in findings[:FINDINGS_SHOWN]]
+        notes.append("\n".join(lines))
+    figure = f"{kind}.png"
+    return Section(
+        TITLES[kind],
+        description,
+        note="\n\n".join(notes),
+        figure=figure if figure in names else "",
     )
 
 
-def _markdown(rows: list[list[str]], heads: tuple[str, ...], align: tuple[str, ...]) -> str:
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return tabulate(escaped, heads, "pipe", disable_numparse=True, colalign=align)
+def _classes(audited: AuditedSource, kinds: Collection[str]) -> str:
+    labels, removed = audited.dataset.labels, list(audited.audit.removals(kinds))
+    count = len(audited.dataset.class_names)
+    before = np.bincount(labels, minlength=count)
+    gone = np.bincount(labels[removed], minlength=count)
+    share = 100 * (before - gone) / max(1, len(labels) - len(removed))
+    rows = [
+        [name, f"{before[k]:,}", f"{gone[k]:,}", f"{before[k] - gone[k]:,}", f"{share[k]:.1f}"]
+        for k, name in enumerate(audited.dataset.class_names)
+    ]
+    return _table(rows, ("class", "images", "to remove", "kept", "% of kept"))
 
 
-# --- its pictures --------------------------------------------------------------------------------
+def _source_sizes(sizes: dict[tuple[int, int], int]) -> str:
+    texts = [f"{width} × {height} px ({n:,})" for (height, width), n in sizes.items()]
+    return ", ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
 
 
-def _stranger_names(number: int) -> tuple[str, str]:
-    return f"not-a-cell-{number}.png", f"not-a-cell-{number}-similarity.png"
+# --- its figures ---------------------------------------------------------------------------------
 
 
-def _pictures(inspected: Inspection) -> Iterator[tuple[str, bytes]]:
-    dataset, audit, features = inspected.dataset, inspected.audit, inspected.features
-    for number, stranger in enumerate(audit.outliers, start=1):
-        sheet, histogram = _stranger_names(number)
-        some = _varied(stranger.ids, dataset.labels, dataset.groups)
-        card = tuple((int(i), dataset.class_names[dataset.labels[i]]) for i in some)
-        yield sheet, figures.sheet(dataset, [card])
-        yield histogram, figures.similarity(features, stranger)
+def _outlier_figures(number: int) -> list[str]:
+    return [f"not-a-cell-{number}.png", f"not-a-cell-{number}-similarity.png"]
+
+
+def _figures(audited: AuditedSource) -> Iterator[tuple[str, bytes]]:
+    dataset, audit = audited.dataset, audited.audit
+    for number, outlier in enumerate(audit.outliers, start=1):
+        sheet, histogram = _outlier_figures(number)
+        yield sheet, figures.contact_sheet(dataset, [_varied(outlier.ids, dataset)])
+        yield histogram, figures.similarity_histogram(audited.embeddings, outlier)
     for kind in KINDS:
-        found = audit.of(kind)[:SHOWN]
-        if found and kind not in ("not-a-cell", "unreadable"):
-            yield f"{kind}.png", figures.sheet(dataset, [_card(f, inspected) for f in found])
-    pca, tsne = figures.maps(dataset, features, audit)
-    yield "map-pca.png", figures.draw_map(pca, dataset, audit)
-    yield "map-tsne.png", figures.draw_map(tsne, dataset, audit)
+        findings = audit.findings_of(kind)[:FINDINGS_SHOWN]
+        if findings and kind not in ("not-a-cell", "unreadable"):
+            groups = [finding.ids[:IMAGES_SHOWN] for finding in findings]
+            yield f"{kind}.png", figures.contact_sheet(dataset, groups)
+    maps = figures.embedding_maps(dataset, audited.embeddings, audit)
+    for name, one in zip(MAPS, maps, strict=True):
+        yield name, figures.draw_map(one, dataset, audit)
 
 
-def _card(finding: Finding, inspected: Inspection) -> figures.Card:
-    names, labels = inspected.dataset.class_names, inspected.dataset.labels
-    return tuple((int(i), names[labels[i]]) for i in finding.ids[:IN_A_CARD])
-
-
-def _varied(ids: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Some of a family's images: every label in turn, different pixels first."""
-    seen: dict[tuple[int, int], int] = {}
-    turn = []
-    for i in ids.tolist():
-        for key in ((0, int(labels[i])), (1, int(groups[i]))):
-            seen[key] = seen.get(key, 0) + 1
-        turn.append((seen[1, int(groups[i])] > 1, seen[0, int(labels[i])], i))
-    return np.array([i for *_, i in sorted(turn)[:COPIES_SHOWN]], np.int64)
+def _varied(ids: NDArray[np.int64], dataset: Dataset) -> NDArray[np.int64]:
+    """Some copies of a picture: different pixels first, every label in turn."""
+    copies = pd.DataFrame({"id": ids, "label": dataset.labels[ids], "pixels": dataset.groups[ids]})
+    copies["repeated"] = copies.duplicated("pixels")
+    copies["turn"] = copies.groupby("label").cumcount()
+    return copies.sort_values(["repeated", "turn", "id"])["id"].to_numpy()[:COPIES_SHOWN]

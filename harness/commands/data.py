@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.audit.inspection import inspect, prepare_data
+from harness.audit import pipeline
 from harness.commands.settings import DataOptions, Settings, load_settings
 from harness.data.image_cache import open_dataset, provenance
 from harness.data.splitting import split_csv, split_indices
@@ -30,8 +30,8 @@ def prepare(settings: Settings, tell: Callable[[str], object] = lambda _: None) 
 
     Raises DataError.
     """
-    benchmark, workspace = settings.benchmark, replace(settings.workspace, tell=tell)
-    folder = prepare_data(benchmark.data, benchmark.protocol.image_size, workspace)
+    benchmark, workspace = settings.benchmark, replace(settings.workspace, on_progress=tell)
+    folder = pipeline.prepare_data(benchmark.data, benchmark.protocol.image_size, workspace)
     return PreparedData(open_dataset(folder), folder)
 
 
@@ -82,8 +82,8 @@ def run_audit(
     ``also_remove``: kinds of findings to remove besides those removed by default. ``not_cells``:
     indices of images that are known to be no cells. Raises UserError.
     """
-    from harness.audit.audit import REMOVABLE, REMOVED
-    from harness.audit.report import summary, write_page
+    from harness.audit.findings import REMOVABLE, REMOVED
+    from harness.audit.report import summary, write_report
     from harness.data.sources import find
 
     for kind in also_remove:
@@ -94,7 +94,8 @@ def run_audit(
     source = find(benchmark.data.source, benchmark.protocol.image_size)
     kinds = tuple(dict.fromkeys((*REMOVED, *also_remove)))
     with Console(stderr=True).status("") as status:
-        inspection = inspect(source, replace(settings.workspace, tell=status.update), not_cells)
-        status.update("drawing the page")
-        page = write_page(inspection, out or Path("audit") / inspection.dataset.name, kinds)
-    return summary(inspection, kinds), page
+        workspace = replace(settings.workspace, on_progress=status.update)
+        audited = pipeline.run_audit(source, workspace, not_cells)
+        status.update("drawing the figures")
+        page = write_report(audited, out or Path("audit") / audited.dataset.name, kinds)
+    return summary(audited, kinds), page

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pooch
 
-from harness.audit.inspection import Workspace
+from harness.audit.pipeline import Workspace
 from harness.config import FILENAME, Benchmark, DataSettings, Profile, load
 from harness.execution import devices
 from harness.execution.devices import Device

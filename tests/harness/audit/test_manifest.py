@@ -26,7 +26,7 @@ manifests = st.dictionaries(st.integers(0, 10**9), st.tuples(digests, texts, tex
 
 @given(manifests)
 def test_what_is_written_is_read(manifest: Manifest) -> None:
-    again = parse(manifest.text(), "again")
+    again = parse(manifest.to_csv(), "again")
     assert again.removals == manifest.removals
     assert again.identity == manifest.identity
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
-from harness.audit.audit import KINDS, LONELY, REMOVED, Audit, audit, near_duplicate_groups
+from harness.audit.duplicates import near_duplicate_groups
+from harness.audit.findings import ISOLATED_SHOWN, KINDS, REMOVED, Audit, audit_dataset
 from harness.data.image_cache import Provenance
 from harness.data.synthetic.smear import CLASS_NAMES, draw
 from harness.schema.dataset import Dataset
@@ -33,8 +36,15 @@ def origin(data: Dataset, unreadable: dict[int, str] | None = None) -> Provenanc
     return Provenance(digests, sizes, unreadable or {}, "made")
 
 
+def audited(
+    data: Dataset, origin: Provenance, embeddings: np.ndarray, not_cells: Sequence[int] = ()
+) -> Audit:
+    near_groups = near_duplicate_groups(data.images, data.groups)
+    return audit_dataset(data, origin, embeddings, near_groups, not_cells)
+
+
 def colours(images: np.ndarray) -> np.ndarray:
-    """Stand-in features: coarse colour, less the mean; drawn cells differ from drawn charts."""
+    """Stand-in embeddings: coarse colour, less the mean; drawn cells differ from drawn charts."""
     small = images.reshape(len(images), 4, 24, 4, 24, 3).mean(axis=(2, 4)).reshape(len(images), -1)
     return np.hstack([small - small.mean(axis=1, keepdims=True), np.full((len(images), 1), 80)])
 
@@ -58,7 +68,7 @@ def faulty() -> tuple[Dataset, Audit]:
     given[[11, 12, 50, 60, 70]] = 2
     data = dataset(images, labels, given)
     unreadable = {23: "b/7.png: unreadable image: cut short"}
-    return data, audit(data, origin(data, unreadable), colours(images), near_duplicate_groups(data))
+    return data, audited(data, origin(data, unreadable), colours(images))
 
 
 def ids_of(found: Audit, kind: str) -> list[list[int]]:
@@ -73,7 +83,7 @@ def test_every_fault_is_found_once(faulty: tuple[Dataset, Audit]) -> None:
     assert ids_of(found, "near-copies") == [[5, 12]]
     assert ids_of(found, "several-labels") == [[4, 11]]
     assert ids_of(found, "leak") == [[4, 11], [5, 12]]
-    assert len(ids_of(found, "lonely")) == LONELY
+    assert len(ids_of(found, "isolated")) == ISOLATED_SHOWN
     kinds = [KINDS.index(finding.kind) for finding in found.findings]
     assert kinds == sorted(kinds)
 
@@ -81,22 +91,22 @@ def test_every_fault_is_found_once(faulty: tuple[Dataset, Audit]) -> None:
 def test_reasons_say_what_and_where(faulty: tuple[Dataset, Audit]) -> None:
     _, found = faulty
     reasons = {finding.kind: finding.reason for finding in reversed(found.findings)}
-    assert reasons["constant"] == "shows nothing: all of it is about (0, 0, 0)"
+    assert reasons["constant"] == "nearly one colour: (0, 0, 0) on average"
     assert "b/7.png" in reasons["unreadable"]
-    assert reasons["several-labels"] == "the same pixels as eosinophil and monocyte"
-    assert reasons["near-copies"] == "the same picture as image 5, nearly"
-    assert reasons["leak"] == "the same pixels in train and test"
+    assert reasons["several-labels"] == "exact copies labelled as eosinophil and monocyte"
+    assert reasons["near-copies"] == "nearly the same picture as image 5"
+    assert reasons["leak"] == "exact copies in train and test"
 
 
-def test_only_what_teaches_nothing_goes_by_default(faulty: tuple[Dataset, Audit]) -> None:
+def test_only_images_without_a_cell_are_removed_by_default(faulty: tuple[Dataset, Audit]) -> None:
     _, found = faulty
-    assert list(found.removed()) == [20, 21, 22, 23]
-    assert list(found.removed(("exact-copies",))) == [10, 11]
-    assert list(found.removed(("near-copies",))) == [12]
-    assert list(found.removed(("several-labels",))) == [4, 11]
-    assert list(found.removed(("leak",))) == [4, 5]  # the test part keeps its copy
-    assert list(found.removed(KINDS)) == [4, 5, 10, 11, 12, 20, 21, 22, 23]
-    assert found.removed(("lonely",)) == {}
+    assert list(found.removals()) == [20, 21, 22, 23]
+    assert list(found.removals(("exact-copies",))) == [10, 11]
+    assert list(found.removals(("near-copies",))) == [12]
+    assert list(found.removals(("several-labels",))) == [4, 11]
+    assert list(found.removals(("leak",))) == [4, 5]  # the test part keeps its copy
+    assert list(found.removals(KINDS)) == [4, 5, 10, 11, 12, 20, 21, 22, 23]
+    assert found.removals(("isolated",)) == {}
 
 
 def test_the_manifest_holds_index_hash_and_reason(faulty: tuple[Dataset, Audit]) -> None:
@@ -120,29 +130,29 @@ def test_the_pixels_are_those_of_readable_images(faulty: tuple[Dataset, Audit]) 
     assert found.pixels.sizes == {(96, 96): 119}
 
 
-def test_the_embedded_sets_strangers_by_plain_colour() -> None:
-    """Any features will do that tell the pictures apart; a network's are used in earnest."""
+def test_the_embedded_sets_outliers_by_plain_colour() -> None:
+    """Any embeddings will do that tell the pictures apart."""
     drawn = draw(600, seed=0)
     data = dataset(drawn.images, drawn.labels)
-    found = audit(data, origin(data), colours(drawn.images), near_duplicate_groups(data))
-    assert list(found.removed()) == drawn.contaminants.tolist()
-    assert len(found.strangers) == 2
-    for finding in found.of("not-a-cell"):
-        assert "not a cell" in finding.reason
+    found = audited(data, origin(data), colours(drawn.images))
+    assert list(found.removals()) == drawn.contaminants.tolist()
+    assert len(found.outliers) == 2
+    for finding in found.findings_of("not-a-cell"):
+        assert "no cell in the picture" in finding.reason
         assert not set(finding.ids.tolist()) & {
-            int(i) for other in found.of("exact-copies") for i in other.ids
+            int(i) for other in found.findings_of("exact-copies") for i in other.ids
         }
 
 
 def test_a_clean_set_has_nothing_to_remove() -> None:
     drawn = draw(200, seed=4, faults=False)
     data = dataset(drawn.images, drawn.labels)
-    found = audit(data, origin(data), colours(drawn.images), near_duplicate_groups(data))
-    assert {finding.kind for finding in found.findings} == {"lonely"}
-    assert found.removed(KINDS) == {}
+    found = audited(data, origin(data), colours(drawn.images))
+    assert {finding.kind for finding in found.findings} == {"isolated"}
+    assert found.removals(KINDS) == {}
 
 
-def test_pictures_that_only_end_up_alike_are_no_exact_copies() -> None:
+def test_images_that_become_equal_when_resized_are_no_exact_copies() -> None:
     """Cut square and resized they are the same; in the source they are not."""
     drawn = draw(80, seed=4, faults=False)
     images = drawn.images.copy()
@@ -150,30 +160,30 @@ def test_pictures_that_only_end_up_alike_are_no_exact_copies() -> None:
     data = dataset(images, np.where(np.arange(80) == 9, drawn.labels[2], drawn.labels))
     source = origin(data)
     source.digests[9] += 1
-    found = audit(data, source, colours(images), near_duplicate_groups(data))
-    assert not found.of("exact-copies")
-    (finding,) = found.of("near-copies")
+    found = audited(data, source, colours(images))
+    assert not found.findings_of("exact-copies")
+    (finding,) = found.findings_of("near-copies")
     assert finding.ids.tolist() == [2, 9]
 
 
-def test_what_is_like_a_named_picture_goes_too() -> None:
-    """Report 003's way: a single stranger, which nothing but a person's word can tell."""
+def test_images_similar_to_a_given_one_are_removed_too() -> None:
+    """Report 003's way: a single outlier, which only a person can recognise."""
     drawn = draw(200, seed=4, faults=False)
     images = drawn.images.copy()
     images[30] = 0
     images[30, :48] = 255, 0, 0
     data = dataset(images, drawn.labels)
-    features = colours(images)
-    assert not audit(data, origin(data), features, near_duplicate_groups(data)).removed()
-    told = audit(data, origin(data), features, near_duplicate_groups(data), named=(30,))
-    assert list(told.removed()) == [30]
-    (finding,) = told.of("not-a-cell")
-    assert "like image 30, which was named" in finding.reason
-    assert told.strangers[0].named
+    embeddings = colours(images)
+    assert not audited(data, origin(data), embeddings).removals()
+    given = audited(data, origin(data), embeddings, (30,))
+    assert list(given.removals()) == [30]
+    (finding,) = given.findings_of("not-a-cell")
+    assert "images similar to image 30, as given" in finding.reason
+    assert given.outliers[0].given
 
 
 def test_a_set_without_anything_readable() -> None:
     images = np.zeros((4, 96, 96, 3), np.uint8)
     data = dataset(images, np.array([0, 1, 0, 1]))
-    found = audit(data, origin(data, {0: "torn", 2: "torn"}), np.ones((4, 8)), data.groups)
-    assert list(found.removed()) == [0, 1, 2, 3]
+    found = audit_dataset(data, origin(data, {0: "torn", 2: "torn"}), np.ones((4, 8)), data.groups)
+    assert list(found.removals()) == [0, 1, 2, 3]

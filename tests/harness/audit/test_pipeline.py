@@ -10,10 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.audit import embeddings, inspection
-from harness.audit.audit import REMOVED
-from harness.audit.inspection import Inspection, Workspace, default_manifest, inspect, prepare_data
-from harness.audit.report import summary, write_page
+from harness.audit import embeddings, pipeline
+from harness.audit.findings import REMOVED
+from harness.audit.pipeline import (
+    AuditedSource,
+    Workspace,
+    default_manifest,
+    prepare_data,
+    run_audit,
+)
+from harness.audit.report import summary, write_report
 from harness.config import DataSettings
 from harness.data.image_cache import get_or_decode, open_dataset
 from harness.data.sources import SMEAR_SEED, find
@@ -25,20 +31,20 @@ CPU = Device("cpu", "Test CPU")
 
 
 @pytest.fixture(scope="module")
-def at(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return Workspace(tmp_path_factory.mktemp("cache"), CPU)
 
 
 @pytest.fixture(scope="module")
-def smear(at: Workspace) -> Inspection:
-    return inspect(find("smear@400", 96), at)
+def smear(workspace: Workspace) -> AuditedSource:
+    return run_audit(find("smear@400", 96), workspace)
 
 
 @pytest.mark.slow
-def test_the_embedded_sets_faults_are_found_exactly(smear: Inspection) -> None:
+def test_the_embedded_sets_faults_are_found_exactly(smear: AuditedSource) -> None:
     truth = draw(400, SMEAR_SEED)
     found = smear.audit
-    assert list(found.removed()) == truth.contaminants.tolist()
+    assert list(found.removals()) == truth.contaminants.tolist()
 
     def pairs(kind: str) -> list[list[int]]:
         return sorted(finding.ids.tolist() for finding in found.findings if finding.kind == kind)
@@ -49,52 +55,52 @@ def test_the_embedded_sets_faults_are_found_exactly(smear: Inspection) -> None:
 
 
 @pytest.mark.slow
-def test_features_are_computed_once(
-    smear: Inspection, at: Workspace, monkeypatch: pytest.MonkeyPatch
+def test_embeddings_are_computed_once(
+    smear: AuditedSource, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One row an image, equal for equal pixels, and read from the cache afterwards."""
-    assert smear.features.shape == (400, 1280)
-    np.testing.assert_array_equal(smear.features, smear.features[smear.dataset.groups])
-    assert len(np.unique(smear.features, axis=0)) == len(np.unique(smear.dataset.groups))
+    assert smear.embeddings.shape == (400, 1280)
+    np.testing.assert_array_equal(smear.embeddings, smear.embeddings[smear.dataset.groups])
+    assert len(np.unique(smear.embeddings, axis=0)) == len(np.unique(smear.dataset.groups))
     monkeypatch.setattr(embeddings, "COMMAND_MODULE", "no.such.module")
-    folder = get_or_decode(find("smear@400", 96), inspection.IMAGE_SIZE, at.cache)
-    again = embeddings.features(folder, at.cache, CPU, lambda _: None)
-    np.testing.assert_array_equal(again, smear.features)
+    folder = get_or_decode(find("smear@400", 96), pipeline.IMAGE_SIZE, workspace.cache)
+    again = embeddings.compute_embeddings(folder, workspace.cache, CPU, lambda _: None)
+    np.testing.assert_array_equal(again, smear.embeddings)
 
 
 @pytest.mark.slow
-def test_clean_data_is_what_the_audit_keeps(smear: Inspection, at: Workspace) -> None:
-    told: list[str] = []
-    workplace = Workspace(at.cache, at.device, told.append)
-    folder = prepare_data(DataSettings(source="smear@400", clean=True), 48, workplace)
+def test_clean_data_is_what_the_audit_keeps(smear: AuditedSource, workspace: Workspace) -> None:
+    progress: list[str] = []
+    reporting = Workspace(workspace.cache, workspace.device, progress.append)
+    folder = prepare_data(DataSettings(source="smear@400", clean=True), 48, reporting)
     data = open_dataset(folder)
     truth = draw(400, SMEAR_SEED)
     assert len(data) == 400 - len(truth.contaminants)
     kept = np.setdiff1d(np.arange(400), truth.contaminants)
     np.testing.assert_array_equal(data.labels, truth.labels[kept])
-    assert prepare_data(DataSettings(source="smear@400"), 48, at) != folder
+    assert prepare_data(DataSettings(source="smear@400"), 48, workspace) != folder
     # The second time, the manifest is read and nothing is audited.
-    told.clear()
-    assert prepare_data(DataSettings(source="smear@400", clean=True), 48, workplace) == folder
-    assert told == ["reading the images"]
+    progress.clear()
+    assert prepare_data(DataSettings(source="smear@400", clean=True), 48, reporting) == folder
+    assert progress == ["reading the images"]
 
 
 @pytest.mark.slow
 def test_a_manifest_of_the_users_own_rules(
-    smear: Inspection, at: Workspace, tmp_path: Path
+    smear: AuditedSource, workspace: Workspace, tmp_path: Path
 ) -> None:
-    write_page(smear, tmp_path, (*REMOVED, "near-copies"))
+    write_report(smear, tmp_path, (*REMOVED, "near-copies"))
     own = DataSettings(source="smear@400", clean=True, manifest=str(tmp_path / "manifest.csv"))
-    data = open_dataset(prepare_data(own, 32, at))
-    gone = smear.audit.removed((*REMOVED, "near-copies"))
-    assert len(data) == 400 - len(gone) < 400 - len(smear.audit.removed())
+    data = open_dataset(prepare_data(own, 32, workspace))
+    gone = smear.audit.removals((*REMOVED, "near-copies"))
+    assert len(data) == 400 - len(gone) < 400 - len(smear.audit.removals())
     with pytest.raises(DataError, match=r"manifest.csv does not fit smear@500: image \d+ is not"):
-        prepare_data(own.model_copy(update={"source": "smear@500"}), 32, at)
+        prepare_data(own.model_copy(update={"source": "smear@500"}), 32, workspace)
 
 
 @pytest.mark.slow
-def test_the_page(smear: Inspection, tmp_path: Path) -> None:
-    page = write_page(smear, tmp_path / "audit", REMOVED)
+def test_the_page(smear: AuditedSource, tmp_path: Path) -> None:
+    page = write_report(smear, tmp_path / "audit", REMOVED)
     text = page.read_text()
     truth = draw(400, SMEAR_SEED)
     gone = len(truth.contaminants)
@@ -118,9 +124,9 @@ def test_the_page(smear: Inspection, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_manifest_is_the_same_bytes_on_every_machine_path(
-    smear: Inspection, at: Workspace
+    smear: AuditedSource, workspace: Workspace
 ) -> None:
-    manifest = default_manifest(find("smear@400", 96), at)
+    manifest = default_manifest(find("smear@400", 96), workspace)
     assert manifest.removals == smear.audit.manifest(smear.origin).removals
 
 
@@ -130,10 +136,10 @@ def test_the_manifest_is_the_same_bytes_on_every_machine_path(
         ("raise SystemExit(3)", "ended with exit code 3"),
         ("import os; os.kill(os.getpid(), 9)", r"killed \(signal 9\)"),
         ('print(\'{"event": "failed", "reason": "no memory", "user": false}\')', "no memory"),
-        ('print(\'{"event": "done"}\')', "cannot be kept"),
+        ('print(\'{"event": "done"}\')', "the child process wrote none"),
     ],
 )
-def test_a_child_that_fails_is_told_in_one_line(
+def test_a_child_that_fails_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, reason: str
 ) -> None:
     (tmp_path / "broken_child.py").write_text(program)
@@ -141,10 +147,10 @@ def test_a_child_that_fails_is_told_in_one_line(
     monkeypatch.setattr(embeddings, "COMMAND_MODULE", "broken_child")
     folder = get_or_decode(find("smear@80", 96), 96, tmp_path / "cache")
     with pytest.raises(DataError, match=reason):
-        embeddings.features(folder, tmp_path / "cache", CPU, lambda _: None)
+        embeddings.compute_embeddings(folder, tmp_path / "cache", CPU, lambda _: None)
 
 
-def test_the_key_covers_all_that_features_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_covers_all_that_embeddings_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {embeddings.key("one"), embeddings.key("another"), embeddings.key("one", "jax")}
     for name, value in (("IMAGE_SIZE", 80), ("VERSION", 2), ("BATCH", 1)):
         with monkeypatch.context() as patch:
@@ -158,29 +164,32 @@ def test_the_key_covers_all_that_features_depend_on(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_another_backend_finds_the_same(at: Workspace) -> None:
+def test_another_backend_finds_the_same(workspace: Workspace) -> None:
     source = find("smear@400", 96)
-    usual, other = inspect(source, at), inspect(source, replace(at, backend="jax"))
-    np.testing.assert_allclose(usual.features, other.features, atol=1e-3)
-    assert (usual.features != other.features).any()  # Computed, not found.
+    usual, other = (
+        run_audit(source, workspace),
+        run_audit(source, replace(workspace, backend="jax")),
+    )
+    np.testing.assert_allclose(usual.embeddings, other.embeddings, atol=1e-3)
+    assert (usual.embeddings != other.embeddings).any()  # Computed, not found.
     assert usual.audit.manifest(usual.origin) == other.audit.manifest(other.origin)
 
 
 @pytest.mark.slow
 def test_the_challenges_file(real_data: Path, tmp_path: Path) -> None:
     """1,800 contaminants go, 11,959 cells stay; what remains is the set of cells alone."""
-    at = Workspace(tmp_path, CPU)
+    workspace = Workspace(tmp_path, CPU)
     source = find(str(real_data / "training_set.npz"), 96)
-    inspected = inspect(source, at)
-    assert list(inspected.audit.removed()) == list(range(11_959, 13_759))
-    copies = [finding.ids.tolist() for finding in inspected.audit.of("exact-copies")]
+    audited = run_audit(source, workspace)
+    assert list(audited.audit.removals()) == list(range(11_959, 13_759))
+    copies = [finding.ids.tolist() for finding in audited.audit.findings_of("exact-copies")]
     assert len(copies) == 7
-    assert [f.ids.tolist() for f in inspected.audit.of("near-copies")] == [[9201, 9666]]
-    assert [f.reason for f in inspected.audit.of("several-labels")] == [
-        "the same pixels as eosinophil and neutrophil"
+    assert [f.ids.tolist() for f in audited.audit.findings_of("near-copies")] == [[9201, 9666]]
+    assert [f.reason for f in audited.audit.findings_of("several-labels")] == [
+        "exact copies labelled as eosinophil and neutrophil"
     ]
     settings = DataSettings(source=str(real_data / "training_set.npz"), clean=True)
-    clean = open_dataset(prepare_data(settings, 96, at))
+    clean = open_dataset(prepare_data(settings, 96, workspace))
     with np.load(real_data / "training_set.npz", allow_pickle=False) as held:
         cells = tmp_path / "cells.npz"
         np.savez(cells, images=held["images"][:11_959], labels=held["labels"][:11_959])
@@ -195,11 +204,11 @@ def test_the_challenges_file(real_data: Path, tmp_path: Path) -> None:
 def test_real_sets_without_contaminants_lose_nothing(
     real_data: Path, tmp_path: Path, name: str
 ) -> None:
-    inspected = inspect(find(str(real_data / name), 96), Workspace(tmp_path, CPU))
-    assert inspected.audit.removed() == {}
-    assert inspected.audit.of("near-copies") == ()
+    audited = run_audit(find(str(real_data / name), 96), Workspace(tmp_path, CPU))
+    assert audited.audit.removals() == {}
+    assert audited.audit.findings_of("near-copies") == ()
 
 
 def test_an_image_that_is_not_there_cannot_be_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="smear@80 has no image 80: its 80 are counted from 0"):
-        inspect(find("smear@80", 96), Workspace(tmp_path, CPU), named=(3, 80))
+        run_audit(find("smear@80", 96), Workspace(tmp_path, CPU), not_cells=(3, 80))

@@ -1,0 +1,127 @@
+"""From a source to its audit, and to the benchmark's data without what the audit removes.
+
+Every audit sees 96 pixels, whatever size is trained on, so that one source has one answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.audit import embeddings
+from harness.audit.duplicates import near_duplicate_groups
+from harness.audit.findings import Audit, audit_dataset
+from harness.audit.manifest import Manifest, cleaned, parse, read_manifest
+from harness.config import DataSettings
+from harness.data.image_cache import (
+    Provenance,
+    Source,
+    get_or_decode,
+    open_dataset,
+    provenance,
+    resizer_version,
+)
+from harness.data.masking import masked
+from harness.data.sources import find
+from harness.errors import DataError
+from harness.execution.devices import Device
+from harness.schema.dataset import Dataset
+from harness.schema.run import Backend
+from harness.storage.artifact_cache import ArtifactCache
+
+IMAGE_SIZE = 96
+VERSION = 2
+"""Of the audit: raised when the same data would have other findings."""
+MANIFEST = "manifest.csv"
+
+
+@dataclass(frozen=True)
+class AuditedSource:
+    """A source that was audited, with everything its page shows."""
+
+    dataset: Dataset
+    origin: Provenance
+    embeddings: np.ndarray
+    audit: Audit
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where an audit caches and computes, and the callback that receives its progress in words."""
+
+    cache: Path
+    device: Device
+    on_progress: Callable[[str], object] = lambda _: None
+    backend: Backend = "tensorflow"
+
+
+def run_audit(source: Source, workspace: Workspace, not_cells: Sequence[int] = ()) -> AuditedSource:
+    """Audit one source: embeddings by a child process while near-duplicates are searched here.
+
+    ``not_cells``: indices of images that are known to show no cell. Raises DataError for one that
+    the source does not have.
+    """
+    workspace.on_progress(f"reading {source.name}")
+    folder = get_or_decode(source, IMAGE_SIZE, workspace.cache, tolerant=True)
+    dataset, origin = open_dataset(folder), provenance(folder)
+    for index in not_cells:
+        if not 0 <= index < len(dataset):
+            raise DataError(
+                f"{source.name} has no image {index}: its {len(dataset):,} are counted from 0"
+            )
+
+    def report(event: dict[str, object]) -> None:
+        if event.get("event") == "step":
+            embedded = f"{event['done']:,} of {event['of']:,} images embedded"
+            workspace.on_progress(f"searching near-duplicates; {embedded}")
+
+    workspace.on_progress("searching near-duplicates; starting the network")
+    with ThreadPoolExecutor(1) as pool:
+        near_groups = pool.submit(near_duplicate_groups, dataset.images, dataset.groups)
+        vectors = embeddings.compute_embeddings(
+            folder, workspace.cache, workspace.device, report, workspace.backend
+        )
+        workspace.on_progress("searching near-duplicates and outliers")
+        audit = audit_dataset(dataset, origin, vectors, near_groups.result(), not_cells)
+    return AuditedSource(dataset, origin, vectors, audit)
+
+
+def prepare_data(settings: DataSettings, image_size: int, workspace: Workspace) -> Path:
+    """The folder of the benchmark's data, decoded at ``image_size``; cleaned and masked if set so.
+
+    Without a manifest of the user's own, the source is audited first, once. Raises DataError for
+    a manifest that does not fit the data.
+    """
+    source = find(settings.source, image_size)
+    if settings.clean:
+        manifest = (
+            read_manifest(Path(settings.manifest))
+            if settings.manifest
+            else default_manifest(source, workspace)
+        )
+        source = cleaned(source, manifest)
+    if settings.mask:
+        source = masked(source)
+    workspace.on_progress("reading the images")
+    return get_or_decode(source, image_size, workspace.cache)
+
+
+def default_manifest(source: Source, workspace: Workspace) -> Manifest:
+    """What an audit removes by default; audited at the first call, then read."""
+
+    def create(folder: Path) -> None:
+        audited = run_audit(source, workspace)
+        text = audited.audit.manifest(audited.origin).to_csv()
+        (folder / MANIFEST).write_text(text, "utf-8")
+
+    content = [source.identity, IMAGE_SIZE, VERSION,
+               embeddings.key("", workspace.backend), resizer_version()]  # fmt: skip
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
+    artifact = ArtifactCache(workspace.cache / "audits").get_or_create(key, create, verify=True)
+    return parse((artifact / MANIFEST).read_text("utf-8"), f"the audit of {source.name}")
