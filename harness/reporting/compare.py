@@ -63,30 +63,19 @@ def rows_named(boards: Sequence[Board], name: str, results: Path) -> list[tuple[
 
 
 def _paragraph(board: Board, row: Row, other: Row) -> str:
-    """The p is the one that the board's ranks rest on, there corrected for all pairs of rows."""
+    """The p is that of the test behind the board's ranks, there corrected for all pairs of rows."""
     classes = len(board.data.class_names)
     pair = significance.pairwise(board.labels, [row.y_pred, other.y_pred], classes)
     difference, sd, p = (float(table[0, 1]) for table in (pair.difference, pair.sd, pair.p))
-    names = [f"{r.title} ({r.weights})" for r in (row, other)]
-    scores = " and ".join(
-        f"{100 * r.macro_f1:.2f} % for {name}" + (" (mean of seeds)" if len(r.seeds) > 1 else "")
-        for r, name in zip((row, other), names, strict=True)
-    )
-    better = names[0] if difference > 0 else names[1]
-    verdict = f"{better} is better" if p < 0.05 else "no significant difference"
     low, high = difference - NORMAL_95 * sd, difference + NORMAL_95 * sd
+    better = row if difference > 0 else other
+    verdict = f"{_name(better)} is better" if p < 0.05 else "no significant difference"
     lines = [
         f"{board.data.name}, {board.profile} profile, {board.data.test:,} test images",
-        f"  macro F1 {scores}",
+        *(f"  {_name(r)}: {_score(r)}" for r in (row, other)),
         f"  difference {100 * difference:+.2f} points, 95 % interval {100 * low:+.2f} to "
         f"{100 * high:+.2f}: {verdict} (p = {p:.2g})",
     ]
-    ranks = [row.rank, other.rank]
-    if all(ranks):
-        shared = "both have rank {}" if ranks[0] == ranks[1] else "they have ranks {} and {}"
-        lines.append(
-            "  in the leaderboard, corrected for all its pairs of rows, " + shared.format(*ranks)
-        )
     for seed in sorted({*row.seeds} & {*other.seeds}):
         a, b = (r.y_pred[r.seeds.index(seed)] for r in (row, other))
         mcnemar = significance.mcnemar(board.labels, a, b)
@@ -95,3 +84,13 @@ def _paragraph(board: Board, row: Row, other: Row) -> str:
             f"accuracy, exact McNemar test: p = {mcnemar:.2g}"
         )
     return "\n".join(lines)
+
+
+def _name(row: Row) -> str:
+    return f"{row.title} ({row.weights})"
+
+
+def _score(row: Row) -> str:
+    seeds = f", mean of {len(row.seeds)} seeds" if len(row.seeds) > 1 else ""
+    rank = f"rank {row.rank}" if row.rank else "not ranked"
+    return f"macro F1 {100 * row.macro_f1:.2f} %{seeds}, {rank}"
