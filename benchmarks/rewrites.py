@@ -32,7 +32,7 @@ if visible()[0].id == "cpu":
 import keras
 
 from harness.training.model import jit
-from zoo.batchnorm_folding import for_inference
+from zoo.batchnorm_folding import fold_batchnorm
 from zoo.factory import build
 from zoo.recipe import Recipe
 from zoo.registry import RECIPES, find
@@ -81,7 +81,7 @@ def distance(one: keras.Model, other: keras.Model, pixels: np.ndarray) -> float:
 def measure(recipe: Recipe, pixels: np.ndarray, rounds: int) -> None:
     keras.utils.set_random_seed(0)
     ours = build(recipe, pixels.shape[1])
-    swift = for_inference(ours)
+    swift = fold_batchnorm(ours)
     if swift is not ours:
         ratios = faster(forward(ours, pixels), forward(swift, pixels), rounds)
         line(recipe.name, "folded, forward", ratios, distance(ours, swift, pixels))

@@ -1,4 +1,4 @@
-"""A built network for passes in which nothing learns: the same weights, fewer steps."""
+"""Fold batch normalisation into convolutions, for faster inference with the same weights."""
 
 from __future__ import annotations
 
@@ -9,48 +9,46 @@ import keras
 from keras import layers, ops
 
 BATCH = 32
-"""Images that are expected at once, where folding is weighed against leaving a norm alone."""
+"""Expected batch size: a fold pays where scaling the kernel costs less than scaling the maps."""
 
 CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)
 
 
-def for_inference(model: keras.Model) -> keras.Model:
+def fold_batchnorm(model: keras.Model) -> keras.Model:
     """A network that predicts what ``model`` predicts, with each BatchNorm inside its convolution.
 
-    A convolution's kernel times the norm's scale, plus one vector, is the same function up to
-    rounding, with two passes over the feature maps fewer, or three where the kernel also takes the
-    ReLU. The weights are the model's own, scaled anew at every batch: what it learns is in here at
-    once. Only in float32, and only where there is less to scale in the weights than in the maps;
-    where nothing can be folded, ``model`` itself.
+    The kernel times the norm's scale, plus one vector, is the same function up to rounding, with
+    two or three passes over the feature maps fewer. The network shares the model's weights and
+    scales them in every batch, so it follows training at once. Folds only in float32, and only
+    where it pays; returns ``model`` where nothing can be folded.
     """
-    made: dict[int, tuple[Any, keras.layers.Layer, Any]] = {}
+    convolutions: dict[int, tuple[Any, keras.layers.Layer, Any]] = {}
     folded = 0
 
     def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         nonlocal folded
         inputs = args[0]
-        if isinstance(layer, layers.BatchNormalization) and id(inputs) in made:
-            _, convolution, seen = made[id(inputs)]
+        if isinstance(layer, layers.BatchNormalization) and id(inputs) in convolutions:
+            _, convolution, convolution_inputs = convolutions[id(inputs)]
             folded += 1
-            return _Folded(convolution, layer)(seen)
-        if isinstance(layer, keras.Model) and (inner := for_inference(layer)) is not layer:
+            return _Folded(convolution, layer)(convolution_inputs)
+        if isinstance(layer, keras.Model) and (inner := fold_batchnorm(layer)) is not layer:
             folded += 1
             return inner(*args, **kwargs)
         outputs = layer(*args, **kwargs)
-        if _is_plain(layer) and _is_light(layer, outputs):
-            made[id(outputs)] = outputs, layer, inputs
+        if _is_foldable(layer) and _is_worth_folding(layer, outputs):
+            convolutions[id(outputs)] = outputs, layer, inputs
         return outputs
 
     if not any(
         isinstance(layer, layers.BatchNormalization | keras.Model) for layer in model.layers
     ):
         return model
-    again = keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
-    return again if folded else model
+    clone = keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+    return clone if folded else model
 
 
-def _is_plain(layer: keras.layers.Layer) -> bool:
-    """Whether it is a convolution, channels last, with nothing between it and what follows."""
+def _is_foldable(layer: keras.layers.Layer) -> bool:
     return (
         isinstance(layer, CONVOLUTIONS)
         and layer.activation in (None, keras.activations.linear)
@@ -59,14 +57,14 @@ def _is_plain(layer: keras.layers.Layer) -> bool:
     )
 
 
-def _is_light(convolution: keras.layers.Layer, outputs: keras.KerasTensor) -> bool:
-    """Whether its weights are fewer than the numbers that two operations on its maps go through."""
+def _is_worth_folding(convolution: keras.layers.Layer, outputs: keras.KerasTensor) -> bool:
+    """Whether the kernel is smaller than the feature maps that two operations would pass over."""
     _, height, width, channels = outputs.shape
     return math.prod(convolution.kernel.shape) <= 2 * BATCH * height * width * channels
 
 
 class _Folded(layers.Layer):  # type: ignore[misc]
-    """A convolution and the BatchNorm after it, outside of training; owns no weights itself."""
+    """A convolution and the BatchNorm after it, for inference; it has no weights of its own."""
 
     def __init__(self, convolution: keras.layers.Layer, norm: layers.BatchNormalization) -> None:
         super().__init__(name=norm.name)
@@ -78,8 +76,8 @@ class _Folded(layers.Layer):  # type: ignore[misc]
         scale = ops.rsqrt(norm.moving_variance + norm.epsilon)
         if norm.scale:
             scale = scale * norm.gamma
-        middle = norm.moving_mean - convolution.bias if convolution.use_bias else norm.moving_mean
-        shift = norm.beta - middle * scale if norm.center else -middle * scale
+        mean = norm.moving_mean - convolution.bias if convolution.use_bias else norm.moving_mean
+        shift = norm.beta - mean * scale if norm.center else -mean * scale
         return self._convolve(inputs, scale) + shift
 
     def _convolve(self, inputs: Any, scale: Any) -> Any:

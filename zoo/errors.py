@@ -1,4 +1,4 @@
-"""What a user can get wrong, as far as the zoo knows; the whole tree is in harness.errors."""
+"""The zoo's user errors; harness.errors shows the whole tree."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """The user's input is wrong. The message says what, where, and the nearest valid thing."""
+    """The user's input is wrong; the message says what, where, and the nearest valid choice."""
 
 
 class UnknownName(UserError):
-    """A name that is in no table."""
+    """A name that is not among the known ones."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        self.name = name
         super().__init__(f"unknown {kind} {name!r}{did_you_mean(name, known)}")
 
 
@@ -31,7 +30,7 @@ class WeightsError(UserError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or the choices when nothing is near."""
+    """``; did you mean 'x'?``, or the choices when none is similar."""
     known = sorted(known)
     near = get_close_matches(name.lower(), known, n=1, cutoff=0.55)
     if near:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import dropwhile
 from pathlib import Path
@@ -25,42 +25,39 @@ CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 
 PREPROCESSING_LAYERS = (layers.InputLayer, layers.Rescaling, layers.Normalization)
 
-
 WeightsFiles = Path | None | Sequence[Path | None]
-"""One file, or none for random weights; of a joint network one a branch."""
+"""A weights file, or None for random weights; for a joint network one of these per branch."""
 
 
 def build(recipe: Recipe, image_size: int, weights: WeightsFiles = None) -> keras.Model:
     """The recipe's backbone, from raw pixels to globally average-pooled features.
 
     In: RGB pixels 0-255 of any dtype, (B, image_size, image_size, 3). Out: (B, feature_width).
-    The preprocessing is part of the graph, in float32 whatever the global policy. Without a
-    weights file the weights are random, drawn from Keras's global seed. Raises ImageSizeError when
-    the image is too small for the network, WeightsError when the file does not fit it.
+    Preprocessing is part of the graph, in float32 under any global policy. Random weights are
+    drawn from Keras's global seed. Raises ImageSizeError when the image is too small for the
+    network, WeightsError when a file does not fit it.
     """
     count = len(recipe.branches) or 1
     files = weights if isinstance(weights, Sequence) else (weights,) * count
     if not recipe.branches:
         (file,) = files
-        return _build_one(recipe, image_size, file)
+        return _build_backbone(recipe, image_size, file)
     pixels = keras.Input((image_size, image_size, 3), dtype="float32", name="pixels")
-    each = zip(recipe.branches, files, strict=True)
-    features = [_build_one(branch, image_size, file)(pixels) for branch, file in each]
+    features = [
+        _build_backbone(branch, image_size, file)(pixels)
+        for branch, file in zip(recipe.branches, files, strict=True)
+    ]
     return keras.Model(pixels, layers.Concatenate(name="features")(features), name="joint")
 
 
 def branches(model: keras.Model) -> list[keras.Model]:
-    """The backbones of a built model: itself, or those of a joint network."""
-    return [layer for layer in model.layers if model.name == "joint" and _is_model(layer)] or [
-        model
-    ]
+    """The backbones of a joint network; of any other model, the model itself."""
+    if model.name != "joint":
+        return [model]
+    return [layer for layer in model.layers if isinstance(layer, keras.Model)]
 
 
-def _is_model(layer: keras.layers.Layer) -> bool:
-    return isinstance(layer, keras.Model)
-
-
-def _build_one(recipe: Recipe, image_size: int, weights: Path | None) -> keras.Model:
+def _build_backbone(recipe: Recipe, image_size: int, weights: Path | None) -> keras.Model:
     if image_size < recipe.minimum_size:
         raise ImageSizeError(
             f"image_size {image_size} is too small for {recipe.name}; "
@@ -68,7 +65,8 @@ def _build_one(recipe: Recipe, image_size: int, weights: Path | None) -> keras.M
         )
     shape = (image_size, image_size, 3)
     pixels = keras.Input(shape, dtype="float32", name="pixels")
-    network = _constructor(recipe)(
+    module, name = recipe.constructor.split(":")
+    network = getattr(importlib.import_module(module), name)(
         include_top=False,
         weights=None,
         input_tensor=_preprocess(pixels, recipe.preprocessing),
@@ -88,10 +86,9 @@ def _build_one(recipe: Recipe, image_size: int, weights: Path | None) -> keras.M
 def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """The network's layers from first to last, without input and preprocessing.
 
-    Layers of nested blocks (ConvNeXt's stem and downsampling) come one by one.
+    Nested blocks (ConvNeXt's stem and downsampling) are flattened.
     """
-    flat = _flatten(model)
-    return list(dropwhile(lambda layer: isinstance(layer, PREPROCESSING_LAYERS), flat))
+    return list(dropwhile(lambda layer: isinstance(layer, PREPROCESSING_LAYERS), _flatten(model)))
 
 
 def _flatten(model: keras.Model) -> Iterator[keras.layers.Layer]:
@@ -100,12 +97,6 @@ def _flatten(model: keras.Model) -> Iterator[keras.layers.Layer]:
             yield from _flatten(layer)
         else:
             yield layer
-
-
-def _constructor(recipe: Recipe) -> Callable[..., keras.Model]:
-    module, name = recipe.constructor.split(":")
-    constructor: Callable[..., keras.Model] = getattr(importlib.import_module(module), name)
-    return constructor
 
 
 def _preprocess(pixels: keras.KerasTensor, contract: Preprocessing) -> keras.KerasTensor:
@@ -128,34 +119,34 @@ def _preprocess(pixels: keras.KerasTensor, contract: Preprocessing) -> keras.Ker
 
 
 def _preprocess_in_float32(model: keras.Model) -> None:
-    """Takes the constructor's own preprocessing layers out of a mixed-precision policy."""
+    """Exempt the constructor's own preprocessing layers from a mixed-precision policy."""
     for layer in model.layers:
         if isinstance(layer, PREPROCESSING_LAYERS):
             layer.dtype_policy = keras.DTypePolicy("float32")
             if isinstance(layer, layers.Normalization) and layer.input_mean is not None:
-                layer.build(model.input_shape)  # its constants had been rounded already
+                layer.build(model.input_shape)  # Its constants were rounded.
 
 
 def _with_imagenet_rescaling(network: keras.Model) -> keras.Model:
-    """EfficientNetB0 as Keras builds it for ImageNet weights, whatever weights it gets here.
+    """EfficientNetB0 with the rescaling that its ImageNet weights need.
 
-    Keras adds one more division, by the square root of the deviations, only when it is asked for
-    its own file by name; without it the file's weights see a wrong scale.
+    Keras adds this division by the square root of the deviations only when it loads its own file.
     """
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         outputs = layer(*args, **kwargs)
         if not isinstance(layer, layers.Normalization):
             return outputs
-        return layers.Rescaling([1 / math.sqrt(each) for each in IMAGENET_DEVIATION])(outputs)
+        scale = [1 / math.sqrt(deviation) for deviation in IMAGENET_DEVIATION]
+        return layers.Rescaling(scale)(outputs)
 
     return keras.models.clone_model(network, call_function=call)
 
 
 def _speed_up_depthwise(model: keras.Model) -> None:
-    """Computes grouped convolutions of one channel a group as depthwise ones.
+    """Compute grouped convolutions with one channel a group as depthwise ones.
 
-    Same weights and numbers; TensorFlow's CPU kernel for groups is 25-35 times slower.
+    Weights and results stay; TensorFlow's CPU kernel for groups is 25-35 times slower.
     """
     for layer in _flatten(model):
         if not isinstance(layer, layers.Conv2D):
@@ -181,26 +172,27 @@ def _load(model: keras.Model, recipe: Recipe, path: Path) -> None:
         if isinstance(recipe.imagenet, PackageFile) and not h5py.is_hdf5(path):
             load_torch_weights(model, path)
             return
-        held = _numbers_in(path)
-        if held != model.count_params():
-            raise ValueError(f"the file holds {held:,} numbers, not {model.count_params():,}")
+        count, expected = _count_weights(path), model.count_params()
+        if count != expected:
+            raise ValueError(f"the file holds {count:,} numbers, not {expected:,}")
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # "will retain freshly initialized ..."
+            # Keras only warns of layers that keep their random weights.
+            warnings.simplefilter("error", UserWarning)
             model.load_weights(path)
     except (KeyError, OSError, TypeError, ValueError, UserWarning, WeightsError) as error:
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(f"{recipe.name}: weights {path} do not fit: {reason}") from error
 
 
-def _numbers_in(path: Path) -> int:
-    """How many weights an HDF5 file holds, read from its headers alone; links are not followed."""
+def _count_weights(path: Path) -> int:
+    """The number of weights in an HDF5 file, from its headers; rejects links to other files."""
     total = 0
 
     def add(name: str, item: h5py.Group | h5py.Dataset) -> None:
         nonlocal total
         if isinstance(item, h5py.Dataset):
             if item.external or item.is_virtual:
-                raise ValueError(f"{name} points out of the file")
+                raise ValueError(f"{name} points to another file")
             if not {"optimizer", "optimizer_weights", "seed_generator"} & set(name.split("/")):
                 total += math.prod(item.shape)
 

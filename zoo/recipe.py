@@ -1,4 +1,4 @@
-"""What a backbone is, before anything is built. Standard library only."""
+"""What a backbone is, before it is built. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 Preprocessing = Literal["caffe", "torch", "tf", "inside"]
-"""How raw RGB pixels (0-255) become what the network was trained on.
+"""From raw RGB pixels (0-255) to the network's input.
 
-``caffe``: BGR, ImageNet mean subtracted. ``torch``: scaled to 0-1, ImageNet mean and standard
-deviation. ``tf``: scaled to -1..1. ``inside``: the constructor's own network already does it.
+``caffe``: BGR, ImageNet mean subtracted. ``torch``: scaled to 0-1, then ImageNet mean and standard
+deviation. ``tf``: scaled to -1..1. ``inside``: done by layers of the constructor's own network.
 """
 
 
@@ -17,8 +17,8 @@ deviation. ``tf``: scaled to -1..1. ``inside``: the constructor's own network al
 class KerasFile:
     """ImageNet weights without the top, as Keras publishes them.
 
-    ``path`` is relative to Keras's public store; ``digest`` is the checksum that Keras itself pins,
-    ``md5:...`` or ``sha256:...``, or None where it pins none (MobileNet v1 and v2).
+    ``path`` is relative to Keras's public store. ``digest`` is the checksum that Keras pins,
+    ``md5:...`` or ``sha256:...``; None where it pins none (MobileNet v1 and v2).
     """
 
     path: str
@@ -31,7 +31,7 @@ class KerasFile:
 
 @dataclass(frozen=True)
 class PackageFile:
-    """ImageNet weights that install as a Python package: a torch state dict inside ``package``."""
+    """ImageNet weights in a Python package: a torch state dict in ``module``'s folder."""
 
     package: str
     module: str
@@ -39,13 +39,13 @@ class PackageFile:
     sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One backbone of the zoo.
 
-    ``constructor`` is ``module:callable``, imported only when the network is built. Sizes are in
-    pixels (square input), ``parameters`` and ``multiply_adds`` (of one image
-    at 224 pixels) count the network without its top, to the last digit.
+    ``constructor`` is ``module:callable``, imported when the network is built. Sizes are in pixels
+    (square input). ``parameters`` and ``multiply_adds`` (of one image at 224 pixels) are those of
+    the network without its top.
     """
 
     name: str
@@ -53,8 +53,8 @@ class Recipe:
     aliases: tuple[str, ...]
     constructor: str
     preprocessing: Preprocessing
-    native_size: int
-    minimum_size: int
+    native_size: int = 224
+    minimum_size: int = 32
     feature_width: int
     parameters: int
     multiply_adds: int
@@ -62,4 +62,4 @@ class Recipe:
     """None for a joint network, whose branches have their own."""
     citation: str
     branches: tuple[Recipe, ...] = ()
-    """Of a joint network: backbones side by side, their features concatenated."""
+    """Backbones whose features a joint network concatenates."""

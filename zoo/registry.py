@@ -1,4 +1,4 @@
-"""The zoo's table: one frozen literal a backbone. Strings only; nothing is built here."""
+"""The recipes of the zoo: one frozen literal a backbone, built nowhere here."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ RECIPES: tuple[Recipe, ...] = (
         aliases=("v16",),
         constructor="keras.applications:VGG16",
         preprocessing="caffe",
-        native_size=224,
-        minimum_size=32,
         feature_width=512,
         parameters=14_714_688,
         multiply_adds=15_346_630_656,
@@ -30,8 +28,6 @@ RECIPES: tuple[Recipe, ...] = (
         aliases=("v19",),
         constructor="keras.applications:VGG19",
         preprocessing="caffe",
-        native_size=224,
-        minimum_size=32,
         feature_width=512,
         parameters=20_024_384,
         multiply_adds=19_508_428_800,
@@ -48,8 +44,6 @@ RECIPES: tuple[Recipe, ...] = (
         aliases=("r50",),
         constructor="keras.applications:ResNet50",
         preprocessing="caffe",
-        native_size=224,
-        minimum_size=32,
         feature_width=2048,
         parameters=23_587_712,
         multiply_adds=3_855_925_248,
@@ -66,8 +60,6 @@ RECIPES: tuple[Recipe, ...] = (
         aliases=("d121",),
         constructor="keras.applications:DenseNet121",
         preprocessing="torch",
-        native_size=224,
-        minimum_size=32,
         feature_width=1024,
         parameters=7_037_504,
         multiply_adds=2_833_137_664,
@@ -103,14 +95,12 @@ RECIPES: tuple[Recipe, ...] = (
         aliases=("mn1", "mobilenetv1"),
         constructor="keras.applications:MobileNet",
         preprocessing="tf",
-        native_size=224,
-        minimum_size=32,
         feature_width=1024,
         parameters=3_228_864,
         multiply_adds=567_716_352,
         imagenet=KerasFile(
             path="tensorflow/keras-applications/mobilenet/mobilenet_1_0_224_tf_no_top.h5",
-            digest=None,  # Keras pins none
+            digest=None,
         ),
         citation="Howard et al.: MobileNets, 2017, arXiv:1704.04861",
     ),
@@ -120,15 +110,13 @@ RECIPES: tuple[Recipe, ...] = (
         aliases=("mn2",),
         constructor="keras.applications:MobileNetV2",
         preprocessing="tf",
-        native_size=224,
-        minimum_size=32,
         feature_width=1280,
         parameters=2_257_984,
         multiply_adds=299_494_272,
         imagenet=KerasFile(
             path="tensorflow/keras-applications/mobilenet_v2/"
             "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
-            digest=None,  # Keras pins none
+            digest=None,
         ),
         citation="Sandler, Howard, Zhu, Zhmoginov, Chen: MobileNetV2: inverted residuals and "
         "linear bottlenecks, 2018, arXiv:1801.04381",
@@ -139,8 +127,6 @@ RECIPES: tuple[Recipe, ...] = (
         aliases=("mn3", "mn3l", "mobilenetv3"),
         constructor="keras.applications:MobileNetV3Large",
         preprocessing="inside",
-        native_size=224,
-        minimum_size=32,
         feature_width=960,
         parameters=2_996_352,
         multiply_adds=214_080_960,
@@ -157,8 +143,6 @@ RECIPES: tuple[Recipe, ...] = (
         aliases=("b0", "effb0"),
         constructor="keras.applications:EfficientNetB0",
         preprocessing="inside",
-        native_size=224,
-        minimum_size=32,
         feature_width=1280,
         parameters=4_049_571,
         multiply_adds=384_534_752,
@@ -175,7 +159,6 @@ RECIPES: tuple[Recipe, ...] = (
         constructor="keras.applications:EfficientNetV2S",
         preprocessing="inside",
         native_size=384,
-        minimum_size=32,
         feature_width=1280,
         parameters=20_331_360,
         multiply_adds=2_848_615_872,
@@ -193,7 +176,6 @@ RECIPES: tuple[Recipe, ...] = (
         constructor="keras.applications:EfficientNetV2M",
         preprocessing="inside",
         native_size=480,
-        minimum_size=32,
         feature_width=1280,
         parameters=53_150_388,
         multiply_adds=5_360_927_200,
@@ -211,7 +193,6 @@ RECIPES: tuple[Recipe, ...] = (
         constructor="keras.applications:EfficientNetV2L",
         preprocessing="inside",
         native_size=480,
-        minimum_size=32,
         feature_width=1280,
         parameters=117_746_848,
         multiply_adds=12_229_908_544,
@@ -228,8 +209,6 @@ RECIPES: tuple[Recipe, ...] = (
         aliases=("cnxs", "convnexts"),
         constructor="keras.applications:ConvNeXtSmall",
         preprocessing="inside",
-        native_size=224,
-        minimum_size=32,
         feature_width=768,
         parameters=49_454_688,
         multiply_adds=8_682_944_256,
@@ -245,8 +224,6 @@ RECIPES: tuple[Recipe, ...] = (
         aliases=("cnxb", "convnextb"),
         constructor="keras.applications:ConvNeXtBase",
         preprocessing="inside",
-        native_size=224,
-        minimum_size=32,
         feature_width=1024,
         parameters=87_566_464,
         multiply_adds=15_353_705_472,
@@ -262,8 +239,6 @@ RECIPES: tuple[Recipe, ...] = (
         aliases=("cnxl", "convnextl"),
         constructor="keras.applications:ConvNeXtLarge",
         preprocessing="inside",
-        native_size=224,
-        minimum_size=32,
         feature_width=1536,
         parameters=196_230_336,
         multiply_adds=34_359_897_600,
@@ -279,8 +254,6 @@ RECIPES: tuple[Recipe, ...] = (
         aliases=("l0", "effl0", "efficientnetlite0"),
         constructor="zoo.networks.efficientnet_lite:EfficientNetLite0",
         preprocessing="inside",
-        native_size=224,
-        minimum_size=32,
         feature_width=1280,
         parameters=3_413_024,
         multiply_adds=383_907_552,
@@ -297,10 +270,9 @@ RECIPES: tuple[Recipe, ...] = (
 
 
 def find(name: str) -> Recipe:
-    """The recipe of this name or alias; case, hyphens and underscores do not matter.
+    """The recipe of this name or alias, ignoring case, hyphens and underscores.
 
-    ``a+b+c`` is the joint network of several. Raises UnknownName, with the nearest name, when
-    there is none.
+    ``a+b+c`` is the joint network of these branches. Raises UnknownName with the nearest name.
     """
     if "+" in name:
         return _joint(tuple(dict.fromkeys(find(part) for part in name.split("+"))))
@@ -312,7 +284,7 @@ def find(name: str) -> Recipe:
 
 
 def _joint(branches: tuple[Recipe, ...]) -> Recipe:
-    """Several backbones that see the same pixels, and give their features side by side."""
+    """The network that concatenates the features of several backbones."""
     if len(branches) == 1:
         return branches[0]
     return Recipe(

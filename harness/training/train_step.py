@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from harness.training.model import jit
-from zoo.batchnorm_folding import for_inference
+from zoo.batchnorm_folding import fold_batchnorm
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
@@ -65,7 +65,7 @@ class Forward:
     def __init__(self, network: keras.Model, compile_timer: CompileTimer | None = None) -> None:
         # Only TensorFlow's CPU kernels leave each BatchNorm as two passes over the feature maps.
         fold = keras.backend.backend() == "tensorflow" and not jit()
-        self._network = for_inference(network) if fold else network
+        self._network = fold_batchnorm(network) if fold else network
         self._compile_timer = compile_timer or CompileTimer()
         match keras.backend.backend():
             case "jax":

@@ -85,8 +85,8 @@ def example(form: str) -> tuple[bytes, dict[str, np.ndarray]]:
             "count": tensor("1", 1, (), kind="LongStorage", view=view),
         }
     )
-    held = {"matrix": matrix, "turned": matrix[1:].T, "count": count}
+    arrays = {"matrix": matrix, "turned": matrix[1:].T, "count": count}
     storages = {"0": matrix, "1": count}
     if form == "legacy":
-        return legacy(pickle, storages), held
-    return zipped(pickle, {key: each.tobytes() for key, each in storages.items()}), held
+        return legacy(pickle, storages), arrays
+    return zipped(pickle, {key: each.tobytes() for key, each in storages.items()}), arrays

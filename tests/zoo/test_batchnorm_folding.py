@@ -1,4 +1,4 @@
-"""The network for inference is the network, in fewer steps."""
+"""The network for inference predicts what the network predicts, with fewer operations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.zoo.networks import EACH_RECIPE, pixels, scramble
-from zoo.batchnorm_folding import for_inference
+from zoo.batchnorm_folding import fold_batchnorm
 from zoo.factory import backbone_layers, build
 from zoo.recipe import Recipe
 from zoo.registry import find
@@ -33,10 +33,10 @@ def _steady(model: keras.Model, images: np.ndarray) -> keras.Model:
     inside = backbone_layers(model)
     for length in (len(inside), len(inside) // 2, len(inside) // 4, len(inside) // 8):
         part = model if length == len(inside) else keras.Model(model.input, inside[length].output)
-        told, nudged = (
+        expected, nudged = (
             part.predict_on_batch(images * np.float32(by)) for by in (1, 1 + 2**-23)
         )  # fmt: skip
-        if _distance(nudged, told) < 2e-5:
+        if _distance(nudged, expected) < 2e-5:
             return part
     raise AssertionError(f"{model.name} is chaos from the first layers on")
 
@@ -52,15 +52,15 @@ def test_every_recipe_gives_the_same_features(recipe: Recipe) -> None:
     layers_of_it = [layer.name for layer in model.layers]
     weights = [id(weight) for weight in model.weights]
     expected = model.predict_on_batch(images)
-    swift = for_inference(model)
-    assert _distance(swift.predict_on_batch(images), expected) <= 1e-4
-    assert {id(weight) for weight in swift.weights} == set(weights)
+    inference = fold_batchnorm(model)
+    assert _distance(inference.predict_on_batch(images), expected) <= 1e-4
+    assert {id(weight) for weight in inference.weights} == set(weights)
     # The model is what it was, to the last bit.
     np.testing.assert_array_equal(model.predict_on_batch(images), expected)
     assert [layer.name for layer in model.layers] == layers_of_it
     assert [id(weight) for weight in model.weights] == weights
-    assert (swift is model) == (not _norms(model))
-    assert len(_norms(swift)) < len(_norms(model)) or swift is model
+    assert (inference is model) == (not _norms(model))
+    assert len(_norms(inference)) < len(_norms(model)) or inference is model
     keras.backend.clear_session()
 
 
@@ -83,18 +83,18 @@ def _network() -> keras.Model:
     return keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
 
 
-def test_folds_what_can_be_folded_and_follows_what_is_learnt(tmp_path: Path) -> None:
+def test_folds_what_can_be_folded_and_follows_training(tmp_path: Path) -> None:
     model = _network()
-    swift = for_inference(model)
-    assert _norms(swift) == ["after_add", "after_relu"]
+    inference = fold_batchnorm(model)
+    assert _norms(inference) == ["after_add", "after_relu"]
     rng = np.random.default_rng(0)
     images, answers = rng.normal(size=(16, 12, 12, 3)), rng.normal(size=(16, 8))
     model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
-    before = swift.predict_on_batch(images)
+    before = inference.predict_on_batch(images)
     model.fit(images, answers, epochs=3, batch_size=8, verbose=0)
     expected = model.predict_on_batch(images)
     assert _distance(before, expected) > 0.1
-    assert _distance(swift.predict_on_batch(images), expected) <= 1e-5
+    assert _distance(inference.predict_on_batch(images), expected) <= 1e-5
     # What was folded leaves no trace in a weights file.
     path = tmp_path / "mine.weights.h5"
     model.save_weights(path)
@@ -107,13 +107,13 @@ def test_learns_the_same_with_a_network_for_inference_beside_it() -> None:
     rng = np.random.default_rng(0)
     images, answers = rng.normal(size=(16, 12, 12, 3)), rng.normal(size=(16, 8))
     learnt = []
-    for beside in (False, True):
+    for with_inference in (False, True):
         model = _network()
-        swift = for_inference(model) if beside else model
+        inference = fold_batchnorm(model) if with_inference else model
         model.get_layer("biased").trainable = False
         model.compile("sgd", "mse", jit_compile=False)
         for _ in range(3):
-            swift.predict_on_batch(images)
+            inference.predict_on_batch(images)
             model.train_on_batch(images, answers)
         learnt.append(model.get_weights())
     for one, other in zip(*learnt, strict=True):
@@ -124,13 +124,13 @@ def test_scales_no_weights_that_outnumber_the_maps() -> None:
     inputs = keras.Input((1, 1, 65))
     light = layers.BatchNormalization(name="light")(layers.Conv2D(65, 1)(inputs[..., :64]))
     heavy = layers.BatchNormalization(name="heavy")(layers.Conv2D(65, 1)(light))
-    assert _norms(for_inference(keras.Model(inputs, heavy))) == ["heavy"]
+    assert _norms(fold_batchnorm(keras.Model(inputs, heavy))) == ["heavy"]
 
 
 def test_half_precision_stays_as_it_is() -> None:
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         model = build(find("lite0"), 32)
-        assert for_inference(model) is model
+        assert fold_batchnorm(model) is model
     finally:
         keras.config.set_dtype_policy("float32")

@@ -53,10 +53,10 @@ class Hostile:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_reads_tensors(tmp_path: Path, form: str) -> None:
-    content, held = example(form)
+    content, arrays = example(form)
     read = _read(tmp_path, content)
-    assert read.keys() == held.keys()
-    for name, expected in held.items():
+    assert read.keys() == arrays.keys()
+    for name, expected in arrays.items():
         np.testing.assert_array_equal(read[name], expected)
         assert read[name].dtype == expected.dtype
         assert not read[name].flags.writeable
@@ -213,8 +213,8 @@ def test_rejects_truncated_files(tmp_path: Path, form: str) -> None:
 
 
 def test_rejects_flipped_bits_in_an_archive(tmp_path: Path) -> None:
-    content, held = example("zip")
-    at = content.index(held["matrix"].tobytes())
+    content, arrays = example("zip")
+    at = content.index(arrays["matrix"].tobytes())
     flipped = bytearray(content)
     flipped[at + 5] ^= 1
     with pytest.raises(WeightsError, match="CRC"):

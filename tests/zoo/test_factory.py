@@ -1,4 +1,4 @@
-"""Each built backbone is the network of keras.applications, fed as it wants to be."""
+"""Each built backbone is the network of keras.applications, with its own preprocessing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Case:
     published: Path
     """Weights in the layout of Keras's own files."""
     reference: keras.Model
-    """What keras.applications builds when it believes to load its ImageNet file."""
+    """What keras.applications builds when it loads its ImageNet file."""
     built: keras.Model
 
 
@@ -99,8 +99,8 @@ def test_layers_are_the_whole_network_and_nothing_else(case: Case) -> None:
     layers = backbone_layers(case.built)
     assert not any(isinstance(layer, (keras.Model, *PREPROCESSING_LAYERS)) for layer in layers)
     assert len({id(layer) for layer in layers}) == len(layers)
-    held = {id(weight) for layer in layers for weight in layer.trainable_weights}
-    assert held == {id(weight) for weight in case.built.trainable_weights}
+    weights = {id(weight) for layer in layers for weight in layer.trainable_weights}
+    assert weights == {id(weight) for weight in case.built.trainable_weights}
     for layer in layers:
         layer.trainable = False
     assert case.built.trainable_weights == []
@@ -126,7 +126,7 @@ def test_bfloat16_starts_after_the_preprocessing(case: Case) -> None:
     def early(model: keras.Model) -> list[np.ndarray]:
         at = (len(ahead) - 1, len(model.layers) // 4)
         probe = keras.Model(model.input, [model.layers[index].output for index in at])
-        return [np.asarray(keras.ops.cast(each, "float32")) for each in probe(images)]
+        return [np.asarray(keras.ops.cast(output, "float32")) for output in probe(images)]
 
     (prepared, found), (exact, expected) = early(halved), early(case.built)
     np.testing.assert_array_equal(prepared, exact)
@@ -134,7 +134,7 @@ def test_bfloat16_starts_after_the_preprocessing(case: Case) -> None:
 
 
 @pytest.mark.parametrize("recipe", EACH_RECIPE)
-def test_refuses_images_below_the_smallest_size(recipe: Recipe) -> None:
+def test_rejects_images_below_the_smallest_size(recipe: Recipe) -> None:
     with pytest.raises(
         ImageSizeError, match=f"{recipe.name}; it needs at least {recipe.minimum_size}"
     ):
@@ -160,7 +160,7 @@ def fitting(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _refused(path: Path, recipe: str = "lite0") -> str:
+def _rejection(path: Path, recipe: str = "lite0") -> str:
     with pytest.raises(WeightsError) as caught:
         build(find(recipe), 32, path)
     message = str(caught.value)
@@ -171,11 +171,11 @@ def _refused(path: Path, recipe: str = "lite0") -> str:
 
 
 def test_weights_of_another_network_do_not_fit(fitting: Path) -> None:
-    assert "3,413,024" in _refused(fitting, "mobilenet")
+    assert "3,413,024" in _rejection(fitting, "mobilenet")
 
 
 def test_weights_of_another_shape_do_not_fit(fitting: Path) -> None:
-    """As many numbers in all, but one array lies across."""
+    """The same number of weights, but one array is transposed."""
     path = fitting.with_name("turned.weights.h5")
     path.write_bytes(fitting.read_bytes())
     with h5py.File(path, "a") as file:
@@ -183,20 +183,20 @@ def test_weights_of_another_shape_do_not_fit(fitting: Path) -> None:
         turned = kernel[()].T
         del file["layers/conv2d/vars/0"]
         file["layers/conv2d/vars/0"] = turned
-    _refused(path)
+    _rejection(path)
 
 
 def test_damaged_weights_do_not_fit(fitting: Path) -> None:
     path = fitting.with_name("damaged.weights.h5")
     path.write_bytes(fitting.read_bytes()[:-1000])
-    _refused(path)
+    _rejection(path)
     path.write_bytes(b"\x89HDF\r\n\x1a\n")
-    _refused(path)
+    _rejection(path)
     path.unlink()
-    _refused(path)
+    _rejection(path)
 
 
-def test_weights_that_point_out_of_the_file_are_refused(fitting: Path) -> None:
+def test_weights_that_point_to_another_file_are_rejected(fitting: Path) -> None:
     path = fitting.with_name("pointing.weights.h5")
     path.write_bytes(fitting.read_bytes())
     with h5py.File(path, "a") as file:
@@ -204,7 +204,7 @@ def test_weights_that_point_out_of_the_file_are_refused(fitting: Path) -> None:
         del file["layers/conv2d/vars/0"]
         outside = [(__file__, 0, h5py.h5f.UNLIMITED)]
         file.create_dataset("layers/conv2d/vars/0", shape, "f4", external=outside)
-    assert "points out of the file" in _refused(path)
+    assert "points to another file" in _rejection(path)
 
 
 # --- the depthwise rewrite ---------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Several backbones as one network: the same numbers side by side, and all of them learn."""
+"""A joint network concatenates the features of its branches, and all of them learn."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_joint_recipe_is_the_sum_of_its_branches() -> None:
         find("vgg17+lite0")
 
 
-def test_its_features_are_those_of_its_branches_side_by_side(tmp_path: Path) -> None:
+def test_its_features_are_those_of_its_branches(tmp_path: Path) -> None:
     one, other = find("mobilenetv2"), find("lite0")
     keras.utils.set_random_seed(1)
     file = tmp_path / "mine.h5"
@@ -48,7 +48,7 @@ def test_its_features_are_those_of_its_branches_side_by_side(tmp_path: Path) -> 
     assert joint.count_params() == one.parameters + other.parameters
 
 
-def test_every_branch_is_unfrozen_alike() -> None:
+def test_every_branch_is_unfrozen() -> None:
     from harness.training.model import unfreeze
 
     joint = build(find("mobilenetv2+lite0"), 32)
@@ -66,6 +66,6 @@ def test_every_branch_is_unfrozen_alike() -> None:
     assert branches(single) == [single]
 
 
-def test_too_small_an_image_for_one_branch_is_refused() -> None:
+def test_too_small_an_image_for_one_branch_is_rejected() -> None:
     with pytest.raises(ImageSizeError, match="inceptionv3"):
         build(find("lite0+inc3"), 64)

@@ -1,4 +1,4 @@
-"""The table says of each backbone what Keras and the papers say."""
+"""The recipes state what Keras and the papers state."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ PUBLISHED_MILLIONS = {
 
 
 def test_names_and_aliases_are_unique() -> None:
-    spellings = [each for recipe in RECIPES for each in (recipe.name, *recipe.aliases)]
+    spellings = [spelling for recipe in RECIPES for spelling in (recipe.name, *recipe.aliases)]
     assert len(set(spellings)) == len(spellings)
-    assert all(re.fullmatch("[a-z0-9]+", each) for each in spellings)
+    assert all(re.fullmatch("[a-z0-9]+", spelling) for spelling in spellings)
     assert len({recipe.title for recipe in RECIPES}) == len(RECIPES)
 
 
@@ -60,7 +60,9 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 
 
 def test_parameters_are_the_published_ones() -> None:
-    assert {each.name: round(each.parameters / 1e6, 2) for each in RECIPES} == PUBLISHED_MILLIONS
+    assert {
+        recipe.name: round(recipe.parameters / 1e6, 2) for recipe in RECIPES
+    } == PUBLISHED_MILLIONS
     assert find("v2m").parameters == 53_150_388
 
 
@@ -71,7 +73,7 @@ def test_cites_a_paper(recipe: Recipe) -> None:
 
 
 class _Asked(Exception):
-    """Carries what Keras asked for; raised so that nothing is downloaded."""
+    """Carries what Keras requested; raised so that nothing is downloaded."""
 
 
 @pytest.mark.parametrize("recipe", FROM_KERAS)
@@ -82,14 +84,14 @@ def test_keras_would_fetch_the_same_file(recipe: Recipe) -> None:
 
     with instead_of_downloading(refuse), pytest.raises(_Asked) as caught:
         constructor(recipe)(weights="imagenet", include_top=False)
-    held = recipe.imagenet
-    assert isinstance(held, KerasFile)
-    bare = (held.digest or "").partition(":")[2]
-    assert caught.value.args == (held.filename, KERAS_STORE + held.path, bare)
+    file = recipe.imagenet
+    assert isinstance(file, KerasFile)
+    bare = (file.digest or "").partition(":")[2]
+    assert caught.value.args == (file.filename, KERAS_STORE + file.path, bare)
 
 
 @pytest.mark.parametrize("recipe", FROM_KERAS)
-def test_keras_refuses_anything_smaller(recipe: Recipe) -> None:
+def test_keras_rejects_anything_smaller(recipe: Recipe) -> None:
     size = recipe.minimum_size - 1
     with pytest.raises(ValueError, match=f"at least {recipe.minimum_size}"):
         constructor(recipe)(weights=None, include_top=False, input_shape=(size, size, 3))

@@ -19,7 +19,7 @@ from zoo.errors import WeightsError
 
 
 class Stage(NamedTuple):
-    """Blocks of one width: the first changes stride and width, the others are residual."""
+    """Blocks of one width: the first applies the stride, the others are residual."""
 
     kernel: int
     stride: int
@@ -39,7 +39,7 @@ STAGES = (
 )
 STEM_FILTERS, HEAD_FILTERS, CLASSES = 32, 1280, 1000
 DROP_RATE = 0.2
-"""Of whole residual branches while training; grows linearly from the first block to the last."""
+"""Dropout rate of residual branches in training; grows linearly up to this, block by block."""
 
 
 def EfficientNetLite0(
@@ -49,9 +49,9 @@ def EfficientNetLite0(
     input_shape: tuple[int, int, int] = (224, 224, 3),
     pooling: str | None = None,
 ) -> keras.Model:
-    """EfficientNet-Lite0 on raw RGB pixels 0-255, as one flat functional graph.
+    """EfficientNet-Lite0 on raw RGB pixels 0-255.
 
-    Out: with the top, ImageNet probabilities (B, 1000); with ``pooling="avg"`` features
+    Out: with the top, ImageNet probabilities (B, 1000); with ``pooling="avg"``, features
     (B, 1280); else the last feature map. ``weights`` is a torch state dict. Raises WeightsError
     when it does not fit.
     """
@@ -77,23 +77,24 @@ def EfficientNetLite0(
 
 
 def load_torch_weights(model: keras.Model, path: Path) -> None:
-    """Fills the network from a torch state dict, by the layers' names.
+    """Load a torch state dict, torch's or safetensors, into the network by the layers' names.
 
-    Raises WeightsError unless every weight finds its array, of the right shape, and no array is
-    left over (but the classifier's, where the network has no top).
+    Raises WeightsError unless there is exactly one array for each weight, of the right shape;
+    those of the classifier may be left over.
     """
     state = read_state_dict(path)
-    wanted: dict[str, keras.Variable] = {}
-    for layer in model.layers:
-        names = _torch_names(layer)
-        wanted |= {name: getattr(layer, names[name]) for name in names}
+    variables = {
+        torch_name: getattr(layer, attribute)
+        for layer in model.layers
+        for torch_name, attribute in _torch_names(layer).items()
+    }
     ignored = {name for name in state if name.startswith("_fc.") or name.endswith("_tracked")}
-    missing, extra = wanted.keys() - state.keys(), state.keys() - wanted.keys() - ignored
+    missing, extra = variables.keys() - state.keys(), state.keys() - variables.keys() - ignored
     if missing or extra:
         name = min(missing or extra)
         raise WeightsError(f"{path}: {'lacks' if missing else 'has an unknown'} array {name!r}")
-    arrays = {name: _keras_order(state[name], variable) for name, variable in wanted.items()}
-    for name, variable in wanted.items():
+    arrays = {name: _keras_order(state[name], variable) for name, variable in variables.items()}
+    for name, variable in variables.items():
         if arrays[name].shape != tuple(variable.shape):
             raise WeightsError(f"{path}: array {name!r} is of shape {state[name].shape}")
         if not np.isfinite(arrays[name]).all():
@@ -104,7 +105,7 @@ def load_torch_weights(model: keras.Model, path: Path) -> None:
 def _block(
     x: keras.KerasTensor, stage: Stage, repeat: int, drop: float, name: str
 ) -> keras.KerasTensor:
-    """Inverted residual: expand, convolve each channel, project back."""
+    """Inverted residual block: expansion, depthwise convolution, projection."""
     inputs, stride = x, stage.stride if repeat == 0 else 1
     if stage.expansion > 1:
         x = _convolve(x, x.shape[-1] * stage.expansion, f"{name}_expand_conv")
@@ -122,7 +123,7 @@ def _block(
     x = _normalise(x, f"{name}_bn2")
     if repeat == 0:
         return x
-    # One draw an image: the branch of an image is kept or dropped as a whole.
+    # One sample an image: its branch is kept or dropped as a whole.
     x = layers.Dropout(drop, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(x)
     return layers.Add(name=f"{name}_add")([x, inputs])
 
@@ -154,8 +155,8 @@ def _activate(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
 
 
 def _torch_names(layer: keras.layers.Layer) -> dict[str, str]:
-    """The state dict's name of each of the layer's weights, and Keras's attribute for it."""
-    # blocks_3_bn1 here is _blocks.3._bn1 there; bn1 alone is _bn1.
+    """Name in the state dict -> attribute of the layer, for each of its weights."""
+    # blocks_3_bn1 is _blocks.3._bn1 in the state dict; bn1 alone is _bn1.
     name = re.sub(r"^(blocks)_(\d+)_", r"_\1.\2._", layer.name)
     name = name if name.startswith("_") else f"_{name}"
     if isinstance(layer, layers.BatchNormalization):
