@@ -129,7 +129,7 @@ def test_saturation_keeps_value_and_leaves_grey_alone(cells: np.ndarray) -> None
     np.testing.assert_array_equal(corrupt(pixel, "saturation", 5, seeds(1)).ravel(), [200, 60, 130])
 
 
-def test_deposits_darken_and_most_of_the_picture_stays(cells: np.ndarray) -> None:
+def test_deposits_darken_and_most_of_the_image_stays(cells: np.ndarray) -> None:
     corrupted = corrupt(cells, "stain deposit", 3, seeds(len(cells)))
     assert (corrupted <= cells).all()
     untouched = (corrupted == cells).all(axis=3).mean(axis=(1, 2))
@@ -143,7 +143,7 @@ def test_a_bubble_stays_within_its_rim(cells: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("radius", [0.3, 0.86, 2.6, 7.1])
-def test_a_disc_is_even_and_as_wide_as_told(radius: float) -> None:
+def test_a_disc_is_even_and_as_wide_as_given(radius: float) -> None:
     kernel = corruptions._disc(radius)
     assert kernel.sum() == pytest.approx(1, abs=1e-5)
     np.testing.assert_array_equal(kernel, kernel.T)

@@ -94,7 +94,7 @@ def test_other_modes_become_what_they_show(tmp_path: Path, mode: str) -> None:
     np.testing.assert_array_equal(image_folder.decode(tmp_path / name), image.convert("RGB"))
 
 
-def test_transparency_lies_on_white(tmp_path: Path) -> None:
+def test_transparency_becomes_white(tmp_path: Path) -> None:
     alpha = np.zeros((8, 8), np.uint8)
     alpha[:4] = 255
     Image.fromarray(np.dstack([RGB, alpha])).save(tmp_path / "x.png")
@@ -103,7 +103,7 @@ def test_transparency_lies_on_white(tmp_path: Path) -> None:
     assert (decoded[4:] == 255).all()
 
 
-def test_a_transparent_palette_lies_on_white(tmp_path: Path) -> None:
+def test_a_transparent_palette_becomes_white(tmp_path: Path) -> None:
     image = Image.new("P", (8, 8), 0)
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putpixel((0, 0), 1)
@@ -136,7 +136,7 @@ def test_the_cameras_orientation_is_obeyed(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image_folder.decode(tmp_path / "x.png"), np.rot90(RGB[:6], -1))
 
 
-# --- refused -------------------------------------------------------------------------------------
+# --- rejected ------------------------------------------------------------------------------------
 
 
 def test_no_sub_folders(cells: Path, prepared: Prepared) -> None:
@@ -188,13 +188,13 @@ def test_a_truncated_image_is_named(cells: Path, prepared: Prepared) -> None:
         prepared(cells)
 
 
-def test_huge_images_are_refused_before_decoding(cells: Path, prepared: Prepared) -> None:
+def test_huge_images_are_rejected_before_decoding(cells: Path, prepared: Prepared) -> None:
     Image.new("1", (5000, 10)).save(cells / "mono" / "1.png")
     with pytest.raises(DataError, match=r"mono/1.png: 5000 x 10 pixels"):
         prepared(cells)
 
 
-def test_a_claim_of_gigapixels_is_refused(cells: Path, prepared: Prepared) -> None:
+def test_a_claim_of_gigapixels_is_rejected(cells: Path, prepared: Prepared) -> None:
     path = cells / "mono" / "1.png"
     raw = bytearray(path.read_bytes())
     raw[16:24] = (60000).to_bytes(4, "big") * 2

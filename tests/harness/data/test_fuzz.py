@@ -1,4 +1,4 @@
-"""Whatever bytes come, only a DataError comes out, and no memory is asked for on their word."""
+"""Arbitrary bytes: only a DataError may be raised, and no memory allocated by their claims."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def modest() -> Iterator[None]:
 
 
 def prepare(raw: bytes) -> None:
-    """Through the whole door; what comes through is a sound Dataset."""
+    """Prepared as by a user; what is accepted is a sound Dataset."""
     with TemporaryDirectory() as folder, modest():
         path = Path(folder) / "x.npz"
         path.write_bytes(raw)

@@ -253,5 +253,5 @@ def test_images_of_different_sizes_share_one_stack(reader: Reader, tmp_path: Pat
     source = Source("made", "", "1", lambda: content)
     data = open_dataset(get_or_decode(source, 8, tmp_path))
     assert data.images.shape == (12, 8, 8, 3)
-    for image, kept in zip(images, data.images, strict=True):
-        np.testing.assert_array_equal(square(image, 8), kept)
+    for image, square_image in zip(images, data.images, strict=True):
+        np.testing.assert_array_equal(square(image, 8), square_image)

@@ -1,4 +1,4 @@
-"""The challenge's npz layout: what is accepted, and that everything else is refused in one line."""
+"""The challenge's npz layout: what is accepted, and that all else is rejected in one line."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_arrays_that_are_not_asked_for_do_not_matter(save: Save, prepared: Prepa
     assert len(prepared(save(images=PIXELS, labels=LABELS, notes=notes))) == 24
 
 
-# --- refused: content ----------------------------------------------------------------------------
+# --- rejected: content ---------------------------------------------------------------------------
 
 SCALED = PIXELS / 255.0
 WITH_NAN = PIXELS.astype(np.float32)
@@ -140,7 +140,7 @@ WITH_INF[20, 1, 1, 1] = np.inf
         (PIXELS.astype(object), "object array"),
     ],
 )
-def test_refused_images(save: Save, prepared: Prepared, images: np.ndarray, says: str) -> None:
+def test_rejected_images(save: Save, prepared: Prepared, images: np.ndarray, says: str) -> None:
     with pytest.raises(DataError) as error:
         prepared(save(images=images, labels=LABELS))
     assert says in one_line(error)
@@ -167,7 +167,7 @@ def test_refused_images(save: Save, prepared: Prepared, images: np.ndarray, says
         (LABELS.astype(object), "object array"),
     ],
 )
-def test_refused_labels(save: Save, prepared: Prepared, labels: np.ndarray, says: str) -> None:
+def test_rejected_labels(save: Save, prepared: Prepared, labels: np.ndarray, says: str) -> None:
     with pytest.raises(DataError) as error:
         prepared(save(images=PIXELS, labels=labels))
     assert says in one_line(error)
@@ -186,7 +186,7 @@ def test_refused_labels(save: Save, prepared: Prepared, labels: np.ndarray, says
         ([b"a", b"\xff", b"c"], "damaged"),
     ],
 )
-def test_refused_names(save: Save, prepared: Prepared, names: list[object], says: str) -> None:
+def test_rejected_names(save: Save, prepared: Prepared, names: list[object], says: str) -> None:
     with pytest.raises(DataError) as error:
         prepared(save(images=PIXELS, labels=LABELS, class_names=names))
     assert says in one_line(error)
@@ -199,7 +199,7 @@ def test_missing_arrays_are_named(save: Save, prepared: Prepared) -> None:
         prepared(save("other.npz", images=PIXELS))
 
 
-# --- refused: damage and malice ------------------------------------------------------------------
+# --- rejected: damage and attacks -----------------------------------------------------------------
 
 
 class Trap:
@@ -257,8 +257,8 @@ def zipped(path: Path, images: bytes, method: int = zipfile.ZIP_STORED) -> Path:
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_headers_that_lie(tmp_path: Path, prepared: Prepared, images: bytes, method: int) -> None:
     with pytest.raises(DataError) as error:
-        prepared(zipped(tmp_path / "lies.npz", images, method))
-    assert "lies.npz: images" in one_line(error)
+        prepared(zipped(tmp_path / "claims.npz", images, method))
+    assert "claims.npz: images" in one_line(error)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -293,7 +293,7 @@ def test_truncated(save: Save, prepared: Prepared, keep: int) -> None:
         prepared(path)
 
 
-def test_other_compressions_are_refused(tmp_path: Path, prepared: Prepared) -> None:
+def test_other_compressions_are_rejected(tmp_path: Path, prepared: Prepared) -> None:
     path = zipped(tmp_path / "x.npz", npy(PIXELS.shape, PIXELS.tobytes()), zipfile.ZIP_LZMA)
     with pytest.raises(DataError, match="compression that numpy does not write"):
         prepared(path)

@@ -1,4 +1,4 @@
-"""Real blood cells through the door: the challenge's file, a MedMNIST file, a folder."""
+"""Real blood cells from every kind of source: the challenge's file, a MedMNIST file, a folder."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def test_the_challenge_file(challenge: Dataset, real_data: Path) -> None:
     assert challenge.images.shape == (CELLS + CONTAMINANTS, 96, 96, 3)
     assert challenge.class_names == BLOOD_CELLS
     assert np.bincount(challenge.labels[:CELLS]).tolist() == CELL_COUNTS
-    with np.load(real_data / "training_set.npz", allow_pickle=False) as held:
-        assert held["labels"].shape == (CELLS + CONTAMINANTS, 1)
-        np.testing.assert_array_equal(challenge.labels, held["labels"][:, 0])
-        np.testing.assert_array_equal(challenge.images[::500], held["images"][::500])
+    with np.load(real_data / "training_set.npz", allow_pickle=False) as arrays:
+        assert arrays["labels"].shape == (CELLS + CONTAMINANTS, 1)
+        np.testing.assert_array_equal(challenge.labels, arrays["labels"][:, 0])
+        np.testing.assert_array_equal(challenge.images[::500], arrays["images"][::500])
 
 
 def test_copies_are_found(challenge: Dataset) -> None:

@@ -155,7 +155,7 @@ def test_without_faults_nothing_is_planted(clean: Smear) -> None:
     assert groups_of_equal_pixels(clean.images) == []
 
 
-# --- the looks -----------------------------------------------------------------------------------
+# --- the appearances -----------------------------------------------------------------------------
 
 
 def of_class(drawn: Smear, name: str) -> np.ndarray:
@@ -181,7 +181,7 @@ def test_eosinophils_are_the_reddest_and_basophils_the_darkest(clean: Smear) -> 
     assert min(light, key=lambda name: light[name]) in ("basophil", "ig")
 
 
-def test_one_painted_nucleus_lies_where_the_table_puts_it() -> None:
+def test_one_painted_nucleus_is_where_the_table_puts_it() -> None:
     cell = sample_cells(np.full(1, CLASS_NAMES.index("erythroblast")), np.random.default_rng(0))
     cell["centre"] = 48
     cell["radius"], cell["wobble"], cell["frill"] = 24, 0, 0

@@ -22,15 +22,15 @@ Prepared = Callable[..., Dataset]
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch, stack: Stack) -> list[tuple[int, int]]:
-    """A stand-in for the drawing, which remembers what was asked of it."""
-    asked: list[tuple[int, int]] = []
+    """A stand-in for the drawing, which records its arguments."""
+    calls: list[tuple[int, int]] = []
 
     def draw(count: int, seed: int = 0) -> SimpleNamespace:
-        asked.append((count, seed))
+        calls.append((count, seed))
         return SimpleNamespace(images=stack(count, 12), labels=np.arange(count) % 8)
 
     monkeypatch.setattr(smear, "draw", draw)
-    return asked
+    return calls
 
 
 def test_smear_is_drawn_once(drawn: list[tuple[int, int]], prepared: Prepared) -> None:
@@ -57,7 +57,7 @@ def test_another_drawing_is_other_data(
     assert drawn == [(40, 0), (40, 0), (41, 0)]
 
 
-def test_the_real_drawing_passes_the_door(prepared: Prepared) -> None:
+def test_the_real_drawing_is_accepted(prepared: Prepared) -> None:
     data = prepared("smear@100", 32)
     assert data.images.shape == (100, 32, 32, 3)
     assert set(data.labels.tolist()) == set(range(8))
@@ -90,7 +90,9 @@ def test_a_file_is_read_again_only_when_it_changes(
     assert decodings == 2
 
 
-def test_where_it_lies_is_no_part_of_it(save: Save, tmp_path: Path, prepared: Prepared) -> None:
+def test_its_place_is_not_part_of_its_identity(
+    save: Save, tmp_path: Path, prepared: Prepared
+) -> None:
     here = save()
     there = tmp_path / "moved" / here.name
     there.parent.mkdir()

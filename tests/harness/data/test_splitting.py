@@ -20,7 +20,7 @@ RATIOS = (0.7, 0.1, 0.2)
 def dataset(
     labels: np.ndarray, groups: np.ndarray | None = None, given: np.ndarray | None = None
 ) -> Dataset:
-    """Its images are empty, for a split never looks at pixels."""
+    """Its images are empty, for a split does not read pixels."""
     count = len(labels)
     return Dataset(
         name="made",
@@ -65,7 +65,7 @@ ratio_triples = st.tuples(*[st.integers(1, 20)] * 3).map(
 
 
 @given(unique_sets(), ratio_triples, st.integers(0, 2**40))
-def test_different_pictures_are_split_to_the_image(
+def test_different_images_are_split_to_the_image(
     labels: np.ndarray, ratios: tuple[float, float, float], seed: int
 ) -> None:
     data = dataset(labels)
@@ -92,14 +92,14 @@ def copied_sets(draw: st.DrawFn, mixed: bool) -> Dataset:
             labels += draw(st.lists(st.integers(0, classes - 1), min_size=copied, max_size=copied))
         else:
             labels += [k] * copied
-    for k in range(classes):  # whatever was drawn, each class exists
+    for k in range(classes):  # Each class exists.
         groups.append(len(labels))
         labels.append(k)
     return dataset(np.array(labels), np.array(groups))
 
 
 @given(copied_sets(mixed=False), ratio_triples, st.integers(0, 99))
-def test_three_different_pictures_of_each_class_are_enough(
+def test_three_different_images_of_each_class_are_enough(
     data: Dataset, ratios: tuple[float, float, float], seed: int
 ) -> None:
     parts = split_indices(Split(ratios=ratios, seed=seed), data)
@@ -190,7 +190,7 @@ def test_contradictory_copies_prefer_train() -> None:
 
 
 @pytest.mark.parametrize("copies", [1, 4])
-def test_too_few_pictures_of_a_class(copies: int) -> None:
+def test_too_few_images_of_a_class(copies: int) -> None:
     labels = np.concatenate([np.zeros(30, int), np.ones(2 * copies, int)])
     groups = np.concatenate([np.arange(30), 30 + np.repeat(np.arange(2) * copies, copies)])
     with pytest.raises(DataError) as error:

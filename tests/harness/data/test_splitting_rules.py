@@ -1,4 +1,4 @@
-"""Splits by count, balanced, by percent and by fold: what was asked for, to the image."""
+"""Splits by count, balanced, by percent and by fold: exact to the image."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def test_percents_that_are_none(word: str) -> None:
 def test_counts_are_kept_to_the_image(labels: np.ndarray, draw: st.DataObject, seed: int) -> None:
     data = dataset(labels)
     classes, most = len(data.class_names), len(labels) // 3
-    asked = tuple(draw.draw(st.integers(classes, most)) for _ in range(3))
-    parts = split_indices(Split(counts=asked, seed=seed), data)
+    requested = tuple(draw.draw(st.integers(classes, most)) for _ in range(3))
+    parts = split_indices(Split(counts=requested, seed=seed), data)
     assert_sound(parts, data)
-    assert tuple(map(len, sides(parts))) == asked
+    assert tuple(map(len, sides(parts))) == requested
     shares = counts(np.arange(len(labels)), data) / len(labels)
-    for ids, count in zip(sides(parts), asked, strict=True):
+    for ids, count in zip(sides(parts), requested, strict=True):
         assert (np.abs(counts(ids, data) - np.maximum(count * shares, 1)) < 2.5).all()
 
 
@@ -83,9 +83,9 @@ def test_counts_may_take_every_image_and_no_more() -> None:
 @settings(deadline=None)
 @given(copied_sets(mixed=False), st.integers(0, 99))
 def test_counts_keep_copies_together_and_never_give_more(data: Dataset, seed: int) -> None:
-    asked = (len(data.class_names),) * 3
+    requested = (len(data.class_names),) * 3
     try:
-        parts = split_indices(Split(counts=asked, seed=seed), data)
+        parts = split_indices(Split(counts=requested, seed=seed), data)
     except DataError:
         return  # what is left without the largest pictures is too little
     assert_sound(parts, data)
@@ -107,13 +107,13 @@ def test_a_balanced_test_has_equally_many_of_each_class(labels: np.ndarray, seed
 
 
 def test_the_balanced_test_of_report_000() -> None:
-    """A fifth of the cells: 298 of each class, or as many as are asked for."""
+    """A fifth of the cells: 298 of each class, or as many as requested."""
     data = dataset(CELLS)
     fifth = split_indices(Split(balanced_test=True), data)
     assert counts(fifth.test, data).tolist() == [11959 // 5 // 8] * 8
-    asked = split_indices(Split(balanced_test=True, counts=(9000, 800, 800)), data)
-    assert counts(asked.test, data).tolist() == [100] * 8
-    assert len(asked.train) == 9000
+    requested = split_indices(Split(balanced_test=True, counts=(9000, 800, 800)), data)
+    assert counts(requested.test, data).tolist() == [100] * 8
+    assert len(requested.train) == 9000
     with pytest.raises(DataError, match=r"801 test images cannot be 8 classes .* say 800"):
         split_indices(Split(balanced_test=True, counts=(9000, 800, 801)), data)
     with pytest.raises(DataError, match="too many for class 'class_4'"):
@@ -154,7 +154,7 @@ def test_each_image_is_tested_once_over_the_folds(
 
 @settings(deadline=None)
 @given(copied_sets(mixed=True), st.integers(0, 99))
-def test_folds_share_no_picture(data: Dataset, seed: int) -> None:
+def test_folds_share_no_image(data: Dataset, seed: int) -> None:
     every = []
     for fold in range(3):
         try:
@@ -181,15 +181,15 @@ def test_folds_that_cannot_be() -> None:
 # --- old and new ---------------------------------------------------------------------------------
 
 
-def test_a_given_split_is_kept_or_what_would_change_it_is_refused() -> None:
+def test_a_given_split_is_used_unless_the_rule_would_change_it() -> None:
     labels = np.tile([0, 1], 30)
     given_part = np.repeat([0, 1, 2], 20)
     data = dataset(labels, given=given_part)
     assert split_indices(Split(), data).test.tolist() == list(range(40, 60))
-    for told in ({"counts": (8, 8, 8)}, {"folds": 5}, {"balanced_test": True}):
-        with pytest.raises(DataError, match=rf"own split, which split\.{next(iter(told))} cannot"):
-            split_indices(Split.model_validate(told), data)
-        drawn = split_indices(Split.model_validate({**told, "use_given": False}), data)
+    for rule in ({"counts": (8, 8, 8)}, {"folds": 5}, {"balanced_test": True}):
+        with pytest.raises(DataError, match=rf"own split, which split\.{next(iter(rule))} cannot"):
+            split_indices(Split.model_validate(rule), data)
+        drawn = split_indices(Split.model_validate({**rule, "use_given": False}), data)
         assert drawn.test.tolist() != list(range(40, 60))
 
 
@@ -210,7 +210,7 @@ def test_a_split_is_written_out_image_by_image(tmp_path: Path) -> None:
     rows = list(csv.DictReader(path.open()))
     assert [int(row["index"]) for row in rows] == list(range(60))
     for name in ("train", "validation", "test"):
-        told = [int(row["index"]) for row in rows if row["part"] == name]
-        assert told == getattr(parts, name).tolist()
+        indices = [int(row["index"]) for row in rows if row["part"] == name]
+        assert indices == getattr(parts, name).tolist()
     assert sum(row["part"] == "unused" for row in rows) == 20
     assert [bytes.fromhex(row["sha256"]) for row in rows] == [one.tobytes() for one in digests]

@@ -107,7 +107,7 @@ def test_the_preview_names_the_nearest_policy() -> None:
         augmentation_named("enlarged+mixup")
 
 
-def test_a_limit_below_one_epoch_is_refused_at_the_door(tmp_path: Path) -> None:
+def test_a_limit_below_one_epoch_is_rejected_on_loading(tmp_path: Path) -> None:
     data = DataSummary(
         name="x", images=1500, image_size=96, class_names=("a", "b"),
         train=1000, validation=200, test=300,

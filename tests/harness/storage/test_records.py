@@ -106,9 +106,9 @@ def test_a_damaged_record_is_named(tmp_path: Path, text: str) -> None:
     store.save(record)
     path = store.record_path(record.run)
     path.write_text(text)
-    with pytest.raises(StoreError) as refused:
+    with pytest.raises(StoreError) as error:
         store.records()
-    assert str(path) in str(refused.value)
+    assert str(path) in str(error.value)
 
 
 def test_damaged_arrays_are_named_and_pickles_are_never_opened(tmp_path: Path) -> None:
