@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,8 +15,9 @@ from harness.augmentation.epoch_cache import EpochCache, EpochReader
 from harness.augmentation.stream import Stream
 from harness.augmentation.training_images import augmented_validation, training_stream
 from harness.data.shifted_test import Shifted
+from harness.data.splitting import split_indices
 from harness.execution.locks import DeviceLock
-from harness.schema.dataset import Dataset, Parts
+from harness.schema.dataset import Dataset
 from harness.schema.records import Epoch
 from harness.schema.run import Run
 from harness.training.checkpoint import CheckpointManager
@@ -25,7 +27,7 @@ from harness.training.train_step import CompileTimer
 
 
 def _ignore(*_: Any) -> None:
-    return None
+    """The default of every callback."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Callbacks:
     on_epoch_end: Callable[[Epoch], object] = _ignore
 
     def counter(self, total: int) -> Callable[[int], None]:
-        """What reports each batch of a pass over ``total`` images, called with its size."""
+        """A function that receives the size of each batch and reports it, of ``total`` images."""
         done = 0
 
         def on_batch_end(count: int) -> None:
@@ -55,11 +57,11 @@ class TrainOptions:
     """What a training may use besides its data; by default nothing."""
 
     device_name: str = "CPU"
-    """In tables."""
+    """The device as tables call it."""
     shifted: Shifted | None = None
     """The corrupted copy of the test images, if it is to be predicted."""
     checkpoints: CheckpointManager | None = None
-    """Of phases on images."""
+    """Where phases on images save checkpoints, and resume from."""
     micro_batches: int = 1
     """Into which each batch is split where memory is too small for the whole of it, at least. The
     gradients are averaged before each step, so the batch size stays that of the protocol; dropout
@@ -76,13 +78,19 @@ class RunContext:
 
     run: Run
     data: Dataset
-    parts: Parts
     network: keras.Model
-    extractor: FeatureExtractor
     device_lock: DeviceLock
     callbacks: Callbacks
     options: TrainOptions
-    compile_timer: CompileTimer = field(default_factory=CompileTimer)
+
+    def __post_init__(self) -> None:
+        inference_batch = self.run.protocol.inference_batch
+        batch_size = math.ceil(inference_batch / self.options.micro_batches)
+        self.compile_timer = CompileTimer()
+        self.extractor = FeatureExtractor(
+            self.network, self.device_lock, batch_size, self.compile_timer
+        )
+        self.parts = split_indices(self.run.split, self.data)
 
     def ids(self, part: str) -> np.ndarray:
         return np.asarray(getattr(self.parts, part))

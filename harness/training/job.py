@@ -72,16 +72,9 @@ def execute(
     return Outcome(
         cost=result.cost,
         history=result.history,
-        timings=Timings(
-            start=start_seconds,
-            build=result.seconds["build"],
-            training=result.seconds["training"],
-            evaluation=result.seconds["evaluation"],
-            total=time.perf_counter() - start,
-            compile=result.seconds["compile"],
-        ),
+        timings=Timings(start=start_seconds, total=time.perf_counter() - start, **result.seconds),
         environment=_environment(),
-        micro_batches=result.micro_batches,
+        micro_batches=result.phases[-1].micro_batches,
         resumed=resumed,
         ledger=ledger,
     )
@@ -144,10 +137,9 @@ def _environment() -> Environment:
 
 def _device_seconds(device_lock: DeviceLock, result: TrainingResult, start: float) -> float:
     """Steps on a GPU of the run's own outlast its lock: there all of its time counts."""
-    seconds = result.seconds
     if device_lock.own:
-        return start + seconds["build"] + seconds["training"] + seconds["evaluation"]
-    return device_lock.seconds + seconds["before"]
+        return start + sum(result.seconds[step] for step in ("build", "training", "evaluation"))
+    return device_lock.seconds + sum(phase.seconds_before for phase in result.phases)
 
 
 def _write(output: Path, result: TrainingResult) -> None:

@@ -6,13 +6,11 @@ earlier step could have changed.
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
 import keras
 
-from harness.data.splitting import split_indices
 from harness.execution.locks import DeviceLock
 from harness.schema.dataset import Dataset
 from harness.schema.predictions import Predictions
@@ -21,31 +19,32 @@ from harness.schema.run import Run
 from harness.training.context import Callbacks, RunContext, TrainOptions
 from harness.training.device_memory import device_memory, peak_resident_mb
 from harness.training.evaluate import extract_features, predict_parts
-from harness.training.feature_extractor import FeatureExtractor
 from harness.training.model import seed_everything
 from harness.training.phases import PhaseResult, fine_tune, train_from_scratch, train_head
 from harness.training.throughput import Meter, multiply_adds
-from harness.training.train_step import CompileTimer
 from zoo.factory import WeightsFiles, build
 from zoo.registry import find
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The trained networks and their predictions, with the learning curve and the cost."""
+    """The trained backbone, its phases of training, the predictions, and the cost."""
 
     network: keras.Model
-    head: keras.Model
+    phases: tuple[PhaseResult, ...]
     predictions: dict[str, Predictions]
-    history: tuple[Epoch, ...]
     cost: Cost
     seconds: dict[str, float]
-    """Of ``build``, ``training`` and ``evaluation``; ``compile``: of the last two; ``before``: of
-    the training, by a process before this one."""
-    images_embedded: int
-    """Training images that the frozen backbone turned into features, in every pass."""
-    micro_batches: int
-    """Into which each batch was split."""
+    """Keys: ``build``, ``training``, ``evaluation``, and ``compile``, which is part of the last
+    two."""
+
+    @property
+    def head(self) -> keras.Model:
+        return self.phases[-1].head
+
+    @property
+    def history(self) -> tuple[Epoch, ...]:
+        return tuple(line for phase in self.phases for line in phase.history)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -55,7 +54,7 @@ class TrainingResult:
         return {
             "epochs_on_features": len(on_features),
             "feature_rows_learnt": sum(line.samples for line in on_features),
-            "images_embedded": self.images_embedded,
+            "images_embedded": sum(phase.images_embedded for phase in self.phases),
             "epochs_on_images": len(on_images),
             "images_learnt": sum(line.samples for line in on_images),
         }
@@ -75,7 +74,6 @@ def train(
     Raises WeightsError, ConfigError or DataError where the user's input does not fit.
     """
     protocol, start = run.protocol, time.perf_counter()
-    parts = split_indices(run.split, data)
     seed_everything(run.seed)
     keras.config.set_dtype_policy(protocol.precision)
 
@@ -83,14 +81,10 @@ def train(
     callbacks.on_phase_begin("build", 1)
     with device_lock.shared():
         network = build(find(run.recipe), protocol.image_size, weights)
-    built, timer = time.perf_counter(), CompileTimer()
-    batch_size = math.ceil(protocol.inference_batch / options.micro_batches)
-    extractor = FeatureExtractor(network, device_lock, batch_size, timer)
-    context = RunContext(
-        run, data, parts, network, extractor, device_lock, callbacks, options, timer
-    )
+    context = RunContext(run, data, network, device_lock, callbacks, options)
+    built = time.perf_counter()
 
-    # Train: from scratch; or the head on frozen features, then with the last layers.
+    # Train: all layers from scratch; or the head on frozen features, then the last layers too.
     if run.weights.source == "random" and protocol.from_scratch is not None:
         phases = [train_from_scratch(context, protocol.from_scratch)]
         features = {}
@@ -100,29 +94,19 @@ def train(
         if protocol.fine_tuning is not None:
             phases.append(fine_tune(context, phases[0].head, protocol.fine_tuning))
             features = {}  # They were those of the pretrained backbone.
-    head, trained = phases[-1].head, time.perf_counter()
+    trained = time.perf_counter()
 
-    # Measure the throughput, and predict every part.
+    # Predict every part, and measure the throughput meanwhile.
     meter = Meter(protocol.test_views)
-    predictions = predict_parts(context, head, features, meter)
-    before = sum(phase.seconds_before for phase in phases)
+    predictions = predict_parts(context, phases[-1].head, features, meter)
     seconds = {
         "build": built - start,
-        "training": trained - built + before,
-        "before": before,
+        "training": trained - built + sum(phase.seconds_before for phase in phases),
         "evaluation": time.perf_counter() - trained,
-        "compile": timer.seconds,
+        "compile": context.compile_timer.seconds,
     }
-    return TrainingResult(
-        network,
-        head,
-        predictions,
-        tuple(line for phase in phases for line in phase.history),
-        _cost(context, phases[-1], meter),
-        seconds,
-        sum(phase.images_embedded for phase in phases),
-        phases[-1].micro_batches,
-    )
+    cost = _cost(context, phases[-1], meter)
+    return TrainingResult(network, tuple(phases), predictions, cost, seconds)
 
 
 def _cost(context: RunContext, last: PhaseResult, meter: Meter) -> Cost:
