@@ -1,8 +1,8 @@
-"""Everything that can go wrong because of what the user gave us.
+"""The errors that a user can cause and mend.
 
     UserError                 one line on stderr, exit code 2, no traceback
     ├── ConfigError           benchmark.toml: unknown key, wrong type, impossible value
-    ├── UnknownName           a name that is in no table; carries the nearest ones
+    ├── UnknownName           a name that is not known, with the nearest one
     ├── DataError             a data source that cannot be read or must not be used
     ├── Offline               a download is needed and there is no network
     ├── ImageSizeError        images too small for a recipe
@@ -27,7 +27,7 @@ from zoo.errors import did_you_mean as did_you_mean
 
 
 class ConfigError(UserError):
-    """``benchmark.toml`` cannot be obeyed."""
+    """An invalid ``benchmark.toml``."""
 
 
 class DataError(UserError):
@@ -39,22 +39,18 @@ class StoreError(UserError):
 
 
 class NoRoom(UserError):
-    """A disk is full. What was there is intact; the same command goes on when there is room."""
+    """A disk is full; files that were there stay intact."""
 
     @classmethod
-    def at(cls, place: object, told: str = "") -> NoRoom:
-        """``told``: whatever else is known of it."""
-        what = f"the disk is full ({told})" if told else "the disk is full"
-        return cls(f"{place}: {what}; make room, and the same command goes on from here")
+    def at(cls, place: object, reason: str = "") -> NoRoom:
+        problem = f"the disk is full ({reason})" if reason else "the disk is full"
+        return cls(f"{place}: {problem}; make room, and the same command goes on from here")
 
 
 def is_no_room(error: BaseException) -> bool:
-    """Whether an error says that a disk, a quota or a file's largest size is used up.
-
-    HDF5 tells the number in its message alone.
-    """
-    full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-    told = re.search(r"errno = (\d+)", str(error))
-    return isinstance(error, OSError) and (
-        error.errno in full or (told is not None and int(told.group(1)) in full)
-    )
+    """Whether an error says that a disk, a quota or the largest file size is used up."""
+    if not isinstance(error, OSError):
+        return False
+    hdf5 = re.search(r"errno = (\d+)", str(error))  # HDF5 gives the number in its message alone.
+    number = int(hdf5.group(1)) if hdf5 else error.errno
+    return number in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
