@@ -14,11 +14,11 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 
@@ -129,9 +129,9 @@ def load(array: Member) -> np.ndarray:
     if array.nbytes > SMALL:
         hint = "; save it in C order" if array.fortran else ""
         raise DataError(f"{array} has {array.nbytes:,} bytes, at most {SMALL:,} are allowed{hint}")
-    with _open(array) as file:
-        flat = np.frombuffer(_read(file, array.nbytes, array), array.dtype)
-    return flat.reshape(array.shape, order="F" if array.fortran else "C")
+    (content,) = _chunks(array, [array.nbytes])
+    order: Literal["F", "C"] = "F" if array.fortran else "C"
+    return np.frombuffer(content, array.dtype).reshape(array.shape, order=order)
 
 
 def check_images(images: Member) -> None:
@@ -234,11 +234,9 @@ def _batches(array: Member) -> Iterator[np.ndarray]:
         return
     row = array.nbytes // count
     step = max(1, BATCH // row)
-    with _open(array) as file:
-        for start in range(0, count, step):
-            rows = min(step, count - start)
-            content = _read(file, rows * row, array)
-            yield np.frombuffer(content, array.dtype).reshape(rows, *array.shape[1:])
+    sizes = [row * min(step, count - start) for start in range(0, count, step)]
+    for content in _chunks(array, sizes):
+        yield np.frombuffer(content, array.dtype).reshape(-1, *array.shape[1:])
 
 
 # --- zip and npy ---------------------------------------------------------------------------------
@@ -255,26 +253,19 @@ def _damage(path: Path, key: str | None = None) -> Iterator[None]:
         raise DataError(f"{name}: damaged, or not an npz file: {reason}") from error
 
 
-@contextmanager
-def _open(array: Member) -> Iterator[IO[bytes]]:
-    """The content of an array, after the header."""
-    with _damage(array.path, array.key):
-        archive = zipfile.ZipFile(array.path)
-    with archive:
-        with _damage(array.path, array.key):
-            file = archive.open(_zip_name(archive, array.key))
-            _read_header(file)
-        with file:
-            yield file
-
-
-def _read(file: IO[bytes], size: int, array: Member) -> bytes:
-    """The next ``size`` bytes. zipfile compares the checksum at the end of the file."""
-    with _damage(array.path, array.key):
-        content = file.read(size)
-        if len(content) < size:
-            raise EOFError(f"{size - len(content):,} bytes are missing")
-        return content
+def _chunks(array: Member, sizes: Iterable[int]) -> Iterator[bytes]:
+    """The content of an array in chunks. zipfile compares the checksum at the end of the file."""
+    with (
+        _damage(array.path, array.key),
+        zipfile.ZipFile(array.path) as archive,
+        archive.open(_zip_name(archive, array.key)) as file,
+    ):
+        _read_header(file)
+        for size in sizes:
+            chunk = file.read(size)
+            if len(chunk) < size:
+                raise EOFError(f"{size - len(chunk):,} bytes are missing")
+            yield chunk
 
 
 def _zip_name(archive: zipfile.ZipFile, key: str) -> str:
