@@ -10,6 +10,7 @@ All functions take and return uint8 RGB images, and change nothing in place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -92,36 +93,32 @@ def jpeg(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarr
 
 def defocus(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     """Convolution with a uniform disc."""
-    return _filtered(image, _disc(_scaled(DEFOCUS_RADIUS[severity], image)))
+    return _filtered(image, disc_kernel(_scaled(DEFOCUS_RADIUS[severity], image)))
 
 
 def motion(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     """Convolution with half a Gaussian along a random direction, its mean at the centre."""
     length = _scaled(2 * MOTION_RADIUS[severity] + 1, image)
     sigma = _scaled(MOTION_SIGMA[severity], image)
-    return _filtered(image, _trail(length, sigma, rng.uniform(0, 2 * np.pi)))
+    return _filtered(image, trail_kernel(length, sigma, rng.uniform(0, 2 * np.pi)))
 
 
 # --- light and stain -----------------------------------------------------------------------------
 
 
-def _brightness(factors: Sequence[float]) -> Corruption:
+def brightness(
+    factors: Sequence[float], image: np.ndarray, severity: int, rng: np.random.Generator
+) -> np.ndarray:
     """Every value times a factor, clipped."""
-
-    def change(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-        return _looked_up(image, np.arange(256) * factors[severity])
-
-    return change
+    return _looked_up(image, np.arange(256) * factors[severity])
 
 
-def _contrast(factors: Sequence[float]) -> Corruption:
+def contrast(
+    factors: Sequence[float], image: np.ndarray, severity: int, rng: np.random.Generator
+) -> np.ndarray:
     """Every value's distance from the image's mean luma times a factor, in all channels alike."""
-
-    def change(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-        grey = float(image.mean(axis=(0, 1)) @ GREY)
-        return _looked_up(image, grey + (np.arange(256) - grey) * factors[severity])
-
-    return change
+    grey = float(image.mean(axis=(0, 1)) @ GREY)
+    return _looked_up(image, grey + (np.arange(256) - grey) * factors[severity])
 
 
 def saturation(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
@@ -130,9 +127,7 @@ def saturation(image: np.ndarray, severity: int, rng: np.random.Generator) -> np
     top = cv2.max(cv2.max(channels[0], channels[1]), channels[2])
     bottom = cv2.min(cv2.min(channels[0], channels[1]), channels[2])
     ratio = _SATURATION[severity][top, bottom]
-    return cv2.merge(
-        [_rounded(top - (top - channel.astype(np.float32)) * ratio) for channel in channels]
-    )
+    return cv2.merge([_rounded(top - (top - c.astype(np.float32)) * ratio) for c in channels])
 
 
 # --- artefacts on the slide ----------------------------------------------------------------------
@@ -167,10 +162,10 @@ _FUNCTIONS: dict[str, Corruption] = {
     "JPEG": jpeg,
     "defocus": defocus,
     "motion": motion,
-    "brighter": _brightness(BRIGHTER),
-    "darker": _brightness(DARKER),
-    "less contrast": _contrast(LESS_CONTRAST),
-    "more contrast": _contrast(MORE_CONTRAST),
+    "brighter": partial(brightness, BRIGHTER),
+    "darker": partial(brightness, DARKER),
+    "less contrast": partial(contrast, LESS_CONTRAST),
+    "more contrast": partial(contrast, MORE_CONTRAST),
     "saturation": saturation,
     "stain deposit": stain_deposit,
     "bubble": bubble,
@@ -208,7 +203,7 @@ def _filtered(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101))
 
 
-def _disc(radius: float, fine: int = 8) -> np.ndarray:
+def disc_kernel(radius: float, fine: int = 8) -> np.ndarray:
     """The kernel of a uniform disc with a smooth edge, from ``fine``² points a pixel."""
     reach = int(np.ceil(radius - 0.5))
     points = (np.arange((2 * reach + 1) * fine) + 0.5) / fine - reach - 0.5
@@ -217,7 +212,7 @@ def _disc(radius: float, fine: int = 8) -> np.ndarray:
     return np.asarray(shares / shares.sum(), dtype=np.float32)
 
 
-def _trail(length: float, sigma: float, angle: float) -> np.ndarray:
+def trail_kernel(length: float, sigma: float, angle: float) -> np.ndarray:
     """The kernel of half a Gaussian along a line, its mean at the centre."""
     along = np.linspace(0, length, 8 * int(np.ceil(length)) + 1)
     weights = np.exp(-0.5 * (along / sigma) ** 2)

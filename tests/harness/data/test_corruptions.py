@@ -144,7 +144,7 @@ def test_a_bubble_stays_within_its_rim(cells: np.ndarray) -> None:
 
 @pytest.mark.parametrize("radius", [0.3, 0.86, 2.6, 7.1])
 def test_a_disc_is_even_and_as_wide_as_given(radius: float) -> None:
-    kernel = corruptions._disc(radius)
+    kernel = corruptions.disc_kernel(radius)
     assert kernel.sum() == pytest.approx(1, abs=1e-5)
     np.testing.assert_array_equal(kernel, kernel.T)
     np.testing.assert_array_equal(kernel, kernel[::-1])
@@ -157,7 +157,7 @@ def test_a_disc_is_even_and_as_wide_as_given(radius: float) -> None:
 @settings(deadline=None)
 @given(st.floats(1, 60), st.floats(0.5, 30), st.floats(0, 6.3))
 def test_a_trail_leaves_the_cell_where_it_was(length: float, sigma: float, angle: float) -> None:
-    kernel = corruptions._trail(length, sigma, angle)
+    kernel = corruptions.trail_kernel(length, sigma, angle)
     reach = np.arange(len(kernel)) - len(kernel) // 2
     assert kernel.sum() == pytest.approx(1, abs=1e-4)
     assert (kernel.sum(axis=0) * reach).sum() == pytest.approx(0, abs=0.02)

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from harness.errors import DataError, NoRoom, StoreError
-from harness.storage import artifact_cache
 from harness.storage.artifact_cache import MANIFEST, ArtifactCache, damage
 
 
@@ -252,10 +251,15 @@ def test_nothing_is_evicted_where_that_is_not_enough(cache: ArtifactCache) -> No
     assert folders(cache) == {"a"}
 
 
-def test_a_locked_artifact_is_not_evicted(cache: ArtifactCache) -> None:
-    cache.get_or_create("a", Creator(1000))
-    with artifact_cache._lock(cache.root / "a"), pytest.raises(NoRoom):
-        with_limit(cache, 1500).get_or_create("b", Creator(1000), size=1000)
+def test_an_artifact_under_repair_is_not_evicted(cache: ArtifactCache) -> None:
+    folder = cache.get_or_create("a", Creator(1000))
+    (folder / "rows").write_bytes(bytes(999) + b"1")
+
+    def create_both(_: Path) -> None:
+        with pytest.raises(NoRoom):
+            with_limit(cache, 1500).get_or_create("b", Creator(1000), size=1000)
+
+    cache.get_or_create("a", create_both, verify=True)
     assert folders(cache) == {"a"}
 
 
