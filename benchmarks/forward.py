@@ -2,25 +2,25 @@
 
     python benchmarks/forward.py [--size 80] [--batch 32] [--kernels] [RECIPE ...]
 
-The share: the network's multiply-adds a second, of those of a large matrix product, measured right
-before and after it, in turns; the median of five. ``--kernels`` prints what a batch spends its
-time in (TensorFlow only).
+The share: the network's multiply-adds a second over those of a large matrix product, which is
+measured right before and after; the median of five. ``--kernels`` prints in which kernels the time
+of a batch goes (TensorFlow only).
 
-Where the worst fall short, on two AVX2 cores at 80 pixels. As Keras builds them, EfficientNetB0
+What limits the slowest, on two AVX2 cores at 80 pixels. As Keras builds them, EfficientNetB0
 reaches 27 % of the matrix product's rate, EfficientNet-Lite0 44 %, MobileNetV3-Large 47 %,
 MobileNetV2 59 %; all others 65 to 120 %. These four have large maps for their multiply-adds.
 
 - Keras writes BatchNorm outside of training as a product and a sum over the maps, and TensorFlow
-  keeps both, and a ReLU6 behind them, as kernels of their own: a fifth to a third of their time.
-  Mended: zoo.batchnorm_folding folds them, for 1.1 to 1.35 times the images a second
+  runs both, and a ReLU6 after them, as separate kernels: a fifth to a third of their time.
+  zoo.batchnorm_folding avoids it, for 1.1 to 1.35 times the images a second
   (benchmarks/rewrites.py).
-- What remains in EfficientNetB0: its swish is a kernel of its own, a fifth of the time, and
+- What remains in EfficientNetB0: its swish is a separate kernel, a fifth of the time, and
   squeeze-and-excitation goes over each map twice more, a tenth. TensorFlow's convolutions take a
   ReLU with them, but no swish. MobileNetV3's hard swish is four kernels, up to a fifth.
 - What remains in all four: convolutions of few channels and depthwise ones, which move much and
   multiply little. They already run in oneDNN's AVX2 kernels.
-- XLA is more than ten times slower here, so it stays off. ``predict_on_batch`` costs nothing to
-  speak of: a bare ``tf.function`` takes as long.
+- XLA is more than ten times slower here, so it stays off. ``predict_on_batch`` adds nothing: a bare
+  ``tf.function`` takes as long.
 """
 
 from __future__ import annotations
@@ -57,33 +57,33 @@ def matmul_rate(seconds: float = 0.3) -> float:
     square = np.random.default_rng(0).random((SIDE, SIDE), dtype=np.float32)
     a = keras.ops.convert_to_tensor(square)
     np.asarray(keras.ops.matmul(a, a))
-    begin, count = time.perf_counter(), 0
-    while time.perf_counter() - begin < seconds:
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
         np.asarray(keras.ops.matmul(a, a))
         count += 1
-    return count * SIDE**3 / (time.perf_counter() - begin)
+    return count * SIDE**3 / (time.perf_counter() - start)
 
 
 def image_rate(forward: Step, pixels: np.ndarray, seconds: float = 0.5) -> float:
-    begin, count = time.perf_counter(), 0
-    while count == 0 or time.perf_counter() - begin < seconds:
+    start, count = time.perf_counter(), 0
+    while count == 0 or time.perf_counter() - start < seconds:
         np.asarray(forward(pixels))
         count += len(pixels)
-    return count / (time.perf_counter() - begin)
+    return count / (time.perf_counter() - start)
 
 
-def shares(forward: Step, pixels: np.ndarray, each: int) -> tuple[float, float]:
+def shares(forward: Step, pixels: np.ndarray, multiply_adds: int) -> tuple[float, float]:
     """Median images a second, and median share of the matrix product's rate.
 
-    ``each``: multiply-adds of an image.
+    ``multiply_adds``: of one image.
     """
-    rates, parts, before = [], [], matmul_rate()
+    rates, ratios, before = [], [], matmul_rate()
     for _ in range(ROUNDS):
         rates.append(image_rate(forward, pixels))
         after = matmul_rate()
-        parts.append(rates[-1] * each / ((before + after) / 2))
+        ratios.append(rates[-1] * multiply_adds / ((before + after) / 2))
         before = after
-    return statistics.median(rates), statistics.median(parts)
+    return statistics.median(rates), statistics.median(ratios)
 
 
 def kernels(forward: Step, pixels: np.ndarray) -> dict[str, tuple[int, float]]:
@@ -91,7 +91,7 @@ def kernels(forward: Step, pixels: np.ndarray) -> dict[str, tuple[int, float]]:
     import tensorflow as tf
     from tensorflow.tsl.profiler.protobuf.xplane_pb2 import XSpace
 
-    space, calls, taken = XSpace(), Counter[str](), Counter[str]()
+    space, calls, durations = XSpace(), Counter[str](), Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
         tf.profiler.experimental.start(folder)
         for _ in range(ROUNDS):
@@ -102,20 +102,20 @@ def kernels(forward: Step, pixels: np.ndarray) -> dict[str, tuple[int, float]]:
     for plane in space.planes:
         for event in (event for line in plane.lines for event in line.events):
             name, colon, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
-            # The executor's own events, around those of the kernels, have no such name.
+            # The events of the executor, around those of the kernels, have no such name.
             if colon and "CPU" in plane.name and kind.isidentifier() and "/" in name:
                 calls[kind] += 1
-                taken[kind] += event.duration_ps
+                durations[kind] += event.duration_ps
     return {
         kind: (calls[kind] // ROUNDS, picoseconds / 1e9 / ROUNDS)
-        for kind, picoseconds in taken.most_common()
+        for kind, picoseconds in durations.most_common()
     }
 
 
 def print_kernels(forward: Step, pixels: np.ndarray) -> None:
-    found = kernels(forward, pixels)
-    total = sum(milliseconds for _, milliseconds in found.values())
-    for kind, (calls, milliseconds) in list(found.items())[:10]:
+    times = kernels(forward, pixels)
+    total = sum(milliseconds for _, milliseconds in times.values())
+    for kind, (calls, milliseconds) in list(times.items())[:10]:
         print(f"    {kind:40s} {calls:4d} calls {milliseconds:8.1f} ms {milliseconds / total:5.0%}")
 
 
@@ -129,24 +129,24 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--kernels", action="store_true")
     parser.add_argument("recipes", nargs="*")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
 
     print(f"{visible()[0].name}; matrix product {matmul_rate() / 1e9:.0f} G multiply-adds/s")
     print(f"{'recipe':18s} {'px':>4s} {'build s':>8s} {'first s':>8s} {'images/s':>9s} of matmul")
-    for recipe in [find(name) for name in asked.recipes] or RECIPES:
-        size = max(asked.size, recipe.minimum_size)
-        shape = (asked.batch, size, size, 3)
+    for recipe in [find(name) for name in arguments.recipes] or RECIPES:
+        size = max(arguments.size, recipe.minimum_size)
+        shape = (arguments.batch, size, size, 3)
         pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         keras.utils.set_random_seed(0)
-        begin = time.perf_counter()
+        start = time.perf_counter()
         network = build(recipe, size)
         built, forward = time.perf_counter(), Forward(network)
         to_numpy(forward(pixels))
         first = time.perf_counter()
         images, share = shares(forward, pixels, multiply_adds(network))
-        seconds = f"{built - begin:8.1f} {first - built:8.1f}"
+        seconds = f"{built - start:8.1f} {first - built:8.1f}"
         print(f"{recipe.name:18s} {size:4d} {seconds} {images:9.1f} {share:9.0%}", flush=True)
-        if asked.kernels:
+        if arguments.kernels:
             print_kernels(forward, pixels)
         del network, forward
         keras.backend.clear_session()

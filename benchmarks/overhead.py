@@ -1,11 +1,11 @@
-"""What the harness costs over the bare training loop, and how long the light verbs take.
+"""What the harness costs over the bare training loop, and how long light subcommands take.
 
     python benchmarks/overhead.py
 
-A run of one small recipe, and where its seconds went: the command, its child process, the
-framework's start, building, training with its epochs, evaluation. What is left of the child's are
-the harness's own around them: reading the images, artefacts, the record; training less its epochs
-is what it does between them. Then ``--help``, and ``leaderboard`` over 1,000 records.
+The seconds of a run of one small recipe: of the command, its child process, the framework's start,
+building, training with its epochs, and evaluation. The rest of the child process is the harness
+itself: reading the images, writing the artefacts. Then ``--help``, and ``leaderboard`` of 1,000
+records.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ WBC = [sys.executable, "-m", "harness.cli"]
 
 
 def seconds(*command: str, times: int = 5) -> float:
-    """Median wall seconds of a command, after one that does not count."""
-    taken = []
+    """Median wall seconds of a command, after one call that is not counted."""
+    measured = []
     for _ in range(times + 1):
-        begin = time.perf_counter()
+        start = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
-        taken.append(time.perf_counter() - begin)
-    return statistics.median(taken[1:])
+        measured.append(time.perf_counter() - start)
+    return statistics.median(measured[1:])
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results"
         options = ["--results", str(results), "--config", str(settings(Path(folder)))]
-        begin = time.perf_counter()
+        start = time.perf_counter()
         subprocess.run(
             [*WBC, "run", "mobilenet", "--profile", "full", "--data", "smear@2000", *options],
             check=True,
             capture_output=True,
         )
-        whole = time.perf_counter() - begin
+        whole = time.perf_counter() - start
         (record,) = Store(results).records()
         assert isinstance(record.result, Finished)
         timings = record.result.timings
@@ -59,16 +59,15 @@ def main() -> None:
         around = timings.total - timings.start - timings.build - inside
         print(f"harness around training {around:6.1f} s, {around / inside:.1%} of it")
 
-        many = Path(folder) / "many"
-        copies(Store(results), record.run, Store(many), count=1000)
+        copied = Path(folder) / "copied"
+        copies(Store(results), record.run, Store(copied), count=1000)
         print(f"--help                 {seconds(*WBC, '--help'):7.2f} s")
-        begin = time.perf_counter()
-        tables = [*WBC, "leaderboard", "--results", str(many)]
+        start = time.perf_counter()
+        tables = [*WBC, "leaderboard", "--results", str(copied)]
         subprocess.run(tables, check=True, capture_output=True)
-        took = time.perf_counter() - begin
-        print(f"leaderboard, 1,000     {took:7.2f} s the first time, with its figures")
-        took = seconds(*tables)
-        print(f"  tables and page      {took:7.2f} s when the figures are drawn")
+        first = time.perf_counter() - start
+        print(f"leaderboard, 1,000     {first:7.2f} s the first time, with its figures")
+        print(f"  tables and page      {seconds(*tables):7.2f} s when the figures exist")
 
 
 def settings(folder: Path) -> Path:
@@ -80,13 +79,13 @@ def settings(folder: Path) -> Path:
 
 
 def copies(source: Store, run: Run, into: Store, count: int) -> None:
-    """The run's record and predictions once a seed."""
+    """Copy the run's record and predictions, once for each seed."""
     (record,), parts = source.records(), source.predictions(run)
     for seed in range(count):
-        # Validated and not copied: a copy would keep the id.
-        other = Run.model_validate(run.model_dump() | {"seed": seed})
-        into.save_predictions(other, parts)
-        into.save(record.model_copy(update={"run": other}))
+        # Validated, not copied: model_copy would keep the id of the original.
+        copy = Run.model_validate(run.model_dump() | {"seed": seed})
+        into.save_predictions(copy, parts)
+        into.save(record.model_copy(update={"run": copy}))
 
 
 if __name__ == "__main__":

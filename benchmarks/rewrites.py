@@ -1,13 +1,12 @@
-"""What the zoo's rewrites of Keras's networks bring: the same weights and outputs, other kernels.
+"""The speed of the zoo's rewrites of Keras's networks: same weights and outputs, other kernels.
 
     python benchmarks/rewrites.py [--size 80] [--batch 32] [--rounds 8] [RECIPE ...]
 
 Depthwise: ConvNeXt as Keras writes it, with grouped convolutions, against zoo.factory's; forward
-and training step. Folded: a network as it was built against
-zoo.batchnorm_folding's; forward. Old and new
-take turns, and each figure is the median of the ratios of turns; ``cpu`` is the same of processor
-seconds, which other work on the machine disturbs less. Last, how far the features are apart, as a
-share of the largest.
+and training step. Folded: a network as it was built against zoo.batchnorm_folding's; forward. Old
+and new alternate, and each figure is the median of the ratios of pairs; ``cpu`` is the same in
+processor seconds, which other work on the machine disturbs less. ``apart`` is the largest
+difference of the features, as a share of the largest feature.
 """
 
 from __future__ import annotations
@@ -41,17 +40,17 @@ Step = Callable[[], object]
 
 
 def seconds(step: Step) -> np.ndarray:
-    """Of the clock, and of the processor."""
+    """Wall seconds and processor seconds of a step."""
     clock, processor = time.perf_counter(), time.process_time()
     step()
     return np.array([time.perf_counter() - clock, time.process_time() - processor])
 
 
 def faster(old: Step, new: Step, rounds: int) -> tuple[float, float]:
-    """How many times as fast the new one is, by the clock and by the processor's."""
+    """How many times as fast the new step is, in wall and in processor seconds."""
     old(), new()  # The first call traces.
-    turns = [seconds(old) / seconds(new) for _ in range(rounds)]
-    clock, processor = (statistics.median(each) for each in zip(*turns, strict=True))
+    ratios = [seconds(old) / seconds(new) for _ in range(rounds)]
+    clock, processor = (statistics.median(column) for column in zip(*ratios, strict=True))
     return float(clock), float(processor)
 
 
@@ -63,8 +62,8 @@ def forward(network: keras.Model, pixels: np.ndarray) -> Step:
 def training(network: keras.Model, pixels: np.ndarray) -> Step:
     network.trainable = True
     network.compile(keras.optimizers.Adam(1e-4), "mse", jit_compile=jit())
-    wanted = np.zeros((len(pixels), network.output.shape[-1]), np.float32)
-    return lambda: network.train_on_batch(pixels, wanted)
+    targets = np.zeros((len(pixels), network.output.shape[-1]), np.float32)
+    return lambda: network.train_on_batch(pixels, targets)
 
 
 def line(name: str, what: str, ratios: tuple[float, float], apart: float | None = None) -> None:
@@ -73,25 +72,25 @@ def line(name: str, what: str, ratios: tuple[float, float], apart: float | None 
     print(f"{name:18s} {what:24s} {clock:6.2f}x  cpu {processor:6.2f}x{end}", flush=True)
 
 
-def distance(one: keras.Model, other: keras.Model, pixels: np.ndarray) -> float:
-    found, expected = other.predict_on_batch(pixels), one.predict_on_batch(pixels)
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+def distance(old: keras.Model, new: keras.Model, pixels: np.ndarray) -> float:
+    features, expected = new.predict_on_batch(pixels), old.predict_on_batch(pixels)
+    return float(np.abs(features - expected).max() / np.abs(expected).max())
 
 
 def measure(recipe: Recipe, pixels: np.ndarray, rounds: int) -> None:
     keras.utils.set_random_seed(0)
-    ours = build(recipe, pixels.shape[1])
-    swift = fold_batchnorm(ours)
-    if swift is not ours:
-        ratios = faster(forward(ours, pixels), forward(swift, pixels), rounds)
-        line(recipe.name, "folded, forward", ratios, distance(ours, swift, pixels))
+    network = build(recipe, pixels.shape[1])
+    folded = fold_batchnorm(network)
+    if folded is not network:
+        ratios = faster(forward(network, pixels), forward(folded, pixels), rounds)
+        line(recipe.name, "folded, forward", ratios, distance(network, folded, pixels))
     if recipe.name.startswith("convnext"):
         with patch("zoo.factory._speed_up_depthwise", lambda model: None):
             grouped = build(recipe, pixels.shape[1])
-        grouped.set_weights(ours.get_weights())
-        ratios = faster(forward(grouped, pixels), forward(ours, pixels), rounds)
-        line(recipe.name, "depthwise, forward", ratios, distance(grouped, ours, pixels))
-        ratios = faster(training(grouped, pixels), training(ours, pixels), rounds)
+        grouped.set_weights(network.get_weights())
+        ratios = faster(forward(grouped, pixels), forward(network, pixels), rounds)
+        line(recipe.name, "depthwise, forward", ratios, distance(grouped, network, pixels))
+        ratios = faster(training(grouped, pixels), training(network, pixels), rounds)
         line(recipe.name, "depthwise, training step", ratios)
 
 
@@ -101,13 +100,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("recipes", nargs="*")
-    asked = parser.parse_args()
-    print(f"{visible()[0].name}; {asked.size} px, batches of {asked.batch}; new against old")
-    for recipe in [find(name) for name in asked.recipes] or RECIPES:
-        size = max(asked.size, recipe.minimum_size)
-        shape = (asked.batch, size, size, 3)
+    arguments = parser.parse_args()
+    print(
+        f"{visible()[0].name}; {arguments.size} px, batches of {arguments.batch}; new against old"
+    )
+    for recipe in [find(name) for name in arguments.recipes] or RECIPES:
+        size = max(arguments.size, recipe.minimum_size)
+        shape = (arguments.batch, size, size, 3)
         pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        measure(recipe, pixels, asked.rounds)
+        measure(recipe, pixels, arguments.rounds)
         keras.backend.clear_session()
 
 

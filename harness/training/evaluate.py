@@ -51,7 +51,7 @@ def predict_parts(
     predictor = Predictor(
         context.data.labels,
         lambda take, rows: context.extractor.extract(take, rows, on_batch_end),
-        lambda found: to_numpy(head(found, training=False)).astype(np.float32),
+        lambda batch: to_numpy(head(batch, training=False)).astype(np.float32),
         views,
     )
     predictions = {"train": predictor.predict_first_view(context.ids("train"), features["train"])}

@@ -63,8 +63,8 @@ class HeadNetwork:
             if activations is not None:
                 gate = (x > 0).astype(np.float32)
                 if self._head.dropout:
-                    keep = np.float32(1 - self._head.dropout)
-                    gate *= (self._rng.random(x.shape, dtype=np.float32) < keep) / keep
+                    retain = np.float32(1 - self._head.dropout)
+                    gate *= (self._rng.random(x.shape, dtype=np.float32) < retain) / retain
                 x = x * gate
                 activations.gates.append(gate)
         if activations is not None:

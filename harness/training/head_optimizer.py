@@ -60,6 +60,6 @@ class HeadOptimizer:
         weights -= np.float32(rate) * momentum / (np.sqrt(variance) + np.float32(EPSILON))
 
 
-def _average(moving: np.ndarray, value: np.ndarray, keep: float) -> None:
-    moving *= np.float32(keep)
-    moving += np.float32(1 - keep) * value
+def _average(moving: np.ndarray, value: np.ndarray, momentum: float) -> None:
+    moving *= np.float32(momentum)
+    moving += np.float32(1 - momentum) * value

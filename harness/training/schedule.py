@@ -1,6 +1,6 @@
 """Learning rate schedule and early stopping: a state, and a pure function to the next one.
 
-Keras's own callbacks keep this in attributes that are lost on a restart; here it is a value.
+Keras's own callbacks have this in attributes that are lost on a restart; here it is a value.
 """
 
 from __future__ import annotations

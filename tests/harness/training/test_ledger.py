@@ -89,8 +89,8 @@ def test_oversampled_rows_count_as_often_as_they_are_learnt(smear: Path, tmp_pat
 def test_a_run_that_goes_on_accounts_for_what_was_before(smear: Path, tmp_path: Path) -> None:
     """Two real workers, one of them killed and resumed: the same counts; energy is not claimed."""
     chosen = protocol(fine_tuning=Phase(epochs=3, batch_size=16, unfreeze=2, patience=3))
-    told: dict[str, Ledger] = {}
-    for name, kill_at in (("whole", 0), ("cut", 2)):
+    ledgers: dict[str, Ledger] = {}
+    for name, kill_at in (("whole", 0), ("resumed", 2)):
         job = job_of(smear, tmp_path / name, "lite0", IMAGENET, chosen)
         if kill_at:
             assert execute(job, kill_at).how == "failed"
@@ -98,19 +98,19 @@ def test_a_run_that_goes_on_accounts_for_what_was_before(smear: Path, tmp_path: 
         assert outcome is not None
         assert outcome.ledger is not None
         assert (outcome.resumed > 0) == bool(kill_at)
-        told[name] = outcome.ledger
+        ledgers[name] = outcome.ledger
         on_images = [line for line in outcome.history if line.phase != "frozen"]
         before = sum(line.seconds for line in on_images[: outcome.resumed])
         assert 0 < outcome.ledger.device_seconds < outcome.timings.total + before
     counts = [ledger.model_dump(exclude={"device_seconds", "energy_joules"})
-              for ledger in told.values()]  # fmt: skip
+              for ledger in ledgers.values()]  # fmt: skip
     assert counts[0] == counts[1]
     assert counts[0]["images_learnt"] == 3 * 64
-    assert told["cut"].energy_joules is None
-    assert told["whole"].energy_exclusive
+    assert ledgers["resumed"].energy_joules is None
+    assert ledgers["whole"].energy_exclusive
 
 
-def test_the_turns_are_timed_and_the_waiting_is_not(
+def test_time_under_the_device_lock_counts_and_waiting_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [10.0]
@@ -138,9 +138,9 @@ def test_a_device_is_shared_where_it_has_several_slots() -> None:
 
 def test_a_record_without_a_ledger_keeps_its_bytes() -> None:
     assert "ledger" not in made_outcome().model_dump(mode="json")
-    told = made_outcome().model_copy(update={"ledger": LEDGER})
-    again = type(told).model_validate_json(told.model_dump_json())
-    assert again.ledger == LEDGER
+    outcome = made_outcome().model_copy(update={"ledger": LEDGER})
+    reloaded = type(outcome).model_validate_json(outcome.model_dump_json())
+    assert reloaded.ledger == LEDGER
 
 
 LEDGER_COLUMNS = (
