@@ -401,6 +401,22 @@ def _first_sentence(kind: type) -> str:
     return _plain((inspect.getdoc(kind) or "").partition("\n\n")[0]).removesuffix(".")
 
 
+# --- audit ---------------------------------------------------------------------------------------
+
+
+def findings() -> str:
+    """Every kind of finding of an audit, and what removes it."""
+    from harness.audit.findings import KINDS, REMOVABLE, REMOVED
+    from harness.audit.report import DESCRIPTIONS, TITLES
+
+    rows = []
+    for kind in KINDS:
+        option = f"`--remove {kind}`" if kind in REMOVABLE else "nothing"
+        removed = "`--clean`" if kind in REMOVED else option
+        rows.append(f"| `{kind}` | {TITLES[kind]} | {_plain(DESCRIPTIONS[kind])} | {removed} |")
+    return "\n".join(["| kind | finding | what it is | removed by |", "|---|---|---|---|", *rows])
+
+
 # --- settings ------------------------------------------------------------------------------------
 
 
@@ -413,6 +429,7 @@ def settings() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "columns": columns,
     "csv_columns": csv_columns,
+    "findings": findings,
     "commands": commands,
     "records": records,
     "packages": packages,

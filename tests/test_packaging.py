@@ -140,3 +140,10 @@ def test_the_image_copies_files_that_exist() -> None:
     assert all((ROOT / name).exists() for name in copied)
     kept = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text("utf-8"), re.M)
     assert set(kept) == set(copied)
+
+
+def test_the_package_data_covers_every_file() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    (patterns,) = settings["tool"]["setuptools"]["package-data"].values()
+    suffixes = {Path(pattern).suffix for pattern in patterns} - {".typed"}
+    assert {path.suffix for path in data_files()} - {".typed"} <= suffixes
