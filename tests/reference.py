@@ -74,15 +74,20 @@ def _command(context: click.Context) -> str:
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     records = [p.get_help_record(context) for p in command.get_params(context)]
     options = [(name, " ".join(text.split())) for name, text in filter(None, records)]
-    rows = [f"| `{name}` | {_cell(text)} |" for name, text in options if "--help" not in name]
+    rows = [
+        f"| `{name.replace('|', '/')}` | {_plain(_code(text))} |"
+        for name, text in options
+        if text and "--help" not in name
+    ]
     table = ["| option | meaning |", "|---|---|", *rows] if rows else []
     text = " ".join(dedent(command.help or "").split())
     title = context.command_path.removeprefix("wbc-bench ")
-    return "\n".join([f"### {title}", "", f"`{usage}`", "", _cell(text), "", *table]).rstrip()
+    return "\n".join([f"### {title}", "", f"`{usage}`", "", _code(text), "", *table]).rstrip()
 
 
-def _cell(text: str) -> str:
-    return re.sub(r"(?<!\w)(--[a-z-]+|[a-z_]+ = \w+)", r"`\1`", text.replace("|", r"\|"))
+def _code(text: str) -> str:
+    """With options and settings in backticks."""
+    return re.sub(r"(?<!\w)(--[a-z-]+|[a-z_]+ = \w+)", r"`\1`", text)
 
 
 # --- records -------------------------------------------------------------------------------------
