@@ -7,8 +7,8 @@
     ├── Offline               a download is needed and there is no network
     ├── ImageSizeError        images too small for a recipe
     ├── WeightsError          weights that are missing, damaged or do not fit the recipe
-    ├── StoreError            a results folder that this version cannot read
-    └── NoRoom                a disk that is full
+    ├── StoreError            a results or cache folder that cannot be read or written
+    └── NoRoom                a disk that is full, or the limit of a cache
 
 Any other exception is a bug, and shows its traceback.
 """

@@ -1,1 +1,1 @@
-"""What is kept on disk: records, predictions, and arrays, each written all or nothing."""
+"""Records, predictions and cached artifacts on disk, each written completely or not at all."""

@@ -1,4 +1,4 @@
-"""Files and arrays, written all or nothing."""
+"""Files and arrays, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ DAMAGED = (
     OSError, ValueError, EOFError, KeyError, RuntimeError, MemoryError, struct.error, zlib.error,
     zipfile.BadZipFile,
 )  # fmt: skip
-"""What reading a torn or altered npz can raise."""
+"""What reading a damaged npz can raise."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """All or nothing: a temporary name in the same folder, synced, then renamed."""
+    """Write a temporary file in the same folder, sync it, and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Other machines may write to this folder, with processes of the same number.
+    # Not the process id: other machines may write to this folder.
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -58,7 +58,7 @@ def write_images(path: Path, shape: tuple[int, ...], batches: Iterable[np.ndarra
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an npz that this program wrote. Raises StoreError naming the file."""
+    """The arrays of an npz. Raises StoreError naming the file."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)

@@ -1,4 +1,4 @@
-"""Predictions on disk: one table in an npy, a row an image."""
+"""Predictions on disk: one npy table, a row per image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.storage.files import write_atomically
 
 
 def write_predictions(path: Path, parts: Mapping[str, Predictions]) -> None:
-    """One table, a row an image: part, id, label, probabilities. One header is quick to read."""
+    """Write a table of part, id, label and probabilities; one header is fast to read."""
     classes = next(iter(parts.values())).probabilities.shape[1]
     fields = [("part", "S16"), ("id", "<i4"), ("label", "<i2"), ("probabilities", "<f4", classes)]
     table = np.empty(sum(len(part.ids) for part in parts.values()), dtype=fields)
@@ -33,7 +33,7 @@ def write_predictions(path: Path, parts: Mapping[str, Predictions]) -> None:
 
 
 def read_predictions(path: Path) -> dict[str, Predictions]:
-    """What ``write_predictions`` wrote, by part. Raises StoreError naming the file."""
+    """Read predictions by part. Raises StoreError naming the file."""
     try:
         table = _table(path.read_bytes())
         names = table["part"]
@@ -52,7 +52,7 @@ def read_predictions(path: Path) -> dict[str, Predictions]:
 
 
 def _table(content: bytes) -> np.ndarray:
-    """The array of an npy; a thousand of them share one header, which is then read once."""
+    """The array of an npy file. Equal headers, of a thousand files, are parsed once."""
     begin = 10 + int.from_bytes(content[8:10], "little")
     shape, fields = _header(content[:begin])
     return np.frombuffer(content, fields, offset=begin).reshape(shape)
@@ -62,7 +62,7 @@ def _table(content: bytes) -> np.ndarray:
 def _header(content: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
     stream = io.BytesIO(content)
     if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError("not an npy of this program")
+        raise ValueError("not an npy file of this program")
     shape, _, fields = np.lib.format.read_array_header_1_0(stream)
     if fields.hasobject:
         raise ValueError("objects cannot be loaded")
