@@ -1,9 +1,9 @@
-"""A sweep over five recipes: augmented epochs made once for all, against made by each recipe.
+"""A sweep over five recipes: augmented epochs shared by all, or made by each recipe.
 
     python benchmarks/augmented_sweep.py [--policy NAME] [--train N] [--epochs N]
 
-The real workers, one at a time, with random weights and the frozen phase. Made once, all share one
-folder of epochs; made by each, every recipe has its own. The seconds inside each run's training say
+The real workers, one at a time, with random weights and the frozen phase. "shared": all recipes use
+one epoch cache; "by each": every recipe has its own. The seconds inside each run's training show
 what waiting for images costs; the predictions must be the same.
 """
 
@@ -43,13 +43,13 @@ class Silent:
 def run_all(
     groups: Sequence[Sequence[PlannedRun]], folder: Path, data: tuple[Path, DataSummary]
 ) -> tuple[float, Store]:
-    """Wall seconds of one sweep a group, each group with epochs of its own."""
+    """Wall seconds of a sweep for each group, each with an epoch cache of its own."""
     store = Store(folder / "results")
     cpu, begin = Device("cpu", cpu_name()), time.perf_counter()
     for i, group in enumerate(groups):
-        kept = EpochCacheSettings(folder=str(folder / f"epochs-{i}"), limit_bytes=10**11)
-        setting = SweepContext(store, data[0], data[1], "quick", lambda: [cpu], epochs=kept)
-        summary = sweep(group, setting, WorkerProcess(), Silent())
+        epochs = EpochCacheSettings(folder=str(folder / f"epochs-{i}"), limit_bytes=10**11)
+        context = SweepContext(store, data[0], data[1], "quick", lambda: [cpu], epochs=epochs)
+        summary = sweep(group, context, WorkerProcess(), Silent())
         assert summary.finished == len(group), summary
     return time.perf_counter() - begin, store
 
@@ -60,17 +60,17 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=800)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--recipes", nargs="*", default=RECIPES)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     cache = Path(tempfile.gettempdir()) / "wbc-bench-benchmarks"
-    where = prepare("smear@1600", 96, cache)
-    data = open_dataset(where)
-    split = Split(subset=Subset(train=asked.train, validation=80, test=160))
+    folder = prepare("smear@1600", 96, cache)
+    data = open_dataset(folder)
+    split = Split(subset=Subset(train=options.train, validation=80, test=160))
     summary = summarise(data, split_indices(split, data))
-    print(f"{asked.policy}, {asked.epochs} epochs of {asked.train} images, {asked.recipes}")
+    print(f"{options.policy}, {options.epochs} epochs of {options.train} images, {options.recipes}")
     providers: tuple[Provider, ...] = ("wbc-bench", "keras-cv")
     for provider in providers:
         augmentation = Augmentation(
-            policy=parse(asked.policy), frozen_epochs=asked.epochs, provider=provider
+            policy=parse(options.policy), frozen_epochs=options.epochs, provider=provider
         )
         protocol = Protocol(frozen=Phase(epochs=20), augmentation=augmentation)
         planned = [
@@ -79,19 +79,17 @@ def main() -> None:
                     data=data.fingerprint, split=split),
                 find(name), (None,), "",
             )
-            for name in asked.recipes
+            for name in options.recipes
         ]  # fmt: skip
         stores = []
-        for told, groups in (("once", [planned]), ("by each", [[one] for one in planned])):
-            with tempfile.TemporaryDirectory() as folder:
-                seconds, store = run_all(groups, Path(folder), (where, summary))
+        for sharing, groups in (("shared", [planned]), ("by each", [[run] for run in planned])):
+            with tempfile.TemporaryDirectory() as temporary:
+                seconds, store = run_all(groups, Path(temporary), (folder, summary))
                 records = store.records()
                 stores.append({r.run.recipe: predictions(r) for r in records})
             training = sum(training_seconds(r) for r in records)
-            print(
-                f"{provider:10s} made {told:8s} {seconds:7.1f} s, in training {training:6.1f} s",
-                flush=True,
-            )
+            times = f"{seconds:7.1f} s, in training {training:6.1f} s"
+            print(f"{provider:10s} epochs {sharing:8s} {times}", flush=True)
         assert stores[0] == stores[1], "the same epochs must give the same predictions"
 
 

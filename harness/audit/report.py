@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 
 from harness.audit import duplicates, figures, outliers
-from harness.audit.findings import CONSTANT_DEVIATION, KINDS, REMOVABLE, Kind
-from harness.audit.pipeline import MANIFEST, AuditedSource
+from harness.audit.findings import CONSTANT_DEVIATION, KINDS, Kind, PixelStatistics
+from harness.audit.pipeline import IMAGE_SIZE, MANIFEST, AuditedSource
 from harness.errors import DataError
 from harness.schema.dataset import Dataset
 from harness.storage.files import write_atomically
@@ -46,20 +45,8 @@ DESCRIPTIONS: dict[Kind, str] = {
     "exact-copies": "Images with the same pixels. A split keeps them in one part.",
     "near-copies": "Images that are copies of one another, moved, compressed or taken again.",
     "leak": "A split that is used as given loses the copies outside its last part.",
-    "isolated": "Single images that are least similar to any other. None of them is removed.",
+    "isolated": "Single images that are least similar to any other.",
 }
-
-
-@dataclass(frozen=True)
-class Section:
-    """What the page shows of one kind of findings."""
-
-    title: str
-    description: str
-    outliers: tuple[tuple[str, list[str]], ...] = ()
-    """Reason and figures of each outlier."""
-    note: str = ""
-    figure: str = ""
 
 
 def write_report(audited: AuditedSource, folder: Path, kinds: Collection[str]) -> Path:
@@ -68,9 +55,8 @@ def write_report(audited: AuditedSource, folder: Path, kinds: Collection[str]) -
     ``kinds`` of findings are removed. Raises DataError where it cannot be written.
     """
     files = dict(_figures(audited))
-    page = _render(audited, folder, kinds, files)
     files[MANIFEST] = audited.audit.manifest(audited.origin, kinds).to_csv().encode()
-    files[PAGE] = page.encode()
+    files[PAGE] = _render(audited, folder, kinds).encode()
     try:
         for name, content in files.items():
             write_atomically(folder / name, content)
@@ -111,67 +97,31 @@ def _table(rows: list[list[str]], header: tuple[str, ...], style: str = "pipe") 
 # --- the page ------------------------------------------------------------------------------------
 
 
-def _render(
-    audited: AuditedSource, folder: Path, kinds: Collection[str], names: Collection[str]
-) -> str:
+def _render(audited: AuditedSource, folder: Path, kinds: Collection[str]) -> str:
     loader = FileSystemLoader(Path(__file__).with_name("assets"))
-    template = Environment(
-        loader=loader, undefined=StrictUndefined, keep_trailing_newline=True
-    ).get_template("audit.md.j2")
-    pixels = audited.audit.pixels
-    channels = [
-        [name, f"{mean:.1f}", f"{deviation:.1f}"]
-        for name, mean, deviation in zip(
-            ("red", "green", "blue"), pixels.mean, pixels.deviation, strict=True
-        )
-    ]
-    return template.render(
-        dataset=audited.dataset,
-        origin=audited.origin,
-        verdict=_verdict(audited, kinds),
-        findings=_findings_table(audited, kinds, "pipe"),
-        removals=audited.audit.removals(kinds),
-        manifest=MANIFEST,
+    environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.globals |= {
+        "CONSTANT_DEVIATION": CONSTANT_DEVIATION,
+        "DESCRIPTIONS": DESCRIPTIONS,
+        "FINDINGS_SHOWN": FINDINGS_SHOWN,
+        "IMAGE_SIZE": IMAGE_SIZE,
+        "MANIFEST": MANIFEST,
+        "MAPS": MAPS,
+        "TITLES": TITLES,
+        "duplicates": duplicates,
+        "outlier_figures": outlier_figures,
+        "outliers": outliers,
+    }
+    return environment.get_template("audit.md.j2").render(
+        audited=audited,
+        audit=audited.audit,
+        kinds=kinds,
         manifest_path=(folder / MANIFEST).as_posix(),
-        sections=[
-            _section(kind, audited, kinds, names)
-            for kind in KINDS
-            if audited.audit.findings_of(kind)
-        ],
+        verdict=_verdict(audited, kinds),
+        findings_table=_findings_table(audited, kinds, "pipe"),
         classes=_classes(audited, kinds),
-        size=audited.dataset.images.shape[1],
-        pixels=pixels,
-        source_sizes=_source_sizes(pixels.sizes),
-        channels=_table(channels, ("channel", "mean", "deviation")),
-        maps=MAPS,
-        duplicates=duplicates,
-        outliers=outliers,
-        constant_deviation=CONSTANT_DEVIATION,
-    )
-
-
-def _section(
-    kind: Kind, audited: AuditedSource, kinds: Collection[str], names: Collection[str]
-) -> Section:
-    findings = audited.audit.findings_of(kind)
-    removed = "They are removed." if kind in kinds else "Reported, not removed."
-    description = f"{DESCRIPTIONS[kind]} {removed if kind in REMOVABLE else ''}".strip()
-    if kind == "not-a-cell":
-        reasons = (f"{finding.reason[0].upper()}{finding.reason[1:]}" for finding in findings)
-        shown = tuple((r, _outlier_figures(k)) for k, r in enumerate(reasons, start=1))
-        return Section(TITLES[kind], description, outliers=shown)
-    notes = []
-    if len(findings) > FINDINGS_SHOWN:
-        notes.append(f"The first {FINDINGS_SHOWN} of {len(findings):,} are shown.")
-    if kind == "unreadable":
-        lines = [f"- image {f.ids[0]}: {f.reason}" for f in findings[:FINDINGS_SHOWN]]
-        notes.append("\n".join(lines))
-    figure = f"{kind}.png"
-    return Section(
-        TITLES[kind],
-        description,
-        note="\n\n".join(notes),
-        figure=figure if figure in names else "",
+        channels=_channels(audited.audit.pixels),
+        source_sizes=_source_sizes(audited.audit.pixels),
     )
 
 
@@ -188,22 +138,28 @@ def _classes(audited: AuditedSource, kinds: Collection[str]) -> str:
     return _table(rows, ("class", "images", "to remove", "kept", "% of kept"))
 
 
-def _source_sizes(sizes: dict[tuple[int, int], int]) -> str:
-    texts = [f"{width} × {height} px ({n:,})" for (height, width), n in sizes.items()]
+def _channels(pixels: PixelStatistics) -> str:
+    values = zip(("red", "green", "blue"), pixels.mean, pixels.deviation, strict=True)
+    rows = [[name, f"{mean:.1f}", f"{deviation:.1f}"] for name, mean, deviation in values]
+    return _table(rows, ("channel", "mean", "deviation"))
+
+
+def _source_sizes(pixels: PixelStatistics) -> str:
+    texts = [f"{width} × {height} px ({n:,})" for (height, width), n in pixels.sizes.items()]
     return ", ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
 
 
 # --- its figures ---------------------------------------------------------------------------------
 
 
-def _outlier_figures(number: int) -> list[str]:
+def outlier_figures(number: int) -> list[str]:
     return [f"not-a-cell-{number}.png", f"not-a-cell-{number}-similarity.png"]
 
 
 def _figures(audited: AuditedSource) -> Iterator[tuple[str, bytes]]:
     dataset, audit = audited.dataset, audited.audit
     for number, outlier in enumerate(audit.outliers, start=1):
-        sheet, histogram = _outlier_figures(number)
+        sheet, histogram = outlier_figures(number)
         yield sheet, figures.contact_sheet(dataset, [_varied(outlier.ids, dataset)])
         yield histogram, figures.similarity_histogram(audited.embeddings, outlier)
     for kind in KINDS:

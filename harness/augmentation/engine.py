@@ -1,4 +1,4 @@
-"""A policy, carried out on a batch of images and soft labels, on as many cores as there are."""
+"""A policy applied to a batch of images and soft labels, on one core."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.augmentation import operations, transforms
 from harness.augmentation.transforms import Chains
 from harness.schema.augmentation import AugMix, CutMix, Enlarged, MixUp, Noise, SplitAndRotate, Step
 
-NOISE_FIELDS = 16
+NOISE_IMAGES = 16
 """Images that a batch's field of noise would cover without overlap."""
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -27,36 +27,35 @@ _CHAINS: dict[str, Callable[[Any, int, int, np.random.Generator], Chains]] = {
 
 
 def augment(steps: Sequence[Step], images: np.ndarray, targets: np.ndarray, seed: Any) -> Batch:
-    """New images and targets: the steps on a batch, every draw from ``seed`` alone.
+    """New images and targets: the steps applied to a batch, all randomness from ``seed``.
 
     Mixing takes its partners from the same batch. ``seed``: whatever np.random.default_rng takes.
     """
     rng = np.random.default_rng(seed)
-    waiting: list[Chains] = []
+    pending: list[Chains] = []
     for step in steps:
         if step.name in _CHAINS:
-            size = images.shape[1]
-            waiting.append(_CHAINS[step.name](step, len(images), size, rng))
+            pending.append(_CHAINS[step.name](step, len(images), images.shape[1], rng))
             continue
-        images = _apply_transforms(waiting, images)
-        waiting = []
-        images, targets = _whole_batch(step, images, targets, rng)
-    return _apply_transforms(waiting, images), np.asarray(targets, np.float32)
+        images = _apply_chains(pending, images)
+        pending = []
+        images, targets = _augment_batch(step, images, targets, rng)
+    return _apply_chains(pending, images), np.asarray(targets, np.float32)
 
 
-def _apply_transforms(waiting: Sequence[Chains], images: np.ndarray) -> np.ndarray:
+def _apply_chains(chains: Sequence[Chains], images: np.ndarray) -> np.ndarray:
     """Each image through its chains, so that moves of several steps are one resampling."""
-    if not waiting:
+    if not chains:
         return images
-    codes = np.concatenate([one.codes for one in waiting], axis=1).tolist()
-    parameters = np.concatenate([one.parameters for one in waiting], axis=1).tolist()
+    codes = np.concatenate([c.codes for c in chains], axis=1).tolist()
+    parameters = np.concatenate([c.parameters for c in chains], axis=1).tolist()
     out = np.empty_like(images)
-    for i, (code, drawn) in enumerate(zip(codes, parameters, strict=True)):
-        out[i] = transforms.apply_transforms(images[i], code, drawn)
+    for i, image in enumerate(images):
+        out[i] = transforms.apply_transforms(image, codes[i], parameters[i])
     return out
 
 
-def _whole_batch(
+def _augment_batch(
     step: Step, images: np.ndarray, targets: np.ndarray, rng: np.random.Generator
 ) -> Batch:
     match step:
@@ -89,7 +88,7 @@ def mixup(step: MixUp, images: np.ndarray, targets: np.ndarray, rng: np.random.G
 def cutmix(
     step: CutMix, images: np.ndarray, targets: np.ndarray, rng: np.random.Generator
 ) -> Batch:
-    """As keras-cv, except that a label's share is that of the pixels that are really seen.
+    """As keras-cv, except that a label's share is that of the visible pixels.
 
     keras-cv counts the whole rectangle, even where it hangs over the edge.
     """
@@ -99,83 +98,51 @@ def cutmix(
     centers = rng.integers(side, size=(2, count))
     begin, end = operations.rectangles(centers, lengths, side)
     out = images.copy()
-    ours, theirs = (x.reshape(count, side, 3 * side) for x in (out, images))  # Rows of bytes.
+    target, source = (x.reshape(count, side, 3 * side) for x in (out, images))  # Rows of bytes.
     boxes = zip(partner.tolist(), *begin.tolist(), *end.tolist(), strict=True)
     for i, (j, left, top, right, bottom) in enumerate(boxes):
-        ours[i, top:bottom, 3 * left : 3 * right] = theirs[j, top:bottom, 3 * left : 3 * right]
+        columns = slice(3 * left, 3 * right)
+        target[i, top:bottom, columns] = source[j, top:bottom, columns]
     covered = np.prod(end - begin, axis=0) / side**2
     return out, _mixed(targets, partner, 1 - covered)
 
 
 def _mixed(targets: np.ndarray, partner: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Rows that sum to 1: ``shares`` (n,) of their own target, the rest of their partner's."""
-    mine = shares[:, None].astype(np.float32)
-    return mine * targets + (1 - mine) * targets[partner]
-
-
-AUGMIX = ("auto contrast", "equalize", "posterize", "rotation", "solarize", "shear x", "shear y",
-          "shift x")  # fmt: skip
-"""keras-cv's operations that are ever drawn, in its order."""
+    own = shares[:, None].astype(np.float32)
+    return own * targets + (1 - own) * targets[partner]
 
 
 def augmix(step: AugMix, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     count, longest = len(images), step.depth[1]
-    drawn = draw_augmix(step, count * step.chains, images.shape[1], rng)
+    chains = transforms.augmix(step, count * step.chains, images.shape[1], rng)
     depth = rng.integers(step.depth[0], longest + 1, (count, step.chains))
-    drawn.codes.reshape(count, step.chains, longest)[np.arange(longest) >= depth[..., None]] = 0
+    chains.codes.reshape(count, step.chains, longest)[np.arange(longest) >= depth[..., None]] = 0
     weights = rng.dirichlet(np.full(step.chains, step.alpha), count)
     own = rng.beta(step.alpha, step.alpha, count)
     shares = np.column_stack([own, (1 - own[:, None]) * weights]).tolist()
-    codes, parameters = drawn.codes.tolist(), drawn.parameters.tolist()
+    branches = _apply_chains([chains], np.repeat(images, step.chains, axis=0))
     out = np.empty_like(images)
     for i, image in enumerate(images):
-        rows = range(i * step.chains, (i + 1) * step.chains)
-        made = [transforms.apply_transforms(image, codes[row], parameters[row]) for row in rows]
-        operations.mix([image, *made], shares[i], out[i])
+        own_branches = branches[i * step.chains : (i + 1) * step.chains]
+        operations.mix([image, *own_branches], shares[i], out[i])
     return out
-
-
-def draw_augmix(step: AugMix, count: int, size: int, rng: np.random.Generator) -> Chains:
-    """``count`` chains of full depth."""
-    drawn = Chains.none(count, step.depth[1])
-    chosen = rng.integers(len(AUGMIX), size=drawn.codes.shape)
-    for i, name in enumerate(AUGMIX):
-        which = np.nonzero(chosen == i)
-        n = len(which[0])
-        severity, sign = rng.uniform(0.01, step.severity, n), transforms.signs(rng, n)
-        zero = np.zeros(n)
-        match name:
-            case "auto contrast" | "equalize":
-                drawn.put(which, name, np.empty((n, 0)))
-            case "posterize":
-                drawn.put(which, name, 5 - np.floor(severity * 3)[:, None])
-            case "solarize":
-                drawn.put(which, name, np.stack([zero, np.floor(severity * 255)], axis=-1))
-            case "rotation":
-                drawn.put(which, "move", transforms.rotations(severity * 30, size))
-            case "shear x":
-                drawn.put(which, "move", transforms.shears(0.3 * severity * sign, zero))
-            case "shear y":
-                drawn.put(which, "move", transforms.shears(zero, 0.3 * severity * sign))
-            case "shift x":
-                drawn.put(
-                    which, "move", transforms.shifts(np.trunc(severity * sign * size / 3), zero)
-                )
-    return drawn
 
 
 def noise(step: Noise, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Each image takes a stretch of one long field of noise: drawing is what costs here."""
     values = images[0].size
-    field = rng.standard_normal(NOISE_FIELDS * values, dtype=np.float32)
+    field = rng.standard_normal(NOISE_IMAGES * values, dtype=np.float32)
     field *= step.deviation
     np.rint(field, out=field)
-    more, less = (np.clip(levels, 0, 255).astype(np.uint8) for levels in (field, -field))
+    added, removed = (np.clip(levels, 0, 255).astype(np.uint8) for levels in (field, -field))
     out = np.empty_like(images)
     for i, start in enumerate(rng.integers(len(field) - values, size=len(images)).tolist()):
         part = slice(start, start + values)
         shape = images[i].shape
-        operations.noise(images[i], more[part].reshape(shape), less[part].reshape(shape), out[i])
+        operations.noise(
+            images[i], added[part].reshape(shape), removed[part].reshape(shape), out[i]
+        )
     return out
 
 
@@ -183,6 +150,10 @@ def enlarge(
     step: Enlarged, images: np.ndarray, targets: np.ndarray, rng: np.random.Generator
 ) -> Batch:
     """(1 + copies) n images: the batch itself, then the batch through each step."""
-    made = [augment([one], images, targets, rng) for one in step.copies]
-    parts = [(images, targets), *made]
-    return np.concatenate([x for x, _ in parts]), np.concatenate([t for _, t in parts])
+    copies = [augment([copy], images, targets, rng) for copy in step.copies]
+    return concatenate_batches([(images, targets), *copies])
+
+
+def concatenate_batches(batches: Sequence[Batch]) -> Batch:
+    images, targets = zip(*batches, strict=True)
+    return np.concatenate(images), np.concatenate(targets)

@@ -14,8 +14,8 @@ import keras_cv
 import numpy as np
 import tensorflow as tf
 
+from harness.augmentation import engine
 from harness.augmentation.engine import Batch
-from harness.augmentation.engine import augment as ours
 from harness.schema.augmentation import (
     AugMix,
     CutMix,
@@ -38,33 +38,32 @@ RANGE = (0, WHITE)
 def augment(steps: Sequence[Step], images: np.ndarray, targets: np.ndarray, seed: Any) -> Batch:
     """As harness.augmentation.engine.augment, by keras-cv. Pixels are rounded once, at the end.
 
-    keras-cv has no split-and-rotate: that one is ours.
+    keras-cv has no split-and-rotate: the engine's is used.
     """
     if any(isinstance(step, Enlarged) for step in steps):
-        return _enlarged(steps[0], images, targets, seed)  # type: ignore[arg-type]
-    words = np.random.SeedSequence(seed).generate_state(len(steps) + 1)
+        return _enlarge(steps[0], images, targets, seed)  # type: ignore[arg-type]
+    seeds = np.random.SeedSequence(seed).generate_state(len(steps) + 1).tolist()
     batch = images, np.asarray(targets, np.float32)
-    run: list[Step] = []
-    for i, step in enumerate(steps):
+    pending: list[Step] = []
+    for step, step_seed in zip(steps, seeds, strict=False):
         if isinstance(step, SplitAndRotate):
-            batch = _through(tuple(run), batch, int(words[i]))
-            batch, run = ours([step], *batch, int(words[i])), []
+            batch = _apply_steps(tuple(pending), batch, step_seed)
+            batch, pending = engine.augment([step], *batch, step_seed), []
         else:
-            run.append(step)
-    return _through(tuple(run), batch, int(words[-1]))
+            pending.append(step)
+    return _apply_steps(tuple(pending), batch, seeds[-1])
 
 
-def _enlarged(step: Enlarged, images: np.ndarray, targets: np.ndarray, seed: Any) -> Batch:
-    words = np.random.SeedSequence(seed).generate_state(len(step.copies))
-    made = [
-        augment([one], images, targets, int(word))
-        for one, word in zip(step.copies, words, strict=True)
+def _enlarge(step: Enlarged, images: np.ndarray, targets: np.ndarray, seed: Any) -> Batch:
+    seeds = np.random.SeedSequence(seed).generate_state(len(step.copies)).tolist()
+    copies = [
+        augment([copy], images, targets, copy_seed)
+        for copy, copy_seed in zip(step.copies, seeds, strict=True)
     ]
-    parts = [(images, np.asarray(targets, np.float32)), *made]
-    return np.concatenate([x for x, _ in parts]), np.concatenate([t for _, t in parts])
+    return engine.concatenate_batches([(images, np.asarray(targets, np.float32)), *copies])
 
 
-def _through(steps: tuple[Step, ...], batch: Batch, seed: int) -> Batch:
+def _apply_steps(steps: tuple[Step, ...], batch: Batch, seed: int) -> Batch:
     if not steps:
         return batch
     images, targets = batch
@@ -85,27 +84,27 @@ def _generator() -> tf.random.Generator:
 def _graph(
     steps: tuple[Step, ...],
 ) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    built = [_one_by_one(layer) for step in steps for layer in layers(step)]
+    in_order = [_map_in_order(layer) for step in steps for layer in layers(step)]
 
     @tf.function(reduce_retracing=True)
     def graph(images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels, labels = apply_layers(built, images, targets)
+        pixels, labels = apply_layers(in_order, images, targets)
         return tf.cast(tf.round(pixels), tf.uint8), labels
 
     return graph
 
 
 def apply_layers(
-    built: Sequence[Any], images: tf.Tensor, targets: tf.Tensor
+    layers: Sequence[Any], images: tf.Tensor, targets: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Layers, one after the other, on a batch; pixels come as float32 in 0-255, not rounded."""
+    """Apply layers to a batch; images float32 in 0-255, not rounded, and labels."""
     batch = {"images": tf.cast(images, tf.float32), "labels": targets}
-    for layer in built:
+    for layer in layers:
         batch = layer(batch)
     return tf.clip_by_value(batch["images"], 0, WHITE), batch["labels"]
 
 
-def _one_by_one(layer: Any) -> Any:
+def _map_in_order(layer: Any) -> Any:
     """Images mapped in parallel would draw from one generator in no order."""
     if isinstance(layer, keras_cv.layers.BaseImageAugmentationLayer) and not layer.auto_vectorize:
         layer._map_fn = lambda function, batch: tf.map_fn(function, batch, parallel_iterations=1)
@@ -113,7 +112,7 @@ def _one_by_one(layer: Any) -> Any:
 
 
 def layers(step: Step) -> list[Any]:
-    """keras-cv's layers for one step; each takes and gives {"images", "labels"}."""
+    """keras-cv's layers for one step, from {"images", "labels"} to the same."""
     cv = keras_cv.layers
     match step:
         case Traditional():
@@ -146,7 +145,7 @@ def layers(step: Step) -> list[Any]:
 def _traditional(step: Traditional) -> list[Any]:
     cv = keras_cv.layers
     flips = {"both": "horizontal_and_vertical"}
-    found = [
+    candidates = [
         step.flip != "none" and cv.RandomFlip(flips.get(step.flip, step.flip)),
         step.rotation and cv.RandomRotation(step.rotation),
         step.zoom and cv.RandomZoom(step.zoom),
@@ -154,7 +153,7 @@ def _traditional(step: Traditional) -> list[Any]:
         step.brightness and cv.RandomBrightness(step.brightness, RANGE),
         step.contrast and cv.RandomContrast(RANGE, step.contrast),
     ]
-    return [layer for layer in found if layer]
+    return [layer for layer in candidates if layer]
 
 
 def _noise(deviation: float) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:

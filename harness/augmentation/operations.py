@@ -1,8 +1,8 @@
-"""What can happen to one image: uint8 RGB (S, S, 3) in and out, in OpenCV and numpy.
+"""Operations on one image: uint8 RGB (S, S, 3) in and out, in OpenCV and numpy.
 
 The same operations as keras-cv 0.9.0's layers, whose oddities are kept where a name promises its
-layer: sharpness blurs, AugMix rotates by radians. The tests hold each against its layer, given
-the same parameters. keras-cv computes in float32; here pixels are rounded after each operation.
+layer: sharpness blurs, AugMix rotates by radians. The tests compare each with its layer, given the
+same parameters. keras-cv computes in float32; here pixels are rounded after each operation.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _IDENTITY = np.eye(3)
 
 
 class Canvas:
-    """An image on which moves are put off, so that all of them cost one resampling.
+    """An image whose moves are deferred, so that all of them cost one resampling.
 
-    Moving pixels and changing each by a fixed table can change places; so only an operation that
-    looks at the whole image, or at where a pixel lies, asks for the moves to be carried out.
+    Moving pixels and changing each by a fixed table commute; so only an operation that depends on
+    the whole image, or on a pixel's position, applies the moves.
     """
 
     __slots__ = ("_image", "_matrix")
@@ -50,14 +50,14 @@ class Canvas:
         )
 
     def image(self) -> np.ndarray:
-        """With all moves carried out."""
+        """With all moves applied."""
         if self._matrix is not None:
             self._image = warp(self._image, self._matrix)
             self._matrix = None
         return self._image
 
     def recolour(self, pointwise: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Change pixels by a function of each alone; the moves may wait."""
+        """Change pixels by a function of each alone; moves stay deferred."""
         self._image = pointwise(self._image)
 
     def change(self, operation: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -76,12 +76,12 @@ def warp(image: np.ndarray, matrix: Matrix) -> np.ndarray:
     # OpenCV resamples four channels in two thirds of the time of three, to the same pixels.
     wide = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
     x, y = (
-        _reach(a * (width - 1), b * (height - 1), right),
-        _reach(d * (width - 1), e * (height - 1), down),
+        _source_range(a * (width - 1), b * (height - 1), right),
+        _source_range(d * (width - 1), e * (height - 1), down),
     )
     before, after = (max(0, -y[0]), max(0, -x[0])), (max(0, y[1] - height), max(0, x[1] - width))
     if max(*before, *after) <= min(height, width):
-        # Mirrored first, it is resampled twice as fast: no pixel has to ask where the edge is.
+        # Mirrored first, it is resampled twice as fast: no pixel is checked against the edge.
         wide = cv2.copyMakeBorder(
             wide, before[0], after[0], before[1], after[1], cv2.BORDER_REFLECT
         )
@@ -96,10 +96,10 @@ def warp(image: np.ndarray, matrix: Matrix) -> np.ndarray:
     return cv2.cvtColor(moved, cv2.COLOR_RGBA2RGB)
 
 
-def _reach(one: float, other: float, offset: float) -> tuple[int, int]:
+def _source_range(x_extent: float, y_extent: float, offset: float) -> tuple[int, int]:
     """The first and the end of the pixels of one axis that a move reads, neighbours included."""
-    low = offset + min(one, 0) + min(other, 0)
-    high = offset + max(one, 0) + max(other, 0)
+    low = offset + min(x_extent, 0) + min(y_extent, 0)
+    high = offset + max(x_extent, 0) + max(y_extent, 0)
     return math.floor(low) - 1, math.ceil(high) + 2
 
 
@@ -218,9 +218,9 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
     return out
 
 
-def noise(image: np.ndarray, more: np.ndarray, less: np.ndarray, out: np.ndarray) -> None:
-    """Grey levels to add and to take away, uint8; where one is not 0, the other is."""
-    cv2.subtract(cv2.add(image, more), less, dst=out)
+def noise(image: np.ndarray, added: np.ndarray, removed: np.ndarray, out: np.ndarray) -> None:
+    """Add and subtract grey levels, uint8, of which one is 0 everywhere."""
+    cv2.subtract(cv2.add(image, added), removed, dst=out)
 
 
 # --- covering pixels -----------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def grid_mask(image: np.ndarray, grid: Sequence[float]) -> np.ndarray:
     # Turned back, a pixel lies between four of the mask: the first of them stands for all.
     spread = 1 if angle else 0
     rows, columns = (_uncovered(side, unit, square, offset, spread) for offset in (dy, dx))
-    seen = rows[:, None] | columns
+    visible = rows[:, None] | columns
     cos, sin, middle = math.cos(angle), math.sin(angle), (side - 1) / 2
     left, top = (side - width) // 2 - middle, (side - height) // 2 - middle
     turn = (
@@ -260,7 +260,7 @@ def grid_mask(image: np.ndarray, grid: Sequence[float]) -> np.ndarray:
         (sin, cos, sin * left + cos * top + middle - spread / 2),
     )
     turned = cv2.warpAffine(
-        seen, np.array(turn), (width, height), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+        visible, np.array(turn), (width, height), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
     )
     return cv2.copyTo(image, turned)
 
@@ -283,8 +283,8 @@ def mix(images: Sequence[np.ndarray], shares: Sequence[float], out: np.ndarray) 
     """The sum of two or more images, each times its share, written to ``out``."""
     total, share = images[0], shares[0]
     between = np.empty(out.shape, np.float32) if len(images) > 2 else None
-    for image, of_it in zip(images[1:-1], shares[1:-1], strict=True):
-        total = cv2.addWeighted(total, share, image, of_it, 0, dst=between, dtype=cv2.CV_32F)
+    for image, weight in zip(images[1:-1], shares[1:-1], strict=True):
+        total = cv2.addWeighted(total, share, image, weight, 0, dst=between, dtype=cv2.CV_32F)
         share = 1.0
     cv2.addWeighted(total, share, images[-1], shares[-1], 0, dst=out, dtype=cv2.CV_8U)
 

@@ -16,7 +16,7 @@ def apply_view(images: np.ndarray, view: int) -> np.ndarray:
 
     The order: identity, left for right, upside down, both (a half turn), then the same four of the
     image with rows and columns exchanged, two of which are the quarter turns. So every first few
-    are as unlike as can be, and 2, 4 and 8 are groups.
+    are as different as possible, and 2, 4 and 8 are groups.
     """
     if view == 0:
         return images

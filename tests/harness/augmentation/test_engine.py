@@ -132,8 +132,8 @@ def test_noise_has_its_deviation_and_is_new_for_every_image() -> None:
 
 
 def test_no_chain_is_longer_than_its_parameters() -> None:
-    chains = Chains.none(3, 2)
-    chains.put((slice(None), 1), "brightness", np.ones((3, 1)))
+    chains = Chains.empty(3, 2)
+    chains.set((slice(None), 1), "brightness", np.ones((3, 1)))
     assert chains.codes.tolist() == [[0, 2]] * 3
     assert chains.parameters.shape == (3, 2, 6)
 

@@ -20,7 +20,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 from harness.augmentation import engine, operations, transforms
 from harness.augmentation.transforms import (
     RANDAUGMENT,
-    after,
+    compose,
     flips,
     rotations,
     shears,
@@ -87,7 +87,7 @@ def column(values: np.ndarray) -> np.ndarray:
     return np.asarray(values, np.float32).reshape(-1, 1)
 
 
-def assert_alike(ours: np.ndarray, theirs: Any, typical: float, nearly_all: float) -> None:
+def assert_close(ours: np.ndarray, theirs: Any, typical: float, nearly_all: float) -> None:
     gap = np.abs(ours.astype(np.float32) - np.asarray(theirs, np.float32))
     assert gap.mean() <= typical
     assert np.quantile(gap, 0.99) <= nearly_all
@@ -147,20 +147,20 @@ MOVES: dict[str, np.ndarray] = {
 def test_moves(cv: Any, cells: np.ndarray, kind: str) -> None:
     ours = np.stack([operations.warp(x, tuple(m)) for x, m in zip(cells, MOVES[kind], strict=True)])
     assert np.abs(ours.astype(int) - cells).mean() > 5
-    assert_alike(ours, theirs_moved(cv, cells, kind), 0.5, 2)
+    assert_close(ours, theirs_moved(cv, cells, kind), 0.5, 2)
 
 
 def test_two_moves_are_one_resampling(cv: Any, cells: np.ndarray) -> None:
     """Against two of keras-cv's, away from the edge, where its mirrors lie in another order."""
     small = rotations(ANGLES / 20, SIZE)
-    both = after(small, shifts(np.full(16, 2.0), np.full(16, -3.0)))
+    both = compose(small, shifts(np.full(16, 2.0), np.full(16, -3.0)))
     ours = np.stack([operations.warp(x, tuple(m)) for x, m in zip(cells, both, strict=True)])
     drawn = {"angles": (ANGLES / 20).astype(np.float32)}
     turned = cv.RandomRotation(0.5).augment_images(floats(cells), drawn)
     two = np.full((16, 1), 2 / SIZE, np.float32), np.full((16, 1), -3 / SIZE, np.float32)
     drawn = {"width_translations": two[0], "height_translations": two[1]}
     theirs = np.asarray(cv.RandomTranslation(1.0, 1.0).augment_images(turned, drawn))
-    assert_alike(ours[:, 10:-10, 10:-10], theirs[:, 10:-10, 10:-10], 0.7, 3)
+    assert_close(ours[:, 10:-10, 10:-10], theirs[:, 10:-10, 10:-10], 0.7, 3)
 
 
 # --- pixels: colours -----------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def test_colours(cv: Any, cells: np.ndarray, kind: str) -> None:
     ours = np.stack([mine(x, i) for i, x in enumerate(dark)])
     theirs = np.asarray(layer(cv, floats(dark)))
     assert np.abs(ours.astype(int) - dark).mean() > 0.5
-    assert_alike(ours, theirs, 0.5, 1.0)
+    assert_close(ours, theirs, 0.5, 1.0)
     assert np.abs(ours - theirs).max() <= 1.5
 
 
@@ -219,7 +219,7 @@ def test_solarize(cv: Any, cells: np.ndarray) -> None:
     theirs = cv.Solarization(RANGE, 110, 255).augment_images(floats(cells), drawn)
     pairs = zip(cells, additions, thresholds, strict=True)
     ours = np.stack([operations.solarize(x, a, t) for x, a, t in pairs])
-    assert_alike(ours, theirs, 0.5, 0.6)
+    assert_close(ours, theirs, 0.5, 0.6)
 
 
 # --- pixels: covering and mixing -----------------------------------------------------------------
@@ -254,7 +254,7 @@ def test_mixup(cv: Any, tf: Any, cells: np.ndarray) -> None:
     ours = np.empty_like(cells)
     for i, (other, share) in enumerate(zip(partner, shares, strict=True)):
         operations.blend(cells[i], cells[int(other)], float(share), ours[i])
-    assert_alike(ours, theirs, 0.5, 0.6)
+    assert_close(ours, theirs, 0.5, 0.6)
 
 
 def test_cutmix_cuts_the_same_rectangle_and_labels_what_is_seen(
@@ -299,7 +299,7 @@ def test_augmix_operations(cv: Any, cells: np.ndarray, severity: float) -> None:
         (moved(shears(zero, -0.3 * at)), layer._shear_y(x)),
         (moved(shifts(shift, zero)), layer._translate_x(x)),
     ):
-        assert_alike(ours, theirs, 0.5, 2)
+        assert_close(ours, theirs, 0.5, 2)
 
 
 # --- draws ---------------------------------------------------------------------------------------
@@ -410,7 +410,7 @@ def test_mixing_draws_alike(cv: Any, tf: Any, alpha: float) -> None:
 
 
 def test_augmix_draws_each_operation_equally_often() -> None:
-    drawn = engine.draw_augmix(AugMix(severity=0.5), MANY, SIZE, np.random.default_rng(7))
+    drawn = transforms.augmix(AugMix(severity=0.5), MANY, SIZE, np.random.default_rng(7))
     kinds = [np.sum(drawn.codes == transforms.CODES[name]) for name in
              ("auto contrast", "equalize", "posterize", "solarize", "move")]  # fmt: skip
     expected = np.array([1, 1, 1, 1, 4]) / 8 * drawn.codes.size
