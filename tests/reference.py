@@ -351,7 +351,8 @@ def _positions(arrows: list[tuple[str, str]]) -> dict[str, tuple[float, float]]:
         row = sorted((unit for unit in units if unit in known), key=lambda u: (wish(u), u))
         step = (WIDTH - 60) / max(1, len(row))
         for i, unit in enumerate(row):
-            at[unit] = (50 + step * (i + 0.5), y)
+            # Every other level is shifted, so that arrows pass beside the boxes between.
+            at[unit] = (50 + step * (i + 0.5) + (30 if place % 2 else -30), y)
     return at
 
 
@@ -365,9 +366,11 @@ def _box(name: str, x: float, y: float) -> str:
 
 def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
     (x, y), (to, down) = start, end
-    if y == down:
-        side = BOX / 2 if to > x else -BOX / 2
-        return f'<path d="M{x + side:.0f} {y:.0f}H{to - side:.0f}" class="arrow"/>'
+    if y == down:  # Over whatever stands between.
+        edge, top = (20 if to > x else -20), y - HEIGHT / 2
+        path = f"M{x + edge:.0f} {top:.0f}C{x + edge:.0f} {top - 26:.0f}"
+        path += f" {to - edge:.0f} {top - 26:.0f} {to - edge:.0f} {top:.0f}"
+        return f'<path d="{path}" class="arrow"/>'
     y, down = y + HEIGHT / 2, down - HEIGHT / 2
     bend = (down - y) / 2
     path = f"M{x:.0f} {y:.0f}C{x:.0f} {y + bend:.0f} {to:.0f} {down - bend:.0f} {to:.0f} {down:.0f}"
