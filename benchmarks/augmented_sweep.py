@@ -35,11 +35,6 @@ RECIPES = ("mobilenet", "mobilenetv2", "mobilenetv3large", "lite0", "b0")
 Provider = Literal["wbc-bench", "keras-cv"]
 
 
-class Silent:
-    def event(self, planned: PlannedRun, event: object) -> None: ...
-    def ended(self, planned: PlannedRun, record: RunRecord | None, message: str) -> None: ...
-
-
 def run_all(
     groups: Sequence[Sequence[PlannedRun]], folder: Path, data: tuple[Path, DataSummary]
 ) -> tuple[float, Store]:
@@ -49,7 +44,7 @@ def run_all(
     for i, group in enumerate(groups):
         epochs = EpochCacheSettings(folder=str(folder / f"epochs-{i}"), limit_bytes=10**11)
         context = SweepContext(store, data[0], data[1], "quick", lambda: [cpu], epochs=epochs)
-        summary = sweep(group, context, WorkerProcess(), Silent())
+        summary = sweep(group, context, WorkerProcess())
         assert summary.finished == len(group), summary
     return time.perf_counter() - begin, store
 

@@ -26,6 +26,7 @@ from harness.schema.dataset import Dataset
 from harness.schema.protocol import Protocol
 from harness.sweep import planner
 from harness.sweep.planner import PlannedRun
+from harness.sweep.weights import resolve_weights
 from harness.training.head import HeadLearner
 from harness.training.loop import fit
 
@@ -85,10 +86,8 @@ def main() -> None:
         data = prepare(load_settings(DataOptions(asked.data, config, "quick"))).dataset
     sizes = asked.train, asked.train // 4
     ids = np.random.default_rng(0).permutation(len(data))[: max(2000, sum(sizes) + TEST)]
-    wanted = planner.recipes(benchmark, asked.recipes)
-    planned = planner.runs(
-        benchmark, wanted, data, planner.resolve_weights(benchmark.weights, wanted)
-    )
+    wanted = planner.select_recipes(benchmark, asked.recipes)
+    planned = planner.plan_runs(benchmark, wanted, data, resolve_weights(benchmark.weights, wanted))
     print(f"{data.name}, {asked.train} training images, {asked.splits} splits, macro F1 in %")
     print(f"{'damping':18s} " + " ".join(f"{strength:12g}" for strength in STRENGTHS))
     for one in planned:

@@ -52,6 +52,7 @@ from harness.schema.records import Finished
 from harness.storage.records import Store
 from harness.sweep import planner
 from harness.sweep.planner import PlannedRun
+from harness.sweep.weights import resolve_weights
 
 
 @dataclass(frozen=True)
@@ -182,9 +183,9 @@ def main() -> None:
         config = settings(asked, Path(folder))
         benchmark = load(config, "quick")
         data = prepare(load_settings(DataOptions(asked.data, config, "quick"))).dataset
-        wanted = planner.recipes(benchmark, asked.recipes)
-        planned = planner.runs(
-            benchmark, wanted, data, planner.resolve_weights(benchmark.weights, wanted)
+        wanted = planner.select_recipes(benchmark, asked.recipes)
+        planned = planner.plan_runs(
+            benchmark, wanted, data, resolve_weights(benchmark.weights, wanted)
         )
         whole, first = ours(planned, config, Path(folder) / "results", asked.data)
     labels = data.labels[split_indices(benchmark.split, data).test]

@@ -20,7 +20,8 @@ from harness.schema.predictions import EVERY_SHIFT
 from harness.schema.records import Finished, RunRecord
 from harness.schema.run import Shift
 from harness.storage.records import Store
-from harness.sweep import planner
+from harness.sweep import estimates
+from harness.sweep.planner import PlannedRun
 from zoo.registry import find
 
 CASES = ("without it", "its rate alone", "no records")
@@ -63,10 +64,10 @@ def estimate(record: RunRecord, known: Sequence[RunRecord], shifted: Shift) -> f
     """Seconds that plan would have told, on the machine that the record is from."""
     result = record.result
     assert isinstance(result, Finished)
-    one = planner.PlannedRun(record.run, find(record.run.recipe), (None,), record.note)
+    one = PlannedRun(record.run, find(record.run.recipe), (None,), record.note)
     device, cores = result.cost.throughput.device, result.environment.cores
-    guess = cores * planner.CORE_MULTIPLY_ADDS
-    return planner.estimate(one, record.data, known, device, guess, shifted)
+    guess = cores * estimates.CORE_SPEED
+    return estimates.estimate_seconds(one, record.data, known, device, guess, shifted)
 
 
 def shift(store: Store, record: RunRecord) -> Shift:

@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from harness.execution.devices import Device
-from harness.execution.processes import Event, ProcessResult
+from harness.execution.processes import ProcessResult
 from harness.schema.dataset import DataSummary, Split
+from harness.schema.events import Event, PhaseEvent
 from harness.schema.predictions import Predictions
 from harness.schema.protocol import Protocol
 from harness.schema.records import Cost, Environment, Outcome, Throughput, Timings
@@ -66,15 +67,10 @@ class Sleeper:
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
     ) -> ProcessResult:
-        report({"event": "phase", "name": "frozen", "steps": 1})
+        report(PhaseEvent(name="frozen", steps=1))
         time.sleep(SECONDS)
         write_predictions(Path(job.output) / PREDICTIONS, made_up(job.run.seed))
         return ProcessResult("finished", outcome=OUTCOME)
-
-
-class Nobody:
-    def event(self, *_: object) -> None: ...
-    def ended(self, *_: object) -> None: ...
 
 
 def made_up(seed: int) -> dict[str, Predictions]:
@@ -98,7 +94,7 @@ def planned(count: int) -> list[PlannedRun]:
 
 def measure(what: str, count: int, slots: int, launcher: Launcher) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        setting = SweepContext(
+        context = SweepContext(
             Store(Path(folder)),
             Path(folder),
             SUMMARY,
@@ -106,7 +102,7 @@ def measure(what: str, count: int, slots: int, launcher: Launcher) -> None:
             lambda: (Device("cpu", "-"),) * slots,
         )
         wanted, began, busy = planned(count), time.perf_counter(), time.process_time()
-        summary = sweep(wanted, setting, launcher, Nobody())
+        summary = sweep(wanted, context, launcher)
         took, busy = time.perf_counter() - began, time.process_time() - busy
     assert summary.finished == count
     own = count * SECONDS / slots

@@ -12,20 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from harness.execution.child import serve, throttled
+from harness.execution.child import Emit, serve, step_reporter
+from harness.schema.events import PhaseEvent
 
 
 def main() -> int:
     return serve(_execute)
 
 
-def _execute(job_text: str, emit: Any) -> dict[str, Any]:
+def _execute(job_text: str, emit: Emit) -> dict[str, Any]:
     from harness.audit.embeddings import EmbeddingJob
     from harness.execution.locks import DeviceLock
 
     job = EmbeddingJob.model_validate_json(job_text)
     device_lock = DeviceLock(job.device)
-    emit("phase", name="start", steps=1)
+    emit(PhaseEvent(name="start", steps=1))
     with device_lock.shared():
         import keras
 
@@ -43,7 +44,7 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     dataset = open_dataset(Path(job.data))
     ids = np.unique(dataset.groups)
     embeddings = np.empty((len(ids), network.output.shape[-1]), np.float32)
-    report = throttled(lambda done, total: emit("step", done=done, of=total))
+    report = step_reporter(emit)
     begin = time.perf_counter()
     for start in range(0, len(ids), job.batch):
         # Short batches are filled up: nothing recompiles.

@@ -16,6 +16,7 @@ from harness.errors import DataError
 from harness.execution import processes
 from harness.execution.devices import Device
 from harness.schema.base import FrozenModel
+from harness.schema.events import Event
 from harness.schema.run import Backend
 from harness.storage.artifact_cache import ArtifactCache
 from zoo import weights
@@ -50,7 +51,7 @@ def compute_embeddings(
     folder: Path,
     cache: Path,
     device: Device,
-    report: Callable[[processes.Event], None],
+    report: Callable[[Event], None],
     backend: Backend = "tensorflow",
 ) -> np.ndarray:
     """Embeddings of every image of a decoded folder, float32 (N, width).
@@ -80,7 +81,7 @@ def key(fingerprint: str, backend: Backend = "tensorflow") -> str:
 def _run_child(
     data: Path,
     device: Device,
-    report: Callable[[processes.Event], None],
+    report: Callable[[Event], None],
     backend: Backend,
     folder: Path,
 ) -> None:

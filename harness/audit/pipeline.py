@@ -32,6 +32,7 @@ from harness.data.sources import find
 from harness.errors import DataError
 from harness.execution.devices import Device
 from harness.schema.dataset import Dataset
+from harness.schema.events import Event, StepEvent
 from harness.schema.run import Backend
 from harness.storage.artifact_cache import ArtifactCache
 
@@ -76,9 +77,9 @@ def run_audit(source: Source, workspace: Workspace, not_cells: Sequence[int] = (
                 f"{source.name} has no image {index}: its {len(dataset):,} are counted from 0"
             )
 
-    def report(event: dict[str, object]) -> None:
-        if event.get("event") == "step":
-            embedded = f"{event['done']:,} of {event['of']:,} images embedded"
+    def report(event: Event) -> None:
+        if isinstance(event, StepEvent):
+            embedded = f"{event.done:,} of {event.total:,} images embedded"
             workspace.on_progress(f"searching near-duplicates; {embedded}")
 
     workspace.on_progress("searching near-duplicates; starting the network")

@@ -13,7 +13,7 @@ from harness.commands.settings import cache_folder
 from harness.schema.augmentation import EpochCacheSettings
 from harness.schema.records import RunRecord
 from harness.schema.run import Run
-from harness.sweep import planner
+from harness.sweep import estimates, planner
 from harness.sweep.planner import PlannedRun
 from harness.sweep.progress import clock
 
@@ -44,11 +44,13 @@ class Plan:
 def make_plan(experiment: Experiment, console: Console) -> Plan:
     """The experiment's runs, and which of them are pending. Raises ConfigError, StoreError."""
     benchmark, store = experiment.benchmark, experiment.store
-    runs = planner.runs(benchmark, experiment.recipes, experiment.data.dataset, experiment.weights)
-    pending = planner.pending(
-        runs, store, retry_failed=experiment.request.retry_failed, tell=console.print
+    runs = planner.plan_runs(
+        benchmark, experiment.recipes, experiment.data.dataset, experiment.weights
     )
-    seconds = planner.estimates(
+    pending = planner.find_pending(
+        runs, store, retry_failed=experiment.request.retry_failed, report=console.print
+    )
+    seconds = estimates.estimate_all(
         pending,
         experiment.summary,
         store.records(),
@@ -60,7 +62,9 @@ def make_plan(experiment: Experiment, console: Console) -> Plan:
         runs=runs,
         pending=tuple(sorted(pending, key=lambda planned: -seconds[planned.run.id])),
         seconds=seconds,
-        epoch_cache=planner.epoch_store(benchmark, experiment.summary, cache_folder() / "epochs"),
+        epoch_cache=planner.epoch_cache_settings(
+            benchmark, experiment.summary, cache_folder() / "epochs"
+        ),
     )
 
 
@@ -76,11 +80,11 @@ def show_plan(request: Request, budget: float | None = None) -> None:
         return
     fitting = plan.pending
     if budget is not None:
-        fitting = planner.within_budget(budget, plan.pending, plan.seconds, devices)
+        fitting = estimates.within_budget(budget, plan.pending, plan.seconds, devices)
     console.print(_table(plan, fitting), soft_wrap=True, markup=False)
     if fitting:
         seconds = [plan.seconds[planned.run.id] for planned in fitting]
-        total = clock(max(planner.end_times(seconds, devices)))
+        total = clock(max(estimates.end_times(seconds, devices)))
         console.print(f"about {total} for {len(fitting)} runs, if no phase stops early")
     if len(fitting) < len(plan.pending):
         left_out = len(plan.pending) - len(fitting)
@@ -96,7 +100,7 @@ def _table(plan: Plan, fitting: Sequence[PlannedRun]) -> str:
     fitting_ids = {planned.run.id for planned in fitting}
     rows = []
     for planned in plan.pending:
-        memory = planner.memory_mb(planned, records, device)
+        memory = estimates.memory_mb(planned, records, device)
         rows.append(
             {
                 "recipe": planned.recipe.name,
@@ -105,7 +109,7 @@ def _table(plan: Plan, fitting: Sequence[PlannedRun]) -> str:
                 "weights": planned.run.weights.source,
                 "about": clock(plan.seconds[planned.run.id]),
                 "memory (MiB)": "?" if memory is None else f"{memory:,.0f}",
-                "disk (MiB)": f"{planner.disk_mb(planned, plan.experiment.summary):,.0f}",
+                "disk (MiB)": f"{estimates.disk_mb(planned, plan.experiment.summary):,.0f}",
                 "note": planned.note
                 if planned.run.id in fitting_ids
                 else "left out: over the budget",

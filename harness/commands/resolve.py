@@ -18,8 +18,8 @@ from harness.schema.dataset import DataSummary, Parts
 from harness.schema.run import Shift
 from harness.storage.records import Store
 from harness.sweep import planner
-from harness.sweep.planner import ResolvedWeights
-from harness.sweep.tensorboard import with_tensorboard
+from harness.sweep.tensorboard import make_log_folder
+from harness.sweep.weights import ResolvedWeights, resolve_weights
 from zoo.recipe import Recipe
 from zoo.registry import find
 
@@ -69,13 +69,13 @@ def resolve(request: Request, console: Console, *, download: bool) -> Experiment
     settings = _load_settings(request)
     benchmark = settings.benchmark
     _check(request, benchmark)
-    recipes = planner.recipes(benchmark, () if request.everything else request.recipes)
+    recipes = planner.select_recipes(benchmark, () if request.everything else request.recipes)
     with console.status("reading the images") as status:
         data = prepare(settings, status.update)
     parts = split_indices(benchmark.split, data.dataset)
     with console.status("looking for weights") as status:
-        weights = planner.resolve_weights(
-            benchmark.weights, recipes, fetch=download, tell=status.update
+        weights = resolve_weights(
+            benchmark.weights, recipes, download=download, report=status.update
         )
     return Experiment(
         request=request,
@@ -106,7 +106,8 @@ def _check(request: Request, benchmark: Benchmark) -> None:
         raise UserError(f"backend = {benchmark.backend!r} is not installed; {hint}")
     if request.cluster is not None and importlib.util.find_spec("distributed") is None:
         raise UserError("--cluster needs Dask: pip install distributed")
-    with_tensorboard(request.tensorboard)
+    if request.tensorboard is not None:
+        make_log_folder(request.tensorboard)
     for name in (name for members in benchmark.ensembles.members for name in members):
         if not name.startswith("@"):  # An import, which may come later.
             try:

@@ -16,9 +16,10 @@ from harness.commands.resolve import Request, resolve
 from harness.execution import devices, processes
 from harness.execution.devices import Device
 from harness.reporting.publish import write_tables
-from harness.sweep.progress import progress_callback
+from harness.sweep.callbacks import ProgressCallback
+from harness.sweep.progress import progress_view
 from harness.sweep.scheduler import Launcher, Summary, SweepContext, sweep
-from harness.sweep.tensorboard import with_tensorboard
+from harness.sweep.tensorboard import TensorBoardCallback
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,13 @@ def prepare_sweep(plan: Plan, console: Console) -> PreparedSweep:
 def run_sweep(prepared: PreparedSweep, console: Console) -> Summary:
     """Train the pending runs and record them as they end."""
     plan = prepared.plan
-    with_curves = with_tensorboard(plan.experiment.request.tensorboard)
     device_count = len(plan.experiment.settings.devices)
-    progress = progress_callback(console, plan.pending, plan.seconds, device_count)
-    with closing(prepared.launcher), progress as callback:
-        summary = sweep(plan.pending, prepared.context, prepared.launcher, with_curves(callback))
+    view = progress_view(console, plan.pending, plan.seconds, device_count)
+    callbacks: list[ProgressCallback] = [view]
+    if (log_folder := plan.experiment.request.tensorboard) is not None:
+        callbacks.append(TensorBoardCallback(log_folder, view.message))
+    with closing(prepared.launcher):
+        summary = sweep(plan.pending, prepared.context, prepared.launcher, callbacks)
     for finished in plan.finished_runs():  # A process killed after its record left these behind.
         plan.experiment.store.drop_checkpoints(finished)
     return summary

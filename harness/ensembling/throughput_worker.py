@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from harness.execution.child import serve, throttled
+from harness.execution.child import Emit, serve, step_reporter
 
 
 def main() -> int:
     return serve(_execute)
 
 
-def _execute(task_text: str, emit: Any) -> dict[str, Any]:
+def _execute(task_text: str, emit: Emit) -> dict[str, Any]:
     from harness.ensembling.throughput import ThroughputTask
     from harness.execution.locks import DeviceLock
 
@@ -46,7 +46,7 @@ def _execute(task_text: str, emit: Any) -> dict[str, Any]:
             for view in views:
                 to_numpy(forward(view))
 
-    meter, step = Meter(), throttled(lambda done, of: emit("step", done=done, of=of))
+    meter, step = Meter(), step_reporter(emit)
     with device_lock.exclusive() as meter.exclusive:
         predict_all()  # Warm up: the first call compiles.
         while not meter.enough():

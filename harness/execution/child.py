@@ -1,12 +1,11 @@
-"""A child process that takes one job from stdin and sends events on stdout, as lines of JSON.
+"""The child's side of a child process: one task from stdin, events to stdout as lines of JSON.
 
 Everything that a library prints goes to the log. When stdin closes, the parent is gone, and the
-child ends too.
+child exits too.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -15,82 +14,89 @@ import traceback
 from collections.abc import Callable
 from typing import IO, Any
 
+from harness.errors import UserError, is_no_room
+from harness.schema.events import (
+    DoneEvent,
+    Event,
+    FailedEvent,
+    FailureStatus,
+    StepEvent,
+    write_event,
+)
+
+Emit = Callable[[Event], None]
+
 STEP_SECONDS = 0.2
 """Between two reports of steps: enough for a progress bar, too few to cost anything."""
+OUT_OF_MEMORY = (
+    "memoryerror", "resourceexhausted", "resource exhausted", "out of memory", "outofmemory",
+    "bad alloc", "alloc failed", "cannot allocate memory", "dst tensor is not initialized",
+)  # fmt: skip
+"""What the frameworks call it, in small letters and with spaces for underscores."""
 
 
-def serve(execute: Callable[[str, Any], dict[str, Any]]) -> int:
-    """Hear one job, execute it, tell how it went; the exit code.
+def serve(execute: Callable[[str, Emit], dict[str, Any]]) -> int:
+    """Read one task, execute it, and report how it ended; the exit code.
 
-    ``execute`` takes the job's line and a function that sends events; it gives the outcome.
+    ``execute`` takes the task's JSON and a function that sends events; it returns the outcome.
     """
-    events = _take_stdout()
-    job_text = sys.stdin.readline()
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    stdout = _take_stdout()
+    task = sys.stdin.readline()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    lock = threading.Lock()
 
-    speaking = threading.Lock()
-
-    def emit(event: str, **content: Any) -> None:
-        line = json.dumps({"event": event, **content}) + "\n"
-        with speaking:  # The pulse speaks from a thread of its own.
-            events.write(line)
-            events.flush()
-
-    from harness.errors import UserError
+    def emit(event: Event) -> None:
+        with lock:  # The resource monitor reports from a thread of its own.
+            stdout.write(write_event(event) + "\n")
+            stdout.flush()
 
     try:
-        emit("done", outcome=execute(job_text, emit))
+        emit(DoneEvent(outcome=execute(task, emit)))
     except UserError as error:
-        emit("failed", reason=str(error), how="wrong input")
+        emit(FailedEvent(reason=str(error), status="wrong input"))
         return 2
     except Exception as error:
         traceback.print_exc()
-        emit("failed", reason=_reason(error), how=_how(error))
+        emit(FailedEvent(reason=_reason(error), status=failure_status(error)))
         return 1
     return 0
 
 
 def _take_stdout() -> IO[str]:
     """Keep stdout for events; send whatever else is printed to stderr, which is the log."""
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    return events
+    return stdout
 
 
-def _die_with_parent() -> None:
+def _exit_with_parent() -> None:
     sys.stdin.read()
     os._exit(1)
 
 
-def _how(error: Exception) -> str:
-    """Every framework has its own word for too little memory."""
-    from harness.errors import is_no_room
-
+def failure_status(error: Exception) -> FailureStatus:
+    """Whether an exception means a full disk, too little memory, or anything else."""
     if is_no_room(error):
         return "no room"
-    told = f"{type(error).__name__} {error}".lower().replace("_", " ")
-    for word in ("memoryerror", "resourceexhausted", "resource exhausted", "out of memory",
-                 "outofmemory", "bad alloc", "alloc failed", "cannot allocate memory",
-                 "dst tensor is not initialized"):  # fmt: skip
-        if word in told:
-            return "out of memory"
-    return "failed"
+    text = f"{type(error).__name__} {error}".lower().replace("_", " ")
+    return "out of memory" if any(words in text for words in OUT_OF_MEMORY) else "failed"
 
 
 def _reason(error: Exception) -> str:
-    """The exception's name and its first line that says something."""
+    """The exception's name and the first line of its message that is not empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
-def throttled(report: Any) -> Any:
+def step_reporter(emit: Emit) -> Callable[[int, int], None]:
+    """A function of (done, total) that emits a StepEvent at most every STEP_SECONDS."""
     last = 0.0
 
-    def step(done: int, of: int) -> None:
+    def report(done: int, total: int) -> None:
         nonlocal last
         now = time.monotonic()
-        if done == of or now - last >= STEP_SECONDS:
+        if done == total or now - last >= STEP_SECONDS:
             last = now
-            report(done, of)
+            emit(StepEvent(done=done, total=total))
 
-    return step
+    return report

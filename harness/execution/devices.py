@@ -1,4 +1,4 @@
-"""What there is to compute on, found without loading a framework."""
+"""The GPUs or the CPU to compute on, detected without loading a framework."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Device:
-    """``id`` is ``cpu`` or ``gpu:INDEX``; ``name`` is what tables call it."""
+    """``id`` is ``cpu`` or ``gpu:INDEX``, ``name`` the one in tables."""
 
     id: str
     name: str
     shared: bool = False
-    """Whether several runs may be on it: then none takes all of its memory at the start, and its
-    energy is nobody's own."""
+    """Whether several runs may use it at once: then none reserves all of its memory at the start,
+    and its energy is not that of one run."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a worker's environment must say before its framework loads."""
+        """Environment variables that a worker needs before its framework loads."""
         if self.id == "cpu":
             threads = str(cores())
             return {
                 "CUDA_VISIBLE_DEVICES": "-1",
                 "JAX_PLATFORMS": "cpu",
-                # Set, so that a run computes alike on processors where TensorFlow leaves it off.
+                # TensorFlow leaves it off on some processors, where results would differ.
                 "TF_ENABLE_ONEDNN_OPTS": "1",
                 "TF_NUM_INTRAOP_THREADS": threads,
                 "TF_NUM_INTEROP_THREADS": "1",
@@ -37,9 +37,9 @@ class Device:
             }
         shared = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         return {
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # As nvidia-smi counts, whose index this is.
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # The order of nvidia-smi, whose index this is.
             "CUDA_VISIBLE_DEVICES": self.id.removeprefix("gpu:"),
-            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # PyTorch's condition for the same sums twice.
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # PyTorch needs it for deterministic sums.
             **(shared if self.shared else {}),
         }
 
@@ -50,11 +50,10 @@ def visible(environment: Mapping[str, str] | None = None) -> tuple[Device, ...]:
     return gpus or (Device("cpu", cpu_name()),)
 
 
-def slots(at_hand: Sequence[Device], cpu_slots: int, per_gpu: int) -> tuple[Device, ...]:
-    """One entry a run at a time: every GPU once, then again, up to ``per_gpu`` times."""
-    if at_hand[0].id == "cpu":
-        return (replace(at_hand[0], shared=cpu_slots > 1),) * cpu_slots
-    return tuple(replace(device, shared=per_gpu > 1) for device in at_hand) * per_gpu
+def slots(available: Sequence[Device], cpu_slots: int, per_gpu: int) -> tuple[Device, ...]:
+    """One entry for each simultaneous run: every GPU once, then again, up to ``per_gpu`` times."""
+    count = cpu_slots if available[0].id == "cpu" else per_gpu
+    return tuple(replace(device, shared=count > 1) for device in available) * count
 
 
 def _gpus(environment: Mapping[str, str]) -> tuple[Device, ...]:
@@ -64,19 +63,23 @@ def _gpus(environment: Mapping[str, str]) -> tuple[Device, ...]:
         return ()
     query = [program, "--query-gpu=index,uuid,name", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        output = subprocess.run(
+            query, capture_output=True, text=True, timeout=20, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return ()
     gpus = []
-    for line in answer.stdout.splitlines():
+    for line in output.splitlines():
         index, uuid, name = (field.strip() for field in line.split(",", 2))
-        if allowed is None or any(_means(item.strip(), index, uuid) for item in allowed.split(",")):
+        if allowed is None or any(
+            _matches(item.strip(), index, uuid) for item in allowed.split(",")
+        ):
             gpus.append(Device(f"gpu:{index}", name))
     return tuple(gpus)
 
 
-def _means(item: str, index: str, uuid: str) -> bool:
-    """Whether an entry of CUDA_VISIBLE_DEVICES, a number or the begin of a UUID, is this GPU."""
+def _matches(item: str, index: str, uuid: str) -> bool:
+    """Whether an entry of CUDA_VISIBLE_DEVICES, an index or the start of a UUID, is this GPU."""
     return item == index or (item.startswith("GPU-") and uuid.startswith(item))
 
 

@@ -1,134 +1,130 @@
-"""Joules that a device draws while a run is on it, where the device tells.
+"""The energy in joules that a device draws during a run, where the device reports it.
 
-NVIDIA: the board's own counter through NVML (``nvidia-ml-py``, if it is installed), or its power
-at every look where an older board has no counter. Linux CPUs: the counters of the processor
-packages under ``/sys/class/powercap``, where they may be read. They count for all who run there.
+NVIDIA: the board's own counter through NVML (``nvidia-ml-py``, if installed), or its power at every
+sample where an older board has no counter. Linux CPUs: the counters of the processor packages
+under ``/sys/class/powercap``, where they are readable. They count for all programs on the device.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import final
+from typing import Protocol
 
 POWERCAP = Path("/sys/class/powercap")
 MICRO, MILLI = 1e-6, 1e-3
 
 
-class Gauge(ABC):
-    """Something that tells how much was drawn since it was asked last; the first time 0."""
-
-    @abstractmethod
-    def drawn(self) -> float:
-        """Joules."""
+class EnergySource(Protocol):
+    def consumed(self) -> float:
+        """Joules since the previous call; 0 in the first."""
 
 
-@final
 @dataclass
-class Counter(Gauge):
-    """A counter in joules that starts again at 0 when it reaches ``wraps``; 0: never."""
+class EnergyCounter:
+    """A counter in joules that starts again at 0 when it reaches ``maximum``; 0: never."""
 
     read: Callable[[], float]
-    wraps: float = 0.0
+    maximum: float = 0.0
     _last: float | None = None
 
-    def drawn(self) -> float:
+    def consumed(self) -> float:
         now = self.read()
         last, self._last = now if self._last is None else self._last, now
-        return now - last + (self.wraps if now < last else 0.0)
+        return now - last + (self.maximum if now < last else 0.0)
 
 
-@final
 @dataclass
-class Power(Gauge):
-    """Watts, looked at now and then; in between they are taken to have changed evenly."""
+class PowerSensor:
+    """Power in watts, integrated by the trapezoidal rule between samples."""
 
     read: Callable[[], float]
     clock: Callable[[], float] = time.monotonic
     _last: tuple[float, float] | None = None
 
-    def drawn(self) -> float:
-        at, watts = self.clock(), self.read()
-        (before, then), self._last = self._last or (at, watts), (at, watts)
-        return (at - before) * (watts + then) / 2
+    def consumed(self) -> float:
+        time_now, power_now = self.clock(), self.read()
+        (time_last, power_last), self._last = (
+            self._last or (time_now, power_now),
+            (time_now, power_now),
+        )
+        return (time_now - time_last) * (power_now + power_last) / 2
 
 
 @dataclass
-class Energy:
-    """What a device has drawn since the first look; look often, for a counter may wrap."""
+class EnergyMeter:
+    """The sum over a device's sources. Sample it often: a counter may wrap."""
 
-    gauges: Sequence[Gauge]
+    sources: Sequence[EnergySource]
     _joules: float = 0.0
-    _silent: bool = field(default=False, init=False)
-    _looking: threading.Lock = field(default_factory=threading.Lock)
+    _failed: bool = field(default=False, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def look(self) -> None:
-        with self._looking:
+    @classmethod
+    def of_device(cls, device: str, powercap: Path = POWERCAP) -> EnergyMeter:
+        """The meter of ``cpu`` or ``gpu:INDEX``, which counts from now on."""
+        gpu = device.removeprefix("gpu:")
+        meter = cls(_cpu_counters(powercap) if device == "cpu" else _gpu_source(int(gpu)))
+        meter.sample()
+        return meter
+
+    def sample(self) -> None:
+        with self._lock:
             try:
-                self._joules += sum(gauge.drawn() for gauge in self.gauges)
+                self._joules += sum(source.consumed() for source in self.sources)
             except Exception:  # Whatever a driver raises: a figure is never worth a run.
-                self._silent = True
+                self._failed = True
 
     @property
     def joules(self) -> float | None:
-        """None where the device tells nothing, or has once failed to."""
-        return self._joules if self.gauges and not self._silent else None
+        """Joules so far; None where the device reports none, or a sample has failed."""
+        return self._joules if self.sources and not self._failed else None
 
 
-def of(device: str, powercap: Path = POWERCAP) -> Energy:
-    """The energy of ``cpu`` or ``gpu:INDEX``, from this moment on."""
-    energy = Energy(
-        _packages(powercap) if device == "cpu" else _board(int(device.removeprefix("gpu:")))
-    )
-    energy.look()
-    return energy
-
-
-def _packages(powercap: Path) -> list[Gauge]:
-    """One counter a processor package; what is inside of one (cores, memory) is left out."""
-    gauges: list[Gauge] = []
+def _cpu_counters(powercap: Path) -> list[EnergySource]:
+    """The counter of each processor package; its sub-zones (cores, memory) are part of it."""
+    counters: list[EnergySource] = []
     for zone in sorted(powercap.glob("intel-rapl:*")):
         try:
             if not (zone / "name").read_text().startswith("package"):
                 continue
-            wraps = _told(zone / "max_energy_range_uj")
-            gauge = Counter(partial(_told, zone / "energy_uj"), wraps)
-            gauge.drawn()
+            maximum = _read_microjoules(zone / "max_energy_range_uj")
+            counter = EnergyCounter(partial(_read_microjoules, zone / "energy_uj"), maximum)
+            counter.consumed()
         except (OSError, ValueError):
-            return []  # Root alone may read it, on most systems.
-        gauges.append(gauge)
-    return gauges
+            return []  # On most systems root alone may read it.
+        counters.append(counter)
+    return counters
 
 
-def _told(file: Path) -> float:
-    """Joules, of a file in microjoules."""
+def _read_microjoules(file: Path) -> float:
+    """Joules."""
     return MICRO * float(file.read_text())
 
 
-def _board(index: int) -> list[Gauge]:
-    """The GPU of this index: its counter, else its power, else nothing."""
+def _gpu_source(index: int) -> list[EnergySource]:
+    """The energy counter of the GPU, else its power sensor, else nothing."""
     try:
         import pynvml
     except ImportError:
         return []
     try:
         pynvml.nvmlInit()
-        board = pynvml.nvmlDeviceGetHandleByIndex(index)
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
     except pynvml.NVMLError:
         return []
-    gauges: tuple[Gauge, ...] = (
-        Counter(lambda: MILLI * pynvml.nvmlDeviceGetTotalEnergyConsumption(board)),
-        Power(lambda: MILLI * pynvml.nvmlDeviceGetPowerUsage(board)),
+    sources: tuple[EnergySource, ...] = (
+        EnergyCounter(lambda: MILLI * pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)),
+        PowerSensor(lambda: MILLI * pynvml.nvmlDeviceGetPowerUsage(gpu)),
     )
-    for gauge in gauges:
+    for source in sources:
         try:
-            gauge.drawn()
+            source.consumed()
         except pynvml.NVMLError:
             continue
-        return [gauge]
+        return [source]
     return []

@@ -1,6 +1,6 @@
-"""A thread of a run's own process that tells, once a second, what memory the run holds.
+"""A thread in the process of a run that reports once a second how much memory the run takes.
 
-It also looks at the device's energy, whose counter may wrap in a run of hours.
+It also samples the device's energy, whose counter may wrap in a run of hours.
 """
 
 from __future__ import annotations
@@ -10,26 +10,28 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from harness.execution.energy import Energy
+from harness.execution.child import Emit
+from harness.execution.energy import EnergyMeter
 from harness.execution.processes import resident_gb
+from harness.schema.events import MemoryEvent
 
-EVERY_SECONDS = 1.0
+INTERVAL_SECONDS = 1.0
 
 
 @dataclass
 class ResourceMonitor:
-    """``tell`` gets the resident memory of this process and its children, and the device's, MiB.
+    """A context manager that emits MemoryEvents and samples the energy meter.
 
-    Either is None where it is not known; ``device_memory`` may be set when a framework is there.
+    ``device_memory`` (MiB, or None where it is unknown) may be set once a framework is loaded.
     """
 
-    energy: Energy
-    tell: Callable[[float | None, float | None], None]
+    energy: EnergyMeter
+    emit: Emit
     device_memory: Callable[[], float | None] = lambda: None
     _done: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> ResourceMonitor:
-        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         return self
 
@@ -37,8 +39,9 @@ class ResourceMonitor:
         self._done.set()
         self._thread.join()
 
-    def _beat(self) -> None:
-        while not self._done.wait(EVERY_SECONDS):
-            self.energy.look()
-            resident = resident_gb(os.getpid()) * 1e9 / 1024**2
-            self.tell(resident or None, self.device_memory())
+    def _run(self) -> None:
+        while not self._done.wait(INTERVAL_SECONDS):
+            self.energy.sample()
+            resident_mb = resident_gb(os.getpid()) * 1e9 / 1024**2
+            event = MemoryEvent(resident_mb=resident_mb or None, device_mb=self.device_memory())
+            self.emit(event)

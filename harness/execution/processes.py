@@ -1,8 +1,7 @@
-"""One child process, from its start to its end, whatever end that is."""
+"""The parent's side of a child process, from its start to whatever end it takes."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
@@ -18,18 +17,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.schema.base import FrozenModel
+from harness.schema.events import DoneEvent, Event, FailedEvent, FailureStatus, read_event
 from harness.schema.records import Failed, Outcome
 from harness.schema.run import Job
 
-TAIL_LINES = 12
 LOG = "log.txt"
+LOG_TAIL_LINES = 12
 GRACE_SECONDS = 5.0
-"""Between asking a child to end and making it."""
+"""Between SIGTERM and SIGKILL."""
 WATCH_SECONDS = 0.25
-"""Between two looks at a child's age and memory."""
+"""Between two checks of a child's time and memory."""
 
-Event = dict[str, Any]
-_Child = subprocess.Popen[str]
+_Process = subprocess.Popen[str]
 
 
 def module_command(module: str) -> tuple[str, ...]:
@@ -41,32 +40,31 @@ def module_command(module: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", module)
 
 
-How = Literal["finished", "failed", "wrong input", "no room", "out of memory", "stopped"]
-
-
 @dataclass(frozen=True)
 class ProcessResult:
-    """How a child ended: well, failed, or because we stopped it.
+    """How the process of a run ended.
 
-    Three ends are no verdict on the run: the user's wrong input, a full disk, and too little
-    memory, after which it is tried again in smaller parts.
+    After "wrong input" and "no room" the run stays pending, after "out of memory" it is tried
+    again in micro-batches; "stopped" means that the sweep ended it.
     """
 
-    how: How
+    status: Literal["finished", "stopped"] | FailureStatus
     outcome: Outcome | None = None
     failed: Failed | None = None
 
 
 @dataclass
 class Children:
-    """The living children of a sweep, so that all of them can be ended at once."""
+    """The living child processes of a sweep, so that all of them can be ended at once."""
 
     stopped: bool = False
-    _alive: set[_Child] = field(default_factory=set)
+    living: set[_Process] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def start(self, command: list[str], log: Path, environment: Mapping[str, str]) -> _Child | None:
-        """None when the sweep is being stopped."""
+    def start(
+        self, command: tuple[str, ...], log: Path, environment: Mapping[str, str]
+    ) -> _Process | None:
+        """Start a child in a process group of its own; None once ``stop`` was called."""
         with self._lock, log.open("wb") as file:
             if self.stopped:
                 return None
@@ -78,57 +76,52 @@ class Children:
                 text=True,
                 encoding="utf-8",
                 env={**os.environ, **environment},
-                # A group of its own: Ctrl-C reaches the parent alone, which then ends its children.
-                start_new_session=True,
+                start_new_session=True,  # Ctrl-C reaches the parent alone, which ends its children.
             )
-            self._alive.add(process)
+            self.living.add(process)
         return process
 
-    def forget(self, process: _Child) -> None:
+    def discard(self, process: _Process) -> None:
         with self._lock:
-            self._alive.discard(process)
+            self.living.discard(process)
 
     def stop(self) -> None:
-        """End every child, and let none be born."""
+        """End every child, and let none start any more."""
         with self._lock:
             self.stopped = True
-            alive = tuple(self._alive)
-        for process in alive:  # All are asked before the first is waited for.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-        for process in alive:
-            end(process)
+            living = tuple(self.living)
+        for process in living:
+            _signal_group(process, signal.SIGTERM)  # All of them, before waiting for the first.
+        for process in living:
+            terminate(process)
 
 
-def end(process: _Child) -> None:
-    """Ask, wait a little, then make it; the whole process group goes."""
-    try:
-        os.killpg(process.pid, signal.SIGTERM)
+def terminate(process: _Process) -> None:
+    """End a child and what it started: SIGTERM, and SIGKILL after GRACE_SECONDS."""
+    _signal_group(process, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_SECONDS)
-    except (ProcessLookupError, subprocess.TimeoutExpired):
-        pass
-    _clear(process)
+    _signal_group(process, signal.SIGKILL)
 
 
-def _clear(process: _Child) -> None:
-    """Leave nobody of the child's group behind: what it started must not outlive it."""
+def _signal_group(process: _Process, number: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, number)
 
 
 @dataclass
-class _Warden:
-    """Watches one child: its time, its memory, and that nothing of it stays when it is gone."""
+class _Watchdog:
+    """Ends a child that exceeds its time or memory, and whatever a child leaves behind."""
 
-    process: _Child
+    process: _Process
     timeout: float
     memory_gb: float
     reason: str = ""
-    memory: bool = False
+    out_of_memory: bool = False
     _done: threading.Event = field(default_factory=threading.Event)
-    _kills: int = field(default_factory=lambda: _memory_kills())
+    _kills_before: int = field(default_factory=lambda: _kernel_memory_kills())
 
-    def __enter__(self) -> _Warden:
+    def __enter__(self) -> _Watchdog:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -136,45 +129,45 @@ class _Warden:
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
-        _clear(self.process)
+        _signal_group(self.process, signal.SIGKILL)
 
     def _watch(self) -> None:
         deadline = time.monotonic() + self.timeout if self.timeout else math.inf
         while not self._done.wait(WATCH_SECONDS):
             if self.process.poll() is not None:
-                _clear(self.process)  # A grandchild could hold our pipe open for ever.
+                # A grandchild could hold the pipe open for ever.
+                _signal_group(self.process, signal.SIGKILL)
                 return
             if time.monotonic() > deadline:
                 self.reason = f"timeout after {self.timeout:.0f} s"
-                end(self.process)
+                terminate(self.process)
             elif self.memory_gb and resident_gb(self.process.pid) > self.memory_gb:
                 self.reason = f"out of memory: more than {self.memory_gb:g} GB"
-                self.memory = True
-                _clear(self.process)
+                self.out_of_memory = True
+                _signal_group(self.process, signal.SIGKILL)
 
-    def killed_for_memory(self, code: int) -> bool:
-        """Whether the kernel has ended processes for memory since, and ours by that signal."""
-        return code == -signal.SIGKILL and _memory_kills() > self._kills
+    def check_exit(self, code: int) -> None:
+        """Recognise a child that the kernel has killed because memory ran out."""
+        if code == -signal.SIGKILL and _kernel_memory_kills() > self._kills_before:
+            self.reason, self.out_of_memory = "out of memory: ended by the kernel", True
 
 
 def resident_gb(pid: int) -> float:
-    """DeviceImages memory of a process and of what it started, GB; 0 where it cannot be read.
+    """Resident memory of a process and its descendants, GB; 0 where it cannot be read.
 
-    Without the pages of files, which all share and the kernel takes back when it needs them.
+    Without the pages of mapped files, which all share and the kernel takes back when needed.
     """
     total = 0.0
-    try:
-        _, resident, of_files, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
-        total += (resident - of_files) * os.sysconf("SC_PAGE_SIZE") / 1e9
+    with suppress(OSError, IndexError, ValueError):
+        _, resident, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
+        total += (resident - shared) * os.sysconf("SC_PAGE_SIZE") / 1e9
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             total += resident_gb(int(child))
-    except (OSError, IndexError, ValueError):
-        pass
     return total
 
 
-def _memory_kills() -> int:
-    """How many processes the kernel has ended for want of memory since it started."""
+def _kernel_memory_kills() -> int:
+    """How many processes the kernel has killed since it booted because memory ran out."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:
@@ -183,18 +176,22 @@ def _memory_kills() -> int:
 
 
 @dataclass(frozen=True)
-class ChildExit:
-    """The last event of a child, its exit code, and why it was ended, if it was."""
+class ProcessExit:
+    """The last event of a child, its exit code, and why the watchdog ended it, if it did."""
 
-    last: Event
+    last_event: Event | None
     code: int
     reason: str = ""
-    memory: bool = False
+    out_of_memory: bool = False
+
+    @property
+    def succeeded(self) -> bool:
+        return isinstance(self.last_event, DoneEvent) and not self.reason
 
 
 @dataclass(frozen=True)
 class WorkerProcess:
-    """The real launcher of ``python -m harness.training.worker``; limits in seconds and GB."""
+    """Launches ``python -m harness.training.worker``; limits in seconds and GB, 0 for none."""
 
     children: Children = field(default_factory=Children)
     timeout: float = 0
@@ -205,93 +202,94 @@ class WorkerProcess:
         self.children.stop()
 
     def close(self) -> None:
-        """Its children have all ended."""
+        """Nothing is left to close: its children have ended."""
 
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
     ) -> ProcessResult:
-        """Run one job to its end, passing its events on. Never raises for what a child does."""
+        """Execute a job in a child, whose events go to ``report``; whatever ends it is a result."""
         log = Path(job.output) / LOG
-        heard = self.hear(job, log, environment, report)
-        if self.children.stopped and heard.last.get("event") != "done":
+        ended = self.execute(job, log, environment, report)
+        if self.children.stopped and not isinstance(ended.last_event, DoneEvent):
             return ProcessResult("stopped")
-        ended = _judge(heard, log)
-        return ProcessResult("out of memory", failed=ended.failed) if heard.memory else ended
+        return _process_result(ended, log)
 
-    def hear(
+    def execute(
         self,
-        job: FrozenModel,
+        task: FrozenModel,
         log: Path,
         environment: Mapping[str, str],
         report: Callable[[Event], None],
-    ) -> ChildExit:
-        """Tell a child its job and hear it out, within the limits of time and memory."""
+    ) -> ProcessExit:
+        """Execute a task of any kind in a child, within the limits of time and memory."""
         log.parent.mkdir(parents=True, exist_ok=True)
-        process = self.children.start(list(self.command), log, environment)
+        process = self.children.start(self.command, log, environment)
         if process is None:
-            return ChildExit({}, 0)
+            return ProcessExit(None, 0)
         try:
-            with _Warden(process, self.timeout, self.memory_gb) as warden:
-                last = _converse(process, job, report)
+            with _Watchdog(process, self.timeout, self.memory_gb) as watchdog:
+                last_event = _exchange(process, task, report)
                 code = process.wait()
         finally:
-            self.children.forget(process)
-        if warden.killed_for_memory(code):
-            return ChildExit(last, code, "out of memory: ended by the kernel", memory=True)
-        return ChildExit(last, code, warden.reason, memory=warden.memory)
+            self.children.discard(process)
+        watchdog.check_exit(code)
+        return ProcessExit(last_event, code, watchdog.reason, watchdog.out_of_memory)
 
 
 def run_task(
-    module: str, job: FrozenModel, environment: Mapping[str, str], report: Callable[[Event], None]
-) -> tuple[Any, str]:
-    """What a child of another kind than a run brings home: its outcome, or else why it did not."""
+    module: str, task: FrozenModel, environment: Mapping[str, str], report: Callable[[Event], None]
+) -> tuple[dict[str, Any], str]:
+    """Execute a task in ``python -m module``: its outcome, or else the reason why there is none."""
     launcher = WorkerProcess(command=module_command(module))
     with tempfile.TemporaryDirectory() as folder:
         try:
-            heard = launcher.hear(job, Path(folder) / "log.txt", environment, report)
+            ended = launcher.execute(task, Path(folder) / LOG, environment, report)
         except BaseException:
             launcher.stop()
             raise
-    if heard.last.get("event") == "done":
-        return heard.last.get("outcome"), ""
-    told = heard.last["reason"] if heard.last.get("event") == "failed" else ""
-    return None, told or describe_exit(heard.code)
+    match ended.last_event:
+        case DoneEvent(outcome=outcome):
+            return outcome, ""
+        case FailedEvent(reason=reason):
+            return {}, reason
+        case _:
+            return {}, describe_exit(ended.code)
 
 
-def _converse(process: _Child, job: FrozenModel, report: Callable[[Event], None]) -> Event:
-    """Tell the job, hear the events, and return the last one."""
+def _exchange(
+    process: _Process, task: FrozenModel, report: Callable[[Event], None]
+) -> Event | None:
+    """Send the task, pass the events on, and return the last one."""
     assert process.stdin is not None
     assert process.stdout is not None
-    last: Event = {}
-    with suppress(BrokenPipeError):  # It ended at birth; what it said, and its exit code, say how.
-        process.stdin.write(job.model_dump_json() + "\n")
+    last_event: Event | None = None
+    with suppress(BrokenPipeError):  # It exited at once; its exit code says why.
+        process.stdin.write(task.model_dump_json() + "\n")
         process.stdin.flush()
     for line in process.stdout:
         try:
-            last = json.loads(line)
+            last_event = read_event(line)
         except ValueError:
-            continue  # A line that a dying child did not finish.
-        report(last)
-    return last
+            continue  # A dying child did not finish the line.
+        report(last_event)
+    return last_event
 
 
-def _judge(heard: ChildExit, log: Path) -> ProcessResult:
-    last, code, reason = heard.last, heard.code, heard.reason
-    if last.get("event") == "done" and not reason:
-        return ProcessResult("finished", outcome=Outcome.model_validate(last["outcome"]))
-    if last.get("event") == "failed" and not reason:
-        how: How = last["how"]
-        return ProcessResult(how, failed=Failed(reason=last["reason"], log_tail=_tail(log)))
-    return ProcessResult(
-        "failed", failed=Failed(reason=reason or describe_exit(code), log_tail=_tail(log))
-    )
+def _process_result(ended: ProcessExit, log: Path) -> ProcessResult:
+    if isinstance(ended.last_event, DoneEvent) and ended.succeeded:
+        return ProcessResult("finished", outcome=Outcome.model_validate(ended.last_event.outcome))
+    status: FailureStatus = "out of memory" if ended.out_of_memory else "failed"
+    reason = ended.reason or describe_exit(ended.code)
+    if isinstance(ended.last_event, FailedEvent) and not ended.reason:
+        status, reason = ended.last_event.status, ended.last_event.reason
+    return ProcessResult(status, failed=Failed(reason=reason, log_tail=_log_tail(log)))
 
 
 def describe_exit(code: int) -> str:
-    """What an exit code says of a child that said nothing itself."""
+    """The exit code of a child that reported no failure itself, in words."""
     return f"killed (signal {-code})" if code < 0 else f"ended with exit code {code}"
 
 
-def _tail(log: Path) -> tuple[str, ...]:
+def _log_tail(log: Path) -> tuple[str, ...]:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return tuple(line[:300] for line in lines if line.strip())[-TAIL_LINES:]
+    return tuple(line[:300] for line in lines if line.strip())[-LOG_TAIL_LINES:]

@@ -1,13 +1,14 @@
-"""The launcher of a Dask cluster: a run goes to a worker somewhere, which starts the same child.
+"""The launcher of a Dask cluster: each run goes to a worker, which starts the same child process.
 
-The engine is Dask's own (``distributed``): it queues, it respects ``resources``, and it gives the
-run of a worker that is lost to another one. No shared file system is needed: every sweep sends the
-decoded images to each worker, kept by their fingerprint; what a run leaves comes back as values.
-Records are written here, by the same sweep as of local runs.
+It uses Dask itself instead of joblib's Dask backend: joblib fixes the number of slots when it
+starts and takes tasks ahead of time, while workers come and go here and a run is locked when its
+slot is free. It could neither cancel a single task nor pass on the events of one.
 
-A task watches whether it is still wanted: when the sweep is stopped or dies, the scheduler drops
-its tasks, and each ends its child. What goes wrong on one worker is that run's alone; a scheduler
-that is gone ends the sweep, and the same command goes on when there is one again.
+No shared file system is needed: every sweep sends the decoded images to each worker, stored there
+by their fingerprint, and a run's files come back as values. Records are written here. A task that
+the scheduler has dropped, because its sweep was stopped or has died, ends its child. What goes
+wrong on a worker fails that run alone; without a scheduler the sweep ends, and the same command
+resumes it.
 """
 
 from __future__ import annotations
@@ -34,17 +35,18 @@ from harness.errors import UserError
 from harness.execution import devices
 from harness.execution.devices import Device
 from harness.execution.locks import acquire_gpu
-from harness.execution.processes import LOG, Event, How, ProcessResult
-from harness.schema.records import Failed, Outcome
+from harness.execution.processes import LOG, ProcessResult
+from harness.schema.events import Event, read_event, write_event
+from harness.schema.records import Failed
 from harness.schema.run import Job
 from harness.storage.files import write_atomically
 from harness.storage.records import FEATURES, PREDICTIONS
 from harness.sweep.scheduler import Launcher
 
 GPU = {"GPU": 1.0}
-WANTED_SECONDS = 0.5
-"""Between two looks of a task at whether it is still wanted."""
-BACK = (PREDICTIONS, FEATURES, LOG, "head.weights.h5", "backbone.weights.h5")
+POLL_SECONDS = 0.5
+"""Between two looks of a task at whether the scheduler still knows it, or at GPUs in use."""
+RETURNED_FILES = (PREDICTIONS, FEATURES, LOG, "head.weights.h5", "backbone.weights.h5")
 CONNECT_SECONDS = 15
 
 
@@ -53,7 +55,7 @@ def connect(address: str) -> Client:
 
     TLS takes its certificates from Dask's own configuration (``distributed.comm.tls``).
     """
-    # A network's weights travel with its run; Dask would rather have them elsewhere.
+    # Dask warns that the weights of a network travel with its task.
     warnings.filterwarnings("ignore", "Sending large graph")
     try:
         return Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
@@ -63,14 +65,14 @@ def connect(address: str) -> Client:
 
 
 class ImagesPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Brings a folder of decoded images to every worker, those that join later too."""
+    """Copies a folder of decoded images to every worker, also to those that join later."""
 
     idempotent = True
 
     def __init__(self, folder: Path, shifted: Path | None = None) -> None:
-        """``shifted``: file of the shifted copy of the test images, if it is needed."""
+        """``shifted``: file of the corrupted copy of the test images, if it is needed."""
         self.place = f"wbc-bench-{folder.name}" + (f"-{shifted.parent.name}" if shifted else "")
-        self.name = f"{self.place}-{uuid4().hex[:8]}"  # Another sweep may bring the same images.
+        self.name = f"{self.place}-{uuid4().hex[:8]}"  # Other sweeps may send the same images.
         paths = [*folder.iterdir(), *([shifted] if shifted else [])]
         self.files = {path.name: path.read_bytes() for path in paths}
 
@@ -88,15 +90,25 @@ def images_folder(worker: Any, name: str) -> Path:
 
 @dataclass(frozen=True)
 class ClusterTask:
-    """What a worker is told of one run."""
+    """A run as it travels to a worker."""
 
     job: Job
     images: str
+    """Name of the folder that ImagesPlugin has filled there."""
     weights: tuple[bytes | None, ...]
     backend: str
-    make: Callable[[], Launcher]
+    make_launcher: Callable[[], Launcher]
     topic: str
+    """On which the worker reports events."""
     version: str = __version__
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """How a run ended on a worker, and the files that it left."""
+
+    result: ProcessResult
+    files: Mapping[str, bytes]
 
 
 @dataclass
@@ -105,8 +117,8 @@ class Cluster:
 
     client: Client
     data_folder: Path
-    make: Callable[[], Launcher]
-    """Makes the launcher over there; it travels by name, so its limits are its arguments."""
+    make_launcher: Callable[[], Launcher]
+    """Makes the launcher on a worker; it is pickled by name with its arguments."""
     shifted: Path | None = None
     stopped: bool = False
     _resources: dict[str, float] | None = None
@@ -114,31 +126,39 @@ class Cluster:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
+        self._option = f"--cluster {self.client.scheduler.address}"
         if not self.slots():
-            raise UserError(f"--cluster {self.client.scheduler.address}: it has no workers yet")
+            raise UserError(f"{self._option}: it has no workers yet")
         self._images = ImagesPlugin(self.data_folder, self.shifted)
         try:
             self.client.register_plugin(self._images)
-        except Exception as error:  # Whatever a worker without wbc-bench makes of it.
+        except Exception as error:  # Whatever a worker without wbc-bench raises.
             raise UserError(
-                f"--cluster {self.client.scheduler.address}: its workers cannot take the images: "
-                f"{_in_a_line(error)}"
+                f"{self._option}: its workers cannot take the images: {_one_line(error)}"
             ) from error
 
     def slots(self) -> tuple[Device, ...]:
-        """One entry a run at a time: a GPU where workers declare any, else a thread.
+        """One entry for each simultaneous run: a GPU where workers declare any, else a thread.
 
-        Of the workers that there are now: others may join, and those that are lost come back.
+        It counts the present workers: others may join, and those that are lost may come back.
         """
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        gpus = sum(int(worker["resources"].get("GPU", 0)) for worker in workers)
-        count = gpus or sum(int(worker["nthreads"]) for worker in workers)
+        workers = self.client.scheduler_info(n_workers=-1).get("workers")
+        if workers is None:
+            raise self._scheduler_is_gone()
+        gpus = sum(int(worker["resources"].get("GPU", 0)) for worker in workers.values())
+        count = gpus or sum(int(worker["nthreads"]) for worker in workers.values())
         if gpus:
             self._resources = GPU
         return (Device("cpu", "cluster"),) * count
 
+    def _scheduler_is_gone(self) -> UserError:
+        return UserError(
+            f"{self._option}: the scheduler is gone; the same command goes on from here "
+            "when there is one again"
+        )
+
     def close(self) -> None:
-        """Take the images off the scheduler, if there is one still, and leave."""
+        """Remove the images from the scheduler, if there is one still, and disconnect."""
         with suppress(OSError, RuntimeError, TimeoutError, ValueError):
             self.client.unregister_worker_plugin(self._images.name)
         self.client.close()
@@ -152,127 +172,111 @@ class Cluster:
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
     ) -> ProcessResult:
-        """Run one job on some worker and bring home what it leaves.
+        """Execute a job on a worker and store its files here.
 
-        Never raises for its end. Raises UserError when the scheduler is gone.
+        Whatever ends the job is a result; raises UserError when the scheduler is gone.
         """
         topic = f"wbc-bench-{job.run.id}-{uuid4().hex[:8]}"
-        order = ClusterTask(
+        task = ClusterTask(
             job=job,
             images=self._images.place,
             weights=tuple(Path(file).read_bytes() if file else None for file in job.weights),
             backend=environment["KERAS_BACKEND"],
-            make=self.make,
+            make_launcher=self.make_launcher,
             topic=topic,
         )
-        self.client.subscribe_topic(topic, lambda event: report(event[1]))
+        self.client.subscribe_topic(topic, lambda entry: report(read_event(entry[1])))
         with self._lock:
             if self.stopped:
                 return ProcessResult("stopped")
-            task = self.client.submit(
-                run_task, order, key=topic, pure=False, resources=self._resources
+            future = self.client.submit(
+                execute_task, task, key=topic, pure=False, resources=self._resources
             )
-            self._tasks.add(task)
+            self._tasks.add(future)
         try:
-            told = task.result()
+            ended: TaskResult = future.result()
         except CancelledError:
             if self.stopped:
                 return ProcessResult("stopped")
-            address = self.client.scheduler.address
-            raise UserError(
-                f"--cluster {address}: the scheduler is gone; the same command goes on from here "
-                "when there is one again"
-            ) from None
+            raise self._scheduler_is_gone() from None
         except KilledWorker as error:
-            reason = f"its workers were lost one after the other: {error.last_worker.address}"
-            return ProcessResult("failed", failed=Failed(reason=reason))
-        except Exception as error:  # Of the task itself: a full disk there, another version.
-            return ProcessResult(
-                "failed", failed=Failed(reason=f"on its worker: {_in_a_line(error)}")
+            return _failed(
+                f"its workers were lost one after the other: {error.last_worker.address}"
             )
+        except Exception as error:  # Of the task itself: a full disk there, another version.
+            return _failed(f"on its worker: {_one_line(error)}")
         finally:
             with suppress(OSError, RuntimeError):
                 self.client.unsubscribe_topic(topic)
             with self._lock:
-                self._tasks.discard(task)
-        return _home(told, Path(job.output))
+                self._tasks.discard(future)
+        for name, content in ended.files.items():
+            write_atomically(Path(job.output) / name, content)
+        if ended.result.status == "no room":  # On the worker's disk, not on ours.
+            return replace(ended.result, status="failed")
+        return ended.result
 
 
-def _in_a_line(error: BaseException) -> str:
+def _failed(reason: str) -> ProcessResult:
+    return ProcessResult("failed", failed=Failed(reason=reason))
+
+
+def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
-def _home(told: dict[str, Any], output: Path) -> ProcessResult:
-    for name, content in told["files"].items():
-        write_atomically(output / name, content)
-    how: How = told["how"]
-    if how == "no room":
-        how = "failed"  # Of that worker's disk, not ours.
-    return ProcessResult(
-        how,
-        outcome=Outcome.model_validate(told["outcome"]) if told["outcome"] else None,
-        failed=Failed.model_validate(told["failed"]) if told["failed"] else None,
-    )
 
 
 # --- on the worker -------------------------------------------------------------------------------
 
 
-def run_task(order: ClusterTask) -> dict[str, Any]:
-    """The task: one child process from its start to its end, and the files that it leaves."""
+def execute_task(task: ClusterTask) -> TaskResult:
+    """Execute a run in a child process of the worker, and collect the files that it leaves."""
     worker = get_worker()
-    if order.version != __version__:
-        reason = f"worker {worker.address} has wbc-bench {__version__}, the sweep {order.version}"
-        return _told(ProcessResult("failed", failed=Failed(reason=reason)), {})
+    if task.version != __version__:
+        reason = f"worker {worker.address} has wbc-bench {__version__}, the sweep {task.version}"
+        return TaskResult(_failed(reason), {})
     with (
         _device(worker) as device,
         TemporaryDirectory(dir=worker.local_directory, prefix="wbc-bench-run-") as folder,
     ):
-        output = Path(folder)
-        data, shifted = images_folder(worker, order.images).resolve(), order.job.shifted
-        job = order.job.model_copy(
+        output = Path(folder).resolve()
+        data, shifted = images_folder(worker, task.images).resolve(), task.job.shifted
+        job = task.job.model_copy(
             update={
                 "data": str(data),
                 "shifted": str(data / Path(shifted).name) if shifted else None,
-                "weights": tuple(_lay(output, i, held) for i, held in enumerate(order.weights)),
-                "output": str(output.resolve()),
+                "weights": tuple(
+                    _write_weights(output / f"pretrained-{branch}.weights.h5", content)
+                    for branch, content in enumerate(task.weights)
+                ),
+                "output": str(output),
                 "device": device.id,
                 "device_name": device.name,
                 "device_shared": device.shared,
             }
         )
-        environment = {**device.environment, "KERAS_BACKEND": order.backend}
-        launcher = order.make()
-        with _WhileWanted(worker, launcher):
-            ended = launcher(job, environment, lambda event: worker.log_event(order.topic, event))
-        files = {name: (output / name).read_bytes() for name in BACK if (output / name).exists()}
-    return _told(ended, files)
+        environment = {**device.environment, "KERAS_BACKEND": task.backend}
+        launcher = task.make_launcher()
+        with _stopped_when_dropped(worker, launcher):
+            result = launcher(
+                job, environment, lambda event: worker.log_event(task.topic, write_event(event))
+            )
+        paths = [output / name for name in RETURNED_FILES]
+        return TaskResult(result, {path.name: path.read_bytes() for path in paths if path.exists()})
 
 
-def _lay(output: Path, branch: int, content: bytes | None) -> str | None:
-    """Pretrained weights where the child finds them; None for random ones."""
+def _write_weights(path: Path, content: bytes | None) -> str | None:
     if content is None:
         return None
-    path = output.resolve() / f"pretrained-{branch}.weights.h5"
     path.write_bytes(content)
     return str(path)
 
 
-def _told(ended: ProcessResult, files: dict[str, bytes]) -> dict[str, Any]:
-    return {
-        "how": ended.how,
-        "outcome": ended.outcome.model_dump(mode="json") if ended.outcome else None,
-        "failed": ended.failed.model_dump(mode="json") if ended.failed else None,
-        "files": files,
-    }
-
-
 @contextmanager
 def _device(worker: Any) -> Iterator[Device]:
-    """What the task computes on: a GPU that no other run has to itself, or the CPU.
+    """The device of a task: a GPU that no other run has to itself, or the CPU.
 
-    A worker sees its GPUs through CUDA_VISIBLE_DEVICES, and declares how many runs they take.
-    Who else is on a machine's CPU, nobody can tell.
+    A worker sees its GPUs through CUDA_VISIBLE_DEVICES, and declares how many runs they take. The
+    CPU counts as shared: other users of the machine are not known.
     """
     declared, gpus = worker.state.total_resources, devices.visible()
     if gpus[0].id == "cpu" or (declared and not declared.get("GPU")):
@@ -282,34 +286,30 @@ def _device(worker: Any) -> Iterator[Device]:
     gpus = tuple(replace(gpu, shared=runs > len(gpus)) for gpu in gpus)
     while True:
         for gpu in random.sample(gpus, len(gpus)):
-            if hold := acquire_gpu(gpu):
+            if lock := acquire_gpu(gpu):
                 try:
                     yield gpu
                 finally:
-                    hold.release()
+                    lock.release()
                 return
-        time.sleep(WANTED_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
-@dataclass
-class _WhileWanted:
-    """Ends the children of a task that the scheduler has dropped."""
+@contextmanager
+def _stopped_when_dropped(worker: Any, launcher: Launcher) -> Iterator[None]:
+    """Stop the launcher when the scheduler has dropped the current task."""
+    key, done = worker.get_current_task(), threading.Event()
 
-    worker: Any
-    launcher: Launcher
-
-    def __enter__(self) -> None:
-        self._key = self.worker.get_current_task()
-        self._done = threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-
-    def _watch(self) -> None:
-        while not self._done.wait(WANTED_SECONDS):
-            task = self.worker.state.tasks.get(self._key)
+    def watch() -> None:
+        while not done.wait(POLL_SECONDS):
+            task = worker.state.tasks.get(key)
             if task is None or task.state != "executing":
-                logging.getLogger("distributed.worker").info("%s is not wanted", self._key)
-                self.launcher.stop()
+                logging.getLogger("distributed.worker").info("%s was dropped", key)
+                launcher.stop()
                 return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()

@@ -1,4 +1,4 @@
-"""Where a run under way is, as far as its events have told: for every view of it."""
+"""Where a run is according to its events, for every view of it."""
 
 from __future__ import annotations
 
@@ -8,95 +8,96 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.execution.processes import Event
+from harness.schema.events import EpochEvent, Event, MemoryEvent, PhaseEvent, StepEvent
+from harness.schema.records import Epoch
 
-LEARNING = ("frozen", "fine-tuning", "from scratch")
+TRAINING_PHASES = ("frozen", "fine-tuning", "from scratch")
 """The phases whose steps are epochs; those of the others are images."""
 WINDOW_SECONDS = 10.0
-"""Over which images a second are taken."""
+"""Over which images per second are averaged."""
 STALE_SECONDS = 30.0
-"""Without an image, after which there is no rate: the run waits for its turn, say."""
-TOLD = ("phase", "of", "done", "line", "rate", "resident_mb", "device_mb")
+"""Without an image, after which there is no rate: the run may be waiting for its device."""
+SAVED = ("phase", "total", "done", "rate", "resident_mb", "device_mb")
 
 
 @dataclass
 class RunState:
-    """``hear`` every event of a run; what is not known is None."""
+    """The state of one run after ``update`` with each of its events; None: unknown."""
 
     phase: str = "start"
-    of: int = 1
-    """Epochs of a phase that learns, at most; images of another."""
+    total: int = 1
+    """Epochs of a training phase, at most; images of another."""
     done: int = 0
-    line: Mapping[str, Any] | None = None
-    """The last epoch of this phase."""
+    epoch: Epoch | None = None
+    """The last one of this phase."""
     rate: float | None = None
-    """Images a second through the backbone in this phase, over the last seconds."""
+    """Images per second through the backbone in this phase, over the last seconds."""
     resident_mb: float | None = None
     device_mb: float | None = None
     clock: Callable[[], float] = time.monotonic
-    _seen: deque[tuple[float, int]] = field(default_factory=deque)
+    _samples: deque[tuple[float, int]] = field(default_factory=deque)
+    """(time, images done) in the window."""
 
-    def hear(self, event: Event) -> bool:
-        """Whether the event said anything of where the run is."""
-        match event.get("event"):
-            case "phase":
-                self.phase, self.of, self.done = event["name"], event["steps"], 0
-                self.line = self.rate = None
-                self._seen.clear()
+    def update(self, event: Event) -> bool:
+        """Take in an event; whether it changed the state."""
+        match event:
+            case PhaseEvent():
+                self.phase, self.total, self.done = event.name, event.steps, 0
+                self.epoch = self.rate = None
+                self._samples.clear()
                 if self.phase == "start":  # Another process than before.
                     self.resident_mb = self.device_mb = None
-            case "step":
-                if self.phase not in LEARNING:
-                    self.done, self.of = event["done"], event["of"]
-                self._count(event["done"])
-            case "epoch":
-                self._end_epoch(event["line"])
-            case "memory":
-                self.resident_mb, self.device_mb = event["resident_mb"], event["device_mb"]
-                if self._seen and self.clock() - self._seen[-1][0] > STALE_SECONDS:
+            case StepEvent():
+                if self.phase not in TRAINING_PHASES:
+                    self.done, self.total = event.done, event.total
+                self._count(event.done)
+            case EpochEvent():
+                self._end_epoch(event.epoch)
+            case MemoryEvent():
+                self.resident_mb, self.device_mb = event.resident_mb, event.device_mb
+                if self._samples and self.clock() - self._samples[-1][0] > STALE_SECONDS:
                     self.rate = None
             case _:
                 return False
         return True
 
     def _count(self, done: int) -> None:
-        """Images of this phase or, of one that learns, of its epoch, which begins again at 0."""
+        """Update the rate; ``done`` starts again at 0 with each epoch."""
         now = self.clock()
-        if self._seen and done <= self._seen[-1][1]:
-            self._seen.clear()
-        self._seen.append((now, done))
-        while len(self._seen) > 2 and now - self._seen[0][0] > WINDOW_SECONDS:
-            self._seen.popleft()
-        since, before = self._seen[0]
+        if self._samples and done <= self._samples[-1][1]:
+            self._samples.clear()
+        self._samples.append((now, done))
+        while len(self._samples) > 2 and now - self._samples[0][0] > WINDOW_SECONDS:
+            self._samples.popleft()
+        since, done_before = self._samples[0]
         if now > since:
-            self.rate = (done - before) / (now - since)
+            self.rate = (done - done_before) / (now - since)
 
-    def _end_epoch(self, line: Mapping[str, Any]) -> None:
-        self.line, self.done = line, line["epoch"]
-        if self.phase == "frozen":  # Rows of features: they are no images.
+    def _end_epoch(self, epoch: Epoch) -> None:
+        self.epoch, self.done = epoch, epoch.epoch
+        if self.phase == "frozen":  # It counts rows of features, not images.
             self.rate = None
-        elif self.rate is None and line["seconds"]:
-            self.rate = line.get("samples", 0) / line["seconds"]
+        elif self.rate is None and epoch.seconds:
+            self.rate = epoch.samples / epoch.seconds
 
-    # In words
+    # As text
 
     @property
     def short(self) -> str:
-        """The phase, and the epoch where it learns, else the share that is done."""
-        if self.phase in LEARNING:
-            return f"{self.phase} {self.done}/{self.of}"
-        return f"{self.phase} {self.done / self.of:.0%}" if self.of > 1 else self.phase
+        """The phase with its epoch where it trains, else with its share done."""
+        if self.phase in TRAINING_PHASES:
+            return f"{self.phase} {self.done}/{self.total}"
+        return f"{self.phase} {self.done / self.total:.0%}" if self.total > 1 else self.phase
 
     @property
     def sentence(self) -> str:
-        if self.line:
-            line = self.line
+        if self.epoch:
             return (
-                f"{self.phase}, epoch {line['epoch']} of {self.of} at most: "
-                f"loss {line['train_loss']:.3f}, validation {line['validation_loss']:.3f}, "
-                f"F1 {100 * line['validation_f1']:.2f} %"
+                f"{self.phase}, epoch {self.epoch.epoch} of {self.total} at most: "
+                f"loss {self.epoch.train_loss:.3f}, validation {self.epoch.validation_loss:.3f}, "
+                f"F1 {100 * self.epoch.validation_f1:.2f} %"
             )
-        return f"{self.phase}, {self.done} of {self.of}" if self.of > 1 else self.phase
+        return f"{self.phase}, {self.done} of {self.total}" if self.total > 1 else self.phase
 
     @property
     def images_per_second(self) -> str:
@@ -112,9 +113,12 @@ class RunState:
 
     # As JSON
 
-    def told(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in TOLD}
+    def to_dict(self) -> dict[str, Any]:
+        epoch = self.epoch.model_dump(mode="json") if self.epoch else None
+        return {"epoch": epoch} | {name: getattr(self, name) for name in SAVED}
 
     @classmethod
-    def from_told(cls, told: Mapping[str, Any]) -> RunState:
-        return cls(**{name: told[name] for name in TOLD if name in told})
+    def from_dict(cls, saved: Mapping[str, Any]) -> RunState:
+        """Raises KeyError, TypeError or ValueError for what another version saved."""
+        epoch = Epoch.model_validate(saved["epoch"]) if saved["epoch"] else None
+        return cls(epoch=epoch, **{name: saved[name] for name in SAVED})

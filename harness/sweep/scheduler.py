@@ -1,54 +1,57 @@
-"""Run what is pending, and write a record for each run that ends."""
+"""Execute pending runs, and write a record for each that ends.
+
+The runs are executed by joblib's threading backend: each of its tasks is a thread that takes one
+run after the other, because joblib takes tasks ahead of time while a run must be locked at the
+moment when a slot becomes free. The thread starts a child process, here or on a cluster, and waits.
+"""
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from joblib import Parallel, delayed
+
 from harness.errors import NoRoom, StoreError, is_no_room
 from harness.evaluation import metrics
 from harness.execution.devices import Device
 from harness.execution.locks import FileLock, RunLock, acquire_gpu
-from harness.execution.processes import Event, ProcessResult
+from harness.execution.processes import ProcessResult
 from harness.schema.augmentation import EpochCacheSettings
 from harness.schema.dataset import DataSummary
+from harness.schema.events import Event
 from harness.schema.records import Failed, Finished, RunRecord
 from harness.schema.run import Backend, Job
 from harness.storage.predictions import read_predictions
 from harness.storage.records import PREDICTIONS, Store
+from harness.sweep.callbacks import CallbackList, ProgressCallback
 from harness.sweep.planner import PlannedRun
-from harness.sweep.status import StatusWriter
+from harness.sweep.status import StatusCallback
 
 POLL_SECONDS = 0.5
-"""Between two looks at runs that another sweep has claimed."""
+"""Between two looks at runs that another sweep has locked."""
 MOST_MICRO_BATCHES = 8
-"""Into which a batch is cut when memory is too small, before the run is given up."""
+"""Into which a batch is split when memory is too small, before the run is given up."""
+MOST_RUNS = 256
+"""At the same time, however many slots a cluster has."""
 
 
 class Launcher(Protocol):
-    """Runs a job to its end somewhere; a stand-in makes a whole sweep testable in milliseconds."""
+    """Executes a job somewhere; a stand-in makes a whole sweep testable in milliseconds."""
 
     def stop(self) -> None:
-        """End whatever is running, now; calls in progress return ``stopped``."""
+        """End whatever is running, now; calls in progress return "stopped"."""
 
     def close(self) -> None:
-        """Nothing more will be asked of it."""
+        """Free what the launcher holds, after its last call."""
 
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
     ) -> ProcessResult: ...
-
-
-class ProgressCallback(Protocol):
-    """Whoever looks on: a live view, a log, or nobody."""
-
-    def event(self, planned: PlannedRun, event: Event) -> None: ...
-    def ended(self, planned: PlannedRun, record: RunRecord | None, message: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,27 @@ class SweepContext:
     data: DataSummary
     profile: str
     slots: Callable[[], Sequence[Device]]
-    """One entry a run at a time; a device may be there several times. A cluster's come and go."""
+    """One entry for each simultaneous run; those of a cluster come and go."""
     shifted: Path | None = None
-    """The shifted copy of the test images, one for all runs."""
+    """The corrupted copy of the test images, one for all runs."""
     backend: Backend = "tensorflow"
     checkpoint_seconds: float = 30.0
     epochs: EpochCacheSettings | None = None
+
+    def job(self, planned: PlannedRun, device: Device) -> Job:
+        """The job of a run on a device."""
+        return Job(
+            run=planned.run,
+            data=str(self.data_folder.resolve()),
+            weights=tuple(str(file.resolve()) if file else None for file in planned.weights_files),
+            output=str(self.store.artefacts(planned.run).resolve()),
+            device=device.id,
+            device_name=device.name,
+            device_shared=device.shared,
+            shifted=str(self.shifted.resolve()) if self.shifted else None,
+            checkpoint_seconds=self.checkpoint_seconds,
+            epochs=self.epochs if planned.run.protocol.augmentation.policy else None,
+        )
 
 
 @dataclass
@@ -74,239 +92,244 @@ class Summary:
     failed: list[RunRecord] = field(default_factory=list)
     wrong_input: list[str] = field(default_factory=list)
     elsewhere: int = 0
-    """Runs that another sweep in the same folder has concluded meanwhile."""
+    """Runs that another sweep in the same folder has recorded meanwhile."""
 
 
 def sweep(
     pending: Sequence[PlannedRun],
-    setting: SweepContext,
-    launch: Launcher,
-    watcher: ProgressCallback,
+    context: SweepContext,
+    launcher: Launcher,
+    callbacks: Sequence[ProgressCallback] = (),
 ) -> Summary:
     """Execute every pending run, in order, on the first slot that is free.
 
-    A run that another sweep is at work on is left to it, and taken over should it die. Records
-    are written here, one after the other, as runs end. A KeyboardInterrupt ends the children and
-    passes through; what had finished by then is on disk. Raises NoRoom when a disk is full, after
+    A run that another sweep has locked is left to it, and taken over should that sweep die. Records
+    are written here, one at a time, as runs end. A KeyboardInterrupt ends the children and is
+    raised again; what had finished by then is on disk. Raises NoRoom when a disk is full, after
     the runs under way have ended.
     """
-    return _Sweep(setting, launch, watcher, pending).run()
+    callback = CallbackList([StatusCallback(context.store), *callbacks])
+    callback.on_sweep_begin()
+    try:
+        return _Sweep(context, launcher, callback, list(pending)).execute()
+    finally:
+        callback.on_sweep_end()
+
+
+@dataclass(eq=False)
+class _Assignment:
+    """A run on a slot, with the locks that it holds until it has ended."""
+
+    planned: PlannedRun
+    device: Device
+    locks: tuple[FileLock, ...]
 
 
 @dataclass
 class _Sweep:
-    """A sweep under way: what waits, what runs, and the claims on it."""
+    """A sweep under way: the runs that wait, and those that are executed."""
 
-    setting: SweepContext
-    launch: Launcher
-    watcher: ProgressCallback
-    pending: Sequence[PlannedRun]
+    context: SweepContext
+    launcher: Launcher
+    callback: ProgressCallback
+    waiting: list[PlannedRun]
+    running: list[_Assignment] = field(default_factory=list)
     summary: Summary = field(default_factory=Summary)
-    running: dict[Future[ProcessResult], tuple[PlannedRun, Device, tuple[FileLock, ...]]] = field(
-        default_factory=dict
-    )
-    full: NoRoom | None = None
+    error: BaseException | None = None
+    no_room: NoRoom | None = None
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    """Guards all of the above; notified when a run has ended."""
+    polling: threading.Lock = field(default_factory=threading.Lock)
+    """Held by the one idle thread that looks for a run to execute."""
 
-    def run(self) -> Summary:
-        self.waiting = list(self.pending)
-        with ThreadPoolExecutor(max_workers=max(1, len(self.waiting))) as pool:
-            try:
-                while self.waiting or self.running:
-                    self._start_what_can(pool)
-                    self._await_an_end()
-            except BaseException:
-                self._stop(pool)
-                raise
-        if self.full is not None:
-            raise self.full
+    def execute(self) -> Summary:
+        count = min(len(self.waiting), MOST_RUNS)
+        try:
+            # With a single job, joblib would execute it in this thread, which Ctrl-C interrupts.
+            Parallel(n_jobs=count + 1, backend="threading", batch_size=1, pre_dispatch="all")(
+                delayed(self._work)() for _ in range(count)
+            )
+        except BaseException as error:
+            self._stop(error)
+            with self.changed:  # The threads record what has finished.
+                self.changed.wait_for(lambda: not self.running)
+        if self.error is not None:
+            raise self.error
+        if self.no_room is not None:
+            raise self.no_room
         return self.summary
 
-    def _start_what_can(self, pool: ThreadPoolExecutor) -> None:
-        free = self._free() if self.waiting else []
-        for planned in tuple(self.waiting):
-            if not free or self.full:
-                return
-            if self._done_elsewhere(planned):
-                continue
-            claim = self._claim(planned)
-            if claim is None:
-                continue
-            if self._done_elsewhere(planned):  # It ended between the two looks.
-                claim.release()
-                continue
-            place = self._place(free)
-            if place is None:
-                claim.release()
-                return
-            self.waiting.remove(planned)
-            device, hold = place
-            future = pool.submit(self._supervise, planned, device)
-            self.running[future] = planned, device, (claim, *hold)
+    def _work(self) -> None:
+        """Execute runs until none is left."""
+        try:
+            while assignment := self._next():
+                self._execute(assignment)
+        except BaseException as error:
+            self._stop(error)
 
-    def _free(self) -> list[Device]:
-        left = list(self.setting.slots())
-        for _, device, _ in self.running.values():
-            if device in left:
-                left.remove(device)
-        return left
+    def _stop(self, error: BaseException) -> None:
+        """End the sweep with the first error; the runs under way end as "stopped"."""
+        with self.changed:
+            is_first, self.error = self.error is None, self.error or error
+            self.waiting.clear()
+        if is_first:
+            self.launcher.stop()
 
-    def _place(self, free: list[Device]) -> tuple[Device, tuple[FileLock, ...]] | None:
-        """The next free slot, and the hold on its GPU; those that another sweep is on are not."""
-        while free:
-            device = free.pop(0)
-            if device.id == "cpu":  # There runs take turns, whoever's they are.
-                return device, ()
-            if hold := acquire_gpu(device):
-                return device, (hold,)
+    # Before a run
+
+    def _next(self) -> _Assignment | None:
+        """The next run on a free slot, as soon as there is one; None when no run is left."""
+        with self.polling, self.changed:
+            while self.waiting:
+                if assignment := self._assign():
+                    self.running.append(assignment)
+                    return assignment
+                self.changed.wait(POLL_SECONDS)
         return None
 
-    def _claim(self, planned: PlannedRun) -> RunLock | None:
-        lock = RunLock(self.setting.store.artefacts(planned.run))
-        try:
-            return lock if lock.acquire_for(planned.recipe.name, planned.run.seed) else None
-        except OSError as error:
-            self._disk_full(error)
-            return None
+    def _assign(self) -> _Assignment | None:
+        """Lock the first waiting run that can be executed now, and the slot for it."""
+        free = self._free_slots()
+        for planned in tuple(self.waiting):
+            if not free:
+                break
+            if self._recorded_elsewhere(planned):
+                continue
+            lock = RunLock(self.context.store.artefacts(planned.run))
+            try:
+                if not lock.acquire_for(planned.recipe.name, planned.run.seed):
+                    continue
+            except OSError as error:
+                self._handle_full_disk(error)
+                break
+            # Another sweep may have recorded it between the first look and the lock.
+            place = None if self._recorded_elsewhere(planned) else self._lock_slot(free)
+            if place is not None:
+                self.waiting.remove(planned)
+                return _Assignment(planned, place[0], (lock, *place[1]))
+            lock.release()
+        return None
 
-    def _disk_full(self, error: Exception) -> None:
-        """Begin no run any more; those under way may still find room at their end."""
-        if not (isinstance(error, NoRoom) or is_no_room(error)):
-            raise error
-        self.full = error if isinstance(error, NoRoom) else NoRoom.at(self.setting.store.root)
-        self.waiting.clear()
+    def _free_slots(self) -> list[Device]:
+        free = list(self.context.slots())
+        for assignment in self.running:
+            if assignment.device in free:
+                free.remove(assignment.device)
+        return free
 
-    def _done_elsewhere(self, planned: PlannedRun) -> bool:
-        trace = self.setting.store.record_version(planned.run)
-        if trace is None or trace == planned.seen:
+    def _lock_slot(self, free: list[Device]) -> tuple[Device, tuple[FileLock, ...]] | None:
+        """The first slot whose GPU no other sweep uses, with the lock of that GPU."""
+        while free:
+            device = free.pop(0)
+            if device.id == "cpu":  # Its runs take turns, whatever sweep they are of.
+                return device, ()
+            if lock := acquire_gpu(device):
+                return device, (lock,)
+        return None
+
+    def _recorded_elsewhere(self, planned: PlannedRun) -> bool:
+        version = self.context.store.record_version(planned.run)
+        if version in (None, planned.previous_version):
             return False
         self.waiting.remove(planned)
         self.summary.elsewhere += 1
-        self.watcher.ended(planned, self.setting.store.find(planned.run), "concluded elsewhere")
+        record = self.context.store.find(planned.run)
+        self.callback.on_run_end(planned, record, "concluded elsewhere")
         return True
 
-    def _await_an_end(self) -> None:
-        if not self.running:
-            if self.waiting:  # All of them are another sweep's.
-                time.sleep(POLL_SECONDS)
-            return
-        patience = POLL_SECONDS if self.waiting else None
-        done, _ = wait(self.running, timeout=patience, return_when=FIRST_COMPLETED)
-        for future in done:
-            self._conclude(future)
+    # A run and its end
 
-    def _supervise(self, planned: PlannedRun, device: Device) -> ProcessResult:
-        """One run to its end; in smaller and smaller parts, if memory is too small for it."""
-        environment = {**device.environment, "KERAS_BACKEND": self.setting.backend}
-        job = _job(planned, self.setting, device)
-        folder = self.setting.store.artefacts(planned.run)
-        trail = StatusWriter(folder, partial(self.watcher.event, planned))
+    def _execute(self, assignment: _Assignment) -> None:
+        planned = assignment.planned
+        try:
+            try:
+                result = self._supervise(assignment)
+                with self.changed:
+                    record, message = self._record(planned, result)
+            except (NoRoom, OSError) as error:
+                self._handle_full_disk(error)
+                record, message = None, "the disk is full"
+            with self.changed:
+                self.callback.on_run_end(planned, record, message)
+        finally:
+            with self.changed:
+                self.running.remove(assignment)
+                for lock in assignment.locks:
+                    lock.release()
+                self.changed.notify_all()
+
+    def _supervise(self, assignment: _Assignment) -> ProcessResult:
+        """Execute a run; where memory is too small, again with twice as many micro-batches."""
+        environment = {**assignment.device.environment, "KERAS_BACKEND": self.context.backend}
+        job = self.context.job(assignment.planned, assignment.device)
+        report = partial(self.callback.on_event, assignment.planned)
         while True:
-            ended = self.launch(job, environment, trail)
-            if ended.how != "out of memory":
-                return ended
+            result = self.launcher(job, environment, report)
+            if result.status != "out of memory":
+                return result
             if job.micro_batches >= MOST_MICRO_BATCHES:
-                assert ended.failed is not None
-                reason = f"out of memory: {ended.failed.reason.removeprefix('out of memory: ')}"
-                return ProcessResult(
-                    "failed", failed=ended.failed.model_copy(update={"reason": reason})
-                )
+                assert result.failed is not None
+                reason = f"out of memory: {result.failed.reason.removeprefix('out of memory: ')}"
+                failed = result.failed.model_copy(update={"reason": reason})
+                return ProcessResult("failed", failed=failed)
             job = job.model_copy(update={"micro_batches": 2 * job.micro_batches})
 
-    def _conclude(self, future: Future[ProcessResult]) -> None:
-        planned, _, held = self.running[future]
-        try:
-            _conclude(planned, future.result(), self.setting, self.summary, self.watcher)
-        except (NoRoom, OSError) as error:
-            self._disk_full(error)
-            self.watcher.ended(planned, None, "the disk is full")
-        del self.running[future]
-        for claim in held:
-            claim.release()
+    def _record(self, planned: PlannedRun, result: ProcessResult) -> tuple[RunRecord | None, str]:
+        """Write the record of a run, where there is to be one, and say how the run ended."""
+        reason = result.failed.reason if result.failed else ""
+        if result.status == "stopped":
+            return None, "stopped"
+        if result.status == "no room":
+            raise NoRoom.at(self.context.store.root, reason)
+        if result.status == "wrong input":
+            self.summary.wrong_input.append(reason)
+            return None, reason
+        record = _run_record(planned, result, self.context)
+        self.context.store.save(record)
+        if isinstance(record.result, Failed):
+            self.summary.failed.append(record)
+            return record, record.result.reason
+        self.context.store.drop_checkpoints(planned.run)
+        self.summary.finished += 1
+        return record, "finished"
 
-    def _stop(self, pool: ThreadPoolExecutor) -> None:
-        """End the children, and keep what ended well."""
-        pool.shutdown(wait=False, cancel_futures=True)
-        self.launch.stop()
-        pool.shutdown(wait=True)
-        for future, (_, _, held) in tuple(self.running.items()):
-            if not future.cancelled() and future.exception() is None:
-                self._conclude(future)
-            for claim in held:
-                claim.release()
-
-
-def _job(planned: PlannedRun, setting: SweepContext, device: Device) -> Job:
-    return Job(
-        run=planned.run,
-        data=str(setting.data_folder.resolve()),
-        weights=tuple(str(file.resolve()) if file else None for file in planned.weights_files),
-        output=str(setting.store.artefacts(planned.run).resolve()),
-        device=device.id,
-        device_name=device.name,
-        device_shared=device.shared,
-        shifted=str(setting.shifted.resolve()) if setting.shifted else None,
-        checkpoint_seconds=setting.checkpoint_seconds,
-        epochs=setting.epochs if planned.run.protocol.augmentation.policy else None,
-    )
+    def _handle_full_disk(self, error: Exception) -> None:
+        """Start no more runs; those under way may still find room when they end."""
+        if not (isinstance(error, NoRoom) or is_no_room(error)):
+            raise error
+        no_room = error if isinstance(error, NoRoom) else NoRoom.at(self.context.store.root)
+        with self.changed:
+            self.no_room = no_room
+            self.waiting.clear()
 
 
-def _conclude(
-    planned: PlannedRun,
-    ended: ProcessResult,
-    setting: SweepContext,
-    summary: Summary,
-    watcher: ProgressCallback,
-) -> None:
-    if ended.how == "stopped":
-        watcher.ended(planned, None, "stopped")
-        return
-    if ended.how == "no room":
-        assert ended.failed is not None
-        raise NoRoom.at(setting.store.root, ended.failed.reason)
-    if ended.how == "wrong input":
-        assert ended.failed is not None
-        summary.wrong_input.append(ended.failed.reason)
-        watcher.ended(planned, None, ended.failed.reason)
-        return
-    record = _record(planned, ended, setting)
-    setting.store.save(record)
-    if isinstance(record.result, Failed):
-        summary.failed.append(record)
-        watcher.ended(planned, record, record.result.reason)
-    else:
-        setting.store.drop_checkpoints(planned.run)
-        summary.finished += 1
-        watcher.ended(planned, record, "finished")
-
-
-def _record(planned: PlannedRun, ended: ProcessResult, setting: SweepContext) -> RunRecord:
-    """Predictions -> metrics -> record. The predictions are on disk before the record is."""
-    result: Finished | Failed
-    if ended.failed is not None:
-        result = ended.failed
+def _run_record(planned: PlannedRun, result: ProcessResult, context: SweepContext) -> RunRecord:
+    """The record of a finished or failed run, whose predictions are on disk before it is."""
+    outcome: Finished | Failed
+    if result.failed is not None:
+        outcome = result.failed
     else:
         try:
-            result = _finished(planned, ended, setting)
-        except StoreError as error:  # What the worker wrote did not last until now.
-            result = Failed(reason=str(error))
+            outcome = _evaluate(planned, result, context)
+        except StoreError as error:  # The worker's predictions have been damaged since.
+            outcome = Failed(reason=str(error))
         except (ArithmeticError, LookupError, ValueError) as error:
             reason = f"its predictions cannot be scored: {type(error).__name__}: {error}"
-            result = Failed(reason=reason)
+            outcome = Failed(reason=reason)
     return RunRecord(
         run=planned.run,
-        profile=setting.profile,
-        data=setting.data,
+        profile=context.profile,
+        data=context.data,
         note=planned.note,
-        result=result,
+        result=outcome,
     )
 
 
-def _finished(planned: PlannedRun, ended: ProcessResult, setting: SweepContext) -> Finished:
-    assert ended.outcome is not None
-    store, run = setting.store, planned.run
-    parts = read_predictions(store.artefacts(run) / PREDICTIONS)
-    evaluation = {name: part for name, part in parts.items() if name != "train"}
-    store.save_predictions(run, evaluation)
-    return Finished(
-        **dict(ended.outcome), **dict(metrics.evaluate(evaluation, setting.data.class_names))
-    )
+def _evaluate(planned: PlannedRun, result: ProcessResult, context: SweepContext) -> Finished:
+    """Score the worker's predictions and store those of evaluated parts."""
+    assert result.outcome is not None
+    predictions = read_predictions(context.store.artefacts(planned.run) / PREDICTIONS)
+    evaluated = {part: value for part, value in predictions.items() if part != "train"}
+    context.store.save_predictions(planned.run, evaluated)
+    evaluation = metrics.evaluate(evaluated, context.data.class_names)
+    return Finished(**dict(result.outcome), **dict(evaluation))

@@ -1,7 +1,7 @@
-"""What the sweeps in a results folder are doing, told by files: for another terminal.
+"""What the sweeps in a results folder are doing, for another terminal.
 
-While a run is under way, its sweep writes where it is beside its artefacts, once a second at
-most. Whether it still is under way is what its claim tells, not that file.
+While a run is under way, its sweep writes its state beside its artefacts, once a second at most.
+Whether it is still under way is what its run lock says, not that file.
 """
 
 from __future__ import annotations
@@ -12,111 +12,109 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.execution.locks import RUN_LOCK, RunLock
-from harness.execution.processes import Event
+from harness.execution.locks import RUN_LOCK, LockOwner, RunLock
+from harness.execution.processes import LOG
+from harness.schema.events import Event, PhaseEvent
+from harness.schema.records import Failed, RunRecord
 from harness.storage.records import Store
+from harness.sweep.callbacks import ProgressCallback
+from harness.sweep.planner import PlannedRun
 from harness.sweep.run_state import RunState
 
-PROGRESS = "progress.json"
-EVERY_SECONDS = 1.0
+STATUS_FILE = "status.json"
+INTERVAL_SECONDS = 1.0
 
 
 @dataclass
-class StatusWriter:
-    """Listens to the events of one run and leaves the last of them in its artefacts."""
+class StatusCallback(ProgressCallback):
+    """Writes the state of each run into its artefacts."""
 
-    folder: Path
-    pass_on: Callable[[Event], None]
-    _standing: RunState = field(default_factory=RunState)
-    _last: float = field(default=0.0)
+    store: Store
+    clock: Callable[[], float] = time.monotonic
+    _states: dict[str, RunState] = field(default_factory=dict)
+    _written: dict[str, float] = field(default_factory=dict)
 
-    def __call__(self, event: Event) -> None:
-        self.pass_on(event)
-        if not self._standing.hear(event):
-            return
-        now = time.monotonic()
-        if event["event"] == "phase" or now - self._last >= EVERY_SECONDS:
-            self._last = now
-            self._write()
+    def on_event(self, planned: PlannedRun, event: Event) -> None:
+        run_id, now = planned.run.id, self.clock()
+        state = self._states.setdefault(run_id, RunState())
+        due = now - self._written.get(run_id, -INTERVAL_SECONDS) >= INTERVAL_SECONDS
+        if state.update(event) and (due or isinstance(event, PhaseEvent)):
+            self._written[run_id] = now
+            _write(self.store.artefacts(planned.run) / STATUS_FILE, state)
 
-    def _write(self) -> None:
-        """Not synced: it is of no use after a crash. A full disk is not this file's business."""
-        path = self.folder / PROGRESS
-        temporary = path.with_name(f"{PROGRESS}-new")
-        try:
-            temporary.write_text(json.dumps(self._standing.told()), encoding="utf-8")
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
+    def on_run_end(self, planned: PlannedRun, record: RunRecord | None, message: str) -> None:
+        self._states.pop(planned.run.id, None)
+        self._written.pop(planned.run.id, None)
+
+
+def _write(path: Path, state: RunState) -> None:
+    """Without syncing: the file is of no use after a crash. A full disk does not matter to it."""
+    temporary = path.with_name(f"{path.name}-new")
+    try:
+        temporary.write_text(json.dumps(state.to_dict()), encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> RunState:
+    try:
+        return RunState.from_dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError, KeyError):
+        return RunState()  # Nothing yet, or by another version.
 
 
 @dataclass(frozen=True)
-class Running:
-    """A run that somebody is at work on."""
+class RunningRun:
+    """A run that a sweep is executing."""
 
-    recipe: str
-    seed: int
-    holder: str
+    owner: LockOwner
     seconds: float
-    standing: RunState
+    state: RunState
     log: Path
 
-    @property
-    def what(self) -> str:
-        return self.standing.sentence
 
-
-def running(store: Store, now: float) -> tuple[Running, ...]:
-    """Every run under way in this folder, by whichever sweep; ``now`` in seconds of the epoch."""
-    found = []
-    for file in sorted((store.root / "artefacts").glob(f"*/{RUN_LOCK}")):
-        owner = RunLock(file.parent).owner()
-        if owner is None:
-            continue
-        found.append(
-            Running(
-                recipe=owner.recipe,
-                seed=owner.seed,
-                holder=f"{owner.host}:{owner.pid}",
-                seconds=max(now - (owner.since or now), 0.0),
-                standing=_standing(file.parent / PROGRESS),
-                log=file.parent / "log.txt",
-            )
+def running_runs(store: Store, now: float) -> tuple[RunningRun, ...]:
+    """The runs that any sweep is executing in this folder; ``now`` in seconds of the epoch."""
+    folders = sorted(path.parent for path in (store.root / "artefacts").glob(f"*/{RUN_LOCK}"))
+    return tuple(
+        RunningRun(
+            owner=owner,
+            seconds=max(now - (owner.since or now), 0.0),
+            state=_read(folder / STATUS_FILE),
+            log=folder / LOG,
         )
-    return tuple(found)
-
-
-def _standing(path: Path) -> RunState:
-    try:
-        return RunState.from_told(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return RunState()  # Nothing yet, or by another version.
+        for folder in folders
+        if (owner := RunLock(folder).owner()) is not None
+    )
 
 
 def report(store: Store, now: float) -> str:
     """The page that ``wbc-bench status`` prints."""
-    records, under_way = store.records(), running(store, now)
-    failed = [record for record in records if not record.finished]
-    lines = [
-        f"{len(records) - len(failed)} finished, {len(failed)} failed, {len(under_way)} running"
+    records, running = store.records(), running_runs(store, now)
+    failed = [record for record in records if isinstance(record.result, Failed)]
+    finished = len(records) - len(failed)
+    lines = [f"{finished} finished, {len(failed)} failed, {len(running)} running"]
+    for run in running:
+        lines += ["", *_lines(run)]
+    lines += [""] if running and failed else []
+    lines += [
+        f"failed: {record.run.recipe}: {record.result.reason}"
+        for record in failed
+        if isinstance(record.result, Failed)
     ]
-    for one in under_way:
-        lines += ["", *_lines(one)]
-    lines += [""] if under_way and failed else []
-    for record in failed:
-        assert record.result.status == "failed"
-        lines.append(f"failed: {record.run.recipe}: {record.result.reason}")
     return "\n".join(lines)
 
 
-def _lines(one: Running) -> list[str]:
-    """Three short ones rather than a table, whose rows no terminal could hold."""
-    rate, memory = one.standing.images_per_second, one.standing.memory
-    costs = [f"{rate} images/s"] if rate else []
-    costs += [f"memory {memory}"] if memory else []
+def _lines(run: RunningRun) -> list[str]:
+    """A few short lines, since the rows of a table would not fit a terminal."""
+    owner, state = run.owner, run.state
+    costs = [f"{state.images_per_second} images/s"] if state.rate else []
+    costs += [f"memory {state.memory}"] if state.memory else []
     return [
-        f"{one.recipe}, seed {one.seed}: {one.seconds / 60:.1f} minutes, by {one.holder}",
-        f"  {one.what}",
+        f"{owner.recipe}, seed {owner.seed}: {run.seconds / 60:.1f} minutes, "
+        f"by {owner.host}:{owner.pid}",
+        f"  {state.sentence}",
         *([f"  {', '.join(costs)}"] if costs else []),
-        f"  {one.log}",
+        f"  {run.log}",
     ]

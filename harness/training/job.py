@@ -6,7 +6,6 @@ import platform
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -18,10 +17,11 @@ from harness.data.image_cache import open_dataset
 from harness.data.shifted_test import open_shifted
 from harness.data.splitting import split_indices
 from harness.execution import devices
-from harness.execution.child import throttled
+from harness.execution.child import Emit, step_reporter
 from harness.execution.locks import DeviceLock
 from harness.execution.monitor import ResourceMonitor
 from harness.schema.dataset import Dataset
+from harness.schema.events import EpochEvent, MessageEvent, PhaseEvent, WarningEvent
 from harness.schema.ledger import Ledger
 from harness.schema.records import Environment, Outcome, Timings
 from harness.schema.run import Job
@@ -36,7 +36,7 @@ from harness.training.trainer import TrainingResult, train
 
 
 def execute(
-    job: Job, device_lock: DeviceLock, monitor: ResourceMonitor, emit: Any, start: float
+    job: Job, device_lock: DeviceLock, monitor: ResourceMonitor, emit: Emit, start: float
 ) -> Outcome:
     """Train and predict a run, and write its artefacts.
 
@@ -49,9 +49,9 @@ def execute(
     weights = tuple(Path(file) if file else None for file in job.weights)
     data, checkpoints = open_dataset(Path(job.data)), _checkpoints(job, emit)
     callbacks = Callbacks(
-        on_phase_begin=lambda name, steps: emit("phase", name=name, steps=steps),
-        on_batch_end=throttled(lambda done, of: emit("step", done=done, of=of)),
-        on_epoch_end=lambda epoch: emit("epoch", line=epoch.model_dump(mode="json")),
+        on_phase_begin=lambda name, steps: emit(PhaseEvent(name=name, steps=steps)),
+        on_batch_end=step_reporter(emit),
+        on_epoch_end=lambda epoch: emit(EpochEvent(epoch=epoch)),
     )
     prefetch = EpochPrefetcher(job)
     try:
@@ -59,9 +59,9 @@ def execute(
         result = train(job.run, data, weights, device_lock, callbacks, options)
     finally:
         prefetch.close()
-    emit("phase", name="writing", steps=1)
+    emit(PhaseEvent(name="writing", steps=1))
     _write(Path(job.output), result)
-    monitor.energy.look()
+    monitor.energy.sample()
     resumed = checkpoints.resumed
     ledger = Ledger(
         **result.counts,
@@ -86,7 +86,7 @@ def _device_memory_mb() -> float | None:
 
 
 def _options(
-    job: Job, data: Dataset, checkpoints: CheckpointManager, prefetch: EpochPrefetcher, emit: Any
+    job: Job, data: Dataset, checkpoints: CheckpointManager, prefetch: EpochPrefetcher, emit: Emit
 ) -> TrainOptions:
     shifted = cache = None
     if job.shifted:
@@ -94,7 +94,7 @@ def _options(
         shifted = open_shifted(Path(job.shifted), data, test, job.run.split)
     if job.epochs is not None:
         folder, limit = Path(job.epochs.folder), job.epochs.limit_bytes
-        cache = EpochCache(folder, limit, warn=lambda text: emit("message", text=text))
+        cache = EpochCache(folder, limit, warn=lambda text: emit(MessageEvent(text=text)))
     return TrainOptions(
         device_name=job.device_name,
         shifted=shifted,
@@ -105,12 +105,12 @@ def _options(
     )
 
 
-def _checkpoints(job: Job, emit: Any) -> CheckpointManager:
+def _checkpoints(job: Job, emit: Emit) -> CheckpointManager:
     """Checkpoints that only the same program on the same backend resumes from."""
 
     def warn(line: str) -> None:
         print(f"warning: {line}", file=sys.stderr, flush=True)
-        emit("warning", line=line)
+        emit(WarningEvent(text=line))
 
     environment = _environment()
     signature = {

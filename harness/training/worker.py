@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.execution.child import serve
+from harness.execution.child import Emit, serve
+from harness.schema.events import PhaseEvent
 
 START = time.perf_counter()
 
@@ -20,8 +21,8 @@ def main() -> int:
     return serve(_execute)
 
 
-def _execute(job_text: str, emit: Any) -> dict[str, Any]:
-    from harness.execution import energy
+def _execute(job_text: str, emit: Emit) -> dict[str, Any]:
+    from harness.execution.energy import EnergyMeter
     from harness.execution.locks import DeviceLock, artefacts_lock
     from harness.execution.monitor import ResourceMonitor
     from harness.schema.run import Job
@@ -29,14 +30,11 @@ def _execute(job_text: str, emit: Any) -> dict[str, Any]:
     job = Job.model_validate_json(job_text)
     device_lock = DeviceLock(job.device, own=job.own_device)
 
-    def on_memory(resident_mb: float | None, device_mb: float | None) -> None:
-        emit("memory", resident_mb=resident_mb, device_mb=device_mb)
-
     with (
         artefacts_lock(Path(job.output)),
-        ResourceMonitor(energy.of(job.device), on_memory) as monitor,
+        ResourceMonitor(EnergyMeter.of_device(job.device), emit) as monitor,
     ):
-        emit("phase", name="start", steps=1)
+        emit(PhaseEvent(name="start", steps=1))
         with device_lock.shared():  # Loading a framework keeps a core busy for seconds.
             import keras  # noqa: F401
 

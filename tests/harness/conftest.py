@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from harness.evaluation import metrics
-from harness.execution.processes import Event, ProcessResult
+from harness.execution.processes import ProcessResult
 from harness.schema.dataset import DataSummary, Split
+from harness.schema.events import Event, PhaseEvent
 from harness.schema.predictions import Predictions
 from harness.schema.protocol import Protocol
 from harness.schema.records import (
@@ -28,6 +29,7 @@ from harness.schema.records import (
 from harness.schema.run import Job, Run, Weights
 from harness.storage.predictions import write_predictions
 from harness.storage.records import PREDICTIONS, Store
+from harness.sweep.callbacks import ProgressCallback
 from harness.sweep.planner import PlannedRun
 from zoo.registry import find
 
@@ -156,7 +158,7 @@ class StandIn:
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
     ) -> ProcessResult:
         self.launched.append(job.run.recipe)
-        report({"event": "phase", "name": "features", "steps": 100})
+        report(PhaseEvent(name="features", steps=100))
         fate = self.fails.get(job.run.recipe)
         if isinstance(fate, BaseException):
             raise fate
@@ -166,6 +168,30 @@ class StandIn:
         told = {k: p for k, p in parts.items() if k != "shifted" or job.shifted}
         write_predictions(Path(job.output) / PREDICTIONS, told)
         return ProcessResult("finished", outcome=made_outcome())
+
+
+class Recorder(ProgressCallback):
+    """Remembers the progress of a sweep."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.events: list[tuple[str, Event]] = []
+        self.messages: dict[str, str] = {}
+
+    def on_sweep_begin(self) -> None:
+        self.calls.append("begin")
+
+    def on_event(self, planned: PlannedRun, event: Event) -> None:
+        self.events.append((planned.recipe.name, event))
+
+    def on_run_end(self, planned: PlannedRun, record: RunRecord | None, message: str) -> None:
+        self.messages[planned.recipe.name] = message
+
+    def on_sweep_end(self) -> None:
+        self.calls.append("end")
+
+    def phase_names(self) -> list[str]:
+        return [event.name for _, event in self.events if isinstance(event, PhaseEvent)]
 
 
 @pytest.fixture

@@ -57,9 +57,9 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     def local(recipe: Any) -> Path | None:
         return real(recipe) if recipe.name == "lite0" else None
 
-    real = harness.sweep.planner.shelf.imagenet_file
-    monkeypatch.setattr("harness.sweep.planner.shelf.imagenet_file", fail)
-    monkeypatch.setattr("harness.sweep.planner.shelf.local_imagenet_file", local)
+    real = harness.sweep.weights.zoo_weights.imagenet_file
+    monkeypatch.setattr("harness.sweep.weights.zoo_weights.imagenet_file", fail)
+    monkeypatch.setattr("harness.sweep.weights.zoo_weights.local_imagenet_file", local)
 
 
 @pytest.fixture

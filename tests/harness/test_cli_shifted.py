@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 import harness.execution.processes
-from harness.execution.processes import Event, ProcessResult
+from harness.execution.processes import ProcessResult
+from harness.schema.events import Event
 from harness.schema.run import Job
 from tests.harness.conftest import StandIn
 from tests.harness.test_cli import SETTINGS, Cli, make_set, wbc

@@ -135,8 +135,8 @@ def test_the_manifest_is_the_same_bytes_on_every_machine_path(
     [
         ("raise SystemExit(3)", "ended with exit code 3"),
         ("import os; os.kill(os.getpid(), 9)", r"killed \(signal 9\)"),
-        ('print(\'{"event": "failed", "reason": "no memory", "user": false}\')', "no memory"),
-        ('print(\'{"event": "done"}\')', "the child process wrote none"),
+        ('print(\'{"event": "failed", "reason": "no memory", "status": "failed"}\')', "no memory"),
+        ('print(\'{"event": "done", "outcome": {}}\')', "the child process wrote none"),
     ],
 )
 def test_a_child_that_fails_is_reported_in_one_line(

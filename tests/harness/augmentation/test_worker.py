@@ -22,6 +22,7 @@ from harness.data.sources import prepare
 from harness.execution.processes import WorkerProcess
 from harness.schema.augmentation import Augmentation, EpochCacheSettings, parse
 from harness.schema.dataset import Split, Subset
+from harness.schema.events import Event, MessageEvent
 from harness.schema.protocol import Loss, Phase, Protocol
 from harness.schema.run import Job, Run, Weights
 from harness.storage.files import read_arrays
@@ -200,16 +201,17 @@ def test_a_worker_trains_on_its_epochs_and_reports_what_it_could_not_keep(
     run = made_run(folder, "mixup", from_scratch=Phase(epochs=3, batch_size=16))
     one = 64 * (3 * 32**2 + 4 * 8)
     job = made_job(run, folder, tmp_path, limit=2 * one + 3000)
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     from harness.execution.devices import Device
 
     ended = WorkerProcess()(job, Device("cpu", "CPU").environment, events.append)
-    assert ended.how == "finished", ended
-    assert any("no room" in event["text"] for event in events if event["event"] == "message")
+    assert ended.status == "finished", ended
+    assert any("no room" in event.text for event in events if isinstance(event, MessageEvent))
     assert len(list((tmp_path / "epochs").glob("*/epoch-*"))) == 2
     roomy = made_job(run, folder, tmp_path / "roomy")
     assert (
-        WorkerProcess()(roomy, Device("cpu", "CPU").environment, lambda _: None).how == "finished"
+        WorkerProcess()(roomy, Device("cpu", "CPU").environment, lambda _: None).status
+        == "finished"
     )
     assert len(list((tmp_path / "roomy" / "epochs").glob("*/epoch-*"))) == 3
     one_way, other_way = (

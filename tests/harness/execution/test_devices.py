@@ -14,10 +14,10 @@ import pytest
 from harness.execution.devices import Device, visible
 from harness.execution.locks import acquire_gpu
 from harness.storage.records import Store
-from harness.sweep.planner import pending
+from harness.sweep.planner import find_pending
 from harness.sweep.scheduler import sweep
 from tests.harness.conftest import StandIn, made_planned
-from tests.harness.sweep.test_scheduler import NAMES, Nobody, setting
+from tests.harness.sweep.test_scheduler import NAMES, made_context
 
 GPU = Device("gpu:0", "Test GPU")
 
@@ -95,15 +95,12 @@ class Together(StandIn):
 
 def test_two_sweeps_take_turns_at_one_gpu(tmp_path: Path) -> None:
     planned, trainer = [made_planned(name) for name in NAMES], Together()
-    settings = replace(setting(tmp_path), slots=lambda: (GPU,))
-    threads = [
-        threading.Thread(target=sweep, args=(planned, settings, trainer, Nobody()))
-        for _ in range(2)
-    ]
+    settings = replace(made_context(tmp_path), slots=lambda: (GPU,))
+    threads = [threading.Thread(target=sweep, args=(planned, settings, trainer)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
     assert trainer.most == 1
     assert sorted(trainer.launched) == sorted(NAMES)
-    assert pending(planned, Store(tmp_path)) == ()
+    assert find_pending(planned, Store(tmp_path)) == ()

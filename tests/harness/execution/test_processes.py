@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.execution.processes import Children, Event, ProcessResult, WorkerProcess
+from harness.execution.processes import Children, ProcessResult, WorkerProcess
+from harness.schema.events import DoneEvent, Event, PhaseEvent
 from harness.schema.run import Job
 from tests.harness.conftest import made_outcome, made_run
 
-HEAR = "import json, os, signal, sys, time\njob = json.loads(sys.stdin.readline())\n"
-TELL = "def tell(**e): print(json.dumps(e), flush=True)\n"
+READ_JOB = "import json, os, signal, sys, time\njob = json.loads(sys.stdin.readline())\n"
+EMIT = "def emit(**e): print(json.dumps(e), flush=True)\n"
 
 
 def launch(
@@ -30,7 +31,7 @@ def launch(
         device="cpu",
         device_name="Test CPU",
     )
-    command = (sys.executable, "-c", HEAR + TELL + program)
+    command = (sys.executable, "-c", READ_JOB + EMIT + program)
     events: list[Event] = []
     launcher = WorkerProcess(children or Children(), timeout, command)
     return launcher(job, {"MARK": "seen"}, events.append), events
@@ -38,15 +39,15 @@ def launch(
 
 def test_a_finished_child_hands_back_its_outcome(tmp_path: Path) -> None:
     outcome = made_outcome()
-    program = f"tell(event='done', outcome=json.loads({outcome.model_dump_json()!r}))"
+    program = f"emit(event='done', outcome=json.loads({outcome.model_dump_json()!r}))"
     ended, events = launch(tmp_path, program)
     assert ended == ProcessResult("finished", outcome=outcome)
-    assert [event["event"] for event in events] == ["done"]
+    assert events == [DoneEvent(outcome=outcome.model_dump(mode="json"))]
 
 
 def test_the_environment_reaches_the_child(tmp_path: Path) -> None:
-    _, events = launch(tmp_path, "tell(event='phase', name=os.environ['MARK'], steps=1)")
-    assert events == [{"event": "phase", "name": "seen", "steps": 1}]
+    _, events = launch(tmp_path, "emit(event='phase', name=os.environ['MARK'], steps=1)")
+    assert events == [PhaseEvent(name="seen", steps=1)]
 
 
 @pytest.mark.parametrize(
@@ -57,48 +58,57 @@ def test_the_environment_reaches_the_child(tmp_path: Path) -> None:
         ("sys.exit(3)", "ended with exit code 3"),
         ("sys.exit(0)", "ended with exit code 0"),
         ('print(\'{"event": "do\', flush=True); sys.exit(4)', "ended with exit code 4"),
-        ("tell(event='failed', reason='ValueError: x', how='failed')", "ValueError: x"),
+        ("emit(event='failed', reason='ValueError: x', status='failed')", "ValueError: x"),
     ],
 )
 def test_every_bad_end_has_its_reason(tmp_path: Path, program: str, reason: str) -> None:
     ended, _ = launch(tmp_path, "print('last words', file=sys.stderr, flush=True)\n" + program)
-    assert ended.how == "failed"
+    assert ended.status == "failed"
     assert ended.failed is not None
     assert ended.failed.reason == reason
     assert "last words" in ended.failed.log_tail
 
 
-def test_wrong_input_is_told_apart_from_a_failure(tmp_path: Path) -> None:
-    ended, _ = launch(tmp_path, "tell(event='failed', reason='no such weights', how='wrong input')")
-    assert ended.how == "wrong input"
+def test_wrong_input_is_not_a_failure(tmp_path: Path) -> None:
+    ended, _ = launch(
+        tmp_path, "emit(event='failed', reason='no such weights', status='wrong input')"
+    )
+    assert ended.status == "wrong input"
 
 
-def test_a_hang_ends_even_if_it_ignores_the_polite_signal(
+def test_a_hang_ends_even_if_it_ignores_sigterm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harness.execution.processes.GRACE_SECONDS", 0.3)
     program = (
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "tell(event='phase', name=str(os.getpid()), steps=1)\n"
+        "emit(event='phase', name=str(os.getpid()), steps=1)\n"
         "time.sleep(600)"
     )
     ended, events = launch(tmp_path, program, timeout=1.0)
     assert ended.failed is not None
     assert ended.failed.reason == "timeout after 1 s"
+    assert isinstance(events[0], PhaseEvent)
     with pytest.raises(ProcessLookupError):
-        os.kill(int(events[0]["name"]), 0)
+        os.kill(int(events[0].name), 0)
 
 
-def test_stopping_ends_the_children_and_lets_none_be_born(tmp_path: Path) -> None:
+def test_stopping_ends_the_children_and_lets_none_start(tmp_path: Path) -> None:
     children, ends = Children(), []
 
     def run() -> None:
-        ends.append(launch(tmp_path, "tell(event='x')\ntime.sleep(600)", children=children)[0])
+        ends.append(
+            launch(
+                tmp_path,
+                "emit(event='phase', name='x', steps=1)\ntime.sleep(600)",
+                children=children,
+            )[0]
+        )
 
     thread = threading.Thread(target=run)
     thread.start()
     deadline = time.monotonic() + 20
-    while not children._alive and time.monotonic() < deadline:
+    while not children.living and time.monotonic() < deadline:
         time.sleep(0.01)
     children.stop()
     thread.join(20)

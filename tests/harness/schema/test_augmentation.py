@@ -114,15 +114,15 @@ def test_a_limit_below_one_epoch_is_rejected_on_loading(tmp_path: Path) -> None:
     )  # fmt: skip
     text = 'policy = "{}"\n[sweep]\naugmented_gigabytes = {}'
     enough = benchmark(tmp_path, text.format("mixup", 0.03))
-    store = planner.epoch_store(enough, data, tmp_path)
+    store = planner.epoch_cache_settings(enough, data, tmp_path)
     assert store is not None
     assert store.limit_bytes == 30_000_000
     for policy, gigabytes in (("mixup", 0.02), ("report-001", 0.1), ("mixup", 0)):
         small = benchmark(tmp_path, text.format(policy, gigabytes))
         with pytest.raises(ConfigError, match=r"augmented_gigabytes = .* less than one"):
-            planner.epoch_store(small, data, tmp_path)
+            planner.epoch_cache_settings(small, data, tmp_path)
     none = benchmark(tmp_path, text.format("none", 0))
-    assert planner.epoch_store(none, data, tmp_path) is None
+    assert planner.epoch_cache_settings(none, data, tmp_path) is None
 
 
 def test_every_step_says_what_it_does_to_pixels() -> None:

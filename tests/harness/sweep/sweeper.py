@@ -16,10 +16,11 @@ from pathlib import Path
 
 from harness.execution.devices import Device
 from harness.execution.locks import artefacts_lock
-from harness.execution.processes import Event, ProcessResult
+from harness.execution.processes import ProcessResult
+from harness.schema.events import Event
 from harness.schema.run import Job
 from harness.storage.records import Store
-from harness.sweep.planner import PlannedRun, pending
+from harness.sweep.planner import PlannedRun, find_pending
 from harness.sweep.scheduler import SweepContext, sweep
 from tests.harness.conftest import SUMMARY, StandIn, made_planned
 from zoo.registry import RECIPES
@@ -54,17 +55,12 @@ class Slow(StandIn):
         os.close(file)
 
 
-class Nobody:
-    def event(self, planned: PlannedRun, event: Event) -> None: ...
-    def ended(self, *_: object) -> None: ...
-
-
 def main() -> None:
     results = Path(sys.argv[1])
     recipes, seeds, slots = map(int, sys.argv[2:5])
     results.mkdir(parents=True, exist_ok=True)
     store = Store(results)
-    setting = SweepContext(
+    context = SweepContext(
         store=store,
         data_folder=results,
         data=SUMMARY,
@@ -73,8 +69,8 @@ def main() -> None:
     )
     print("ready", flush=True)
     sys.stdin.readline()
-    left = pending(planned(recipes, seeds), store)
-    sweep(left, setting, Slow(results, float(sys.argv[5])), Nobody())
+    left = find_pending(planned(recipes, seeds), store)
+    sweep(left, context, Slow(results, float(sys.argv[5])))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from harness.execution.processes import ProcessResult, WorkerProcess
 from harness.schema.records import Failed
 from harness.storage.records import FEATURES, PREDICTIONS, Store
 from harness.sweep.scheduler import SweepContext, sweep
-from tests.harness.conftest import SUMMARY, StandIn, made_planned
-from tests.harness.sweep.sweeper import Nobody, Slow
+from tests.harness.conftest import SUMMARY, Recorder, StandIn, made_planned
+from tests.harness.sweep.sweeper import Slow
 from tests.harness.sweep.sweeper import planned as many
 
 pytest.importorskip("distributed")
@@ -57,7 +57,7 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def setting(results: Path, slots: Callable[[], Sequence[Device]]) -> SweepContext:
+def made_context(results: Path, slots: Callable[[], Sequence[Device]]) -> SweepContext:
     return SweepContext(Store(results), results, SUMMARY, "quick", slots)
 
 
@@ -71,8 +71,8 @@ def test_the_engine_does_not_change_the_result(cluster: Any, images: Path, tmp_p
 
     wanted, cpu = many(6, 3), (Device("cpu", "Test CPU"),)
     alone, threads, spread = (tmp_path / name for name in ("alone", "threads", "spread"))
-    sweep(wanted, setting(alone, lambda: cpu), StandIn(), Nobody())
-    sweep(wanted, setting(threads, lambda: cpu * 4), StandIn(), Nobody())
+    sweep(wanted, made_context(alone, lambda: cpu), StandIn())
+    sweep(wanted, made_context(threads, lambda: cpu * 4), StandIn())
 
     spread.mkdir()
     there = Cluster(connect(cluster.scheduler_address), images, partial(Slow, spread, 0.3))
@@ -80,7 +80,7 @@ def test_the_engine_does_not_change_the_result(cluster: Any, images: Path, tmp_p
     killer = threading.Timer(1.0, os.kill, (next(iter(pids.values())), signal.SIGKILL))
     assert len(there.slots()) == 2
     killer.start()
-    summary = sweep(wanted, setting(spread, there.slots), there, Nobody())
+    summary = sweep(wanted, made_context(spread, there.slots), there)
     killer.join()
     there.close()
     assert summary.finished == len(wanted)
@@ -107,7 +107,7 @@ def test_a_worker_that_joins_later_gets_its_share(
         joining = threading.Timer(0.5, growing.scale, (3,))
         joining.start()
         wanted = many(6, 3)
-        summary = sweep(wanted, setting(tmp_path, there.slots), there, Nobody())
+        summary = sweep(wanted, made_context(tmp_path, there.slots), there)
         joining.join()
         there.close()
     assert summary.finished == len(wanted)
@@ -148,25 +148,21 @@ def test_a_stopped_sweep_ends_its_children_on_the_workers(
 
     make = partial(WorkerProcess, command=(sys.executable, "-c", ENDLESS))
     there = Cluster(connect(cluster.scheduler_address), images, make)
-    children: list[int] = []
-
-    class Impatient(Nobody):
-        def event(self, planned: object, event: dict[str, Any]) -> None:
-            children.append(int(event["name"]))
+    recorder = Recorder()
 
     def stop() -> None:
         deadline = time.monotonic() + 30
-        while not children and time.monotonic() < deadline:
+        while not recorder.events and time.monotonic() < deadline:
             time.sleep(0.05)
         there.stop()
 
     stopper = threading.Thread(target=stop)
     stopper.start()
-    sweep([made_planned()], setting(tmp_path, there.slots), there, Impatient())
+    sweep([made_planned()], made_context(tmp_path, there.slots), there, [recorder])
     stopper.join()
     assert Store(tmp_path).records() == ()
-    assert len(children) == 1
-    assert gone(children[0])
+    (child,) = recorder.phase_names()
+    assert gone(int(child))
     there.close()
 
 
@@ -177,7 +173,7 @@ def test_a_failure_on_a_worker_is_a_record_with_its_log(
 
     make = partial(WorkerProcess, command=(sys.executable, "-c", BROKEN))
     there = Cluster(connect(cluster.scheduler_address), images, make)
-    sweep([made_planned()], setting(tmp_path, there.slots), there, Nobody())
+    sweep([made_planned()], made_context(tmp_path, there.slots), there)
     there.close()
     (record,) = Store(tmp_path).records()
     assert record.result == Failed(reason="ended with exit code 3", log_tail=("last words",))
@@ -241,7 +237,7 @@ def test_a_full_disk_on_a_worker_is_one_runs_failure(
 
     there = Cluster(connect(cluster.scheduler_address), images, Full)
     planned = [made_planned(name) for name in ("vgg16", "resnet50", "lite0")]
-    summary = sweep(planned, setting(tmp_path, there.slots), there, Nobody())
+    summary = sweep(planned, made_context(tmp_path, there.slots), there)
     there.close()
     assert summary.finished == 2
     (failed,) = summary.failed
@@ -254,7 +250,7 @@ def test_what_goes_wrong_in_a_task_is_one_runs_failure(
     from harness.sweep.cluster import Cluster, connect
 
     there = Cluster(connect(cluster.scheduler_address), images, no_launcher)
-    sweep([made_planned()], setting(tmp_path, there.slots), there, Nobody())
+    sweep([made_planned()], made_context(tmp_path, there.slots), there)
     there.close()
     (record,) = Store(tmp_path).records()
     assert record.result == Failed(reason="on its worker: RuntimeError: no such launcher here")
@@ -271,10 +267,17 @@ def test_a_scheduler_that_goes_ends_the_sweep_in_one_line(images: Path, tmp_path
 
     local = LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None)
     there = Cluster(connect(local.scheduler_address), images, partial(Slow, tmp_path, 0.3))
-    closing = threading.Timer(1.0, local.close)
+
+    def close_after_the_first_record() -> None:
+        deadline = time.monotonic() + 60
+        while not Store(tmp_path).records() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        local.close()
+
+    closing = threading.Thread(target=close_after_the_first_record)
     closing.start()
     with pytest.raises(UserError, match="the scheduler is gone; the same command goes on"):
-        sweep(many(6, 3), setting(tmp_path, there.slots), there, Nobody())
+        sweep(many(6, 3), made_context(tmp_path, there.slots), there)
     closing.join()
     there.close()
     kept = Store(tmp_path).records()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 
 from harness.errors import NoRoom
 from harness.execution import processes
+from harness.execution.child import failure_status
 from harness.execution.devices import Device
 from harness.execution.locks import RunLock
 from harness.execution.processes import ProcessResult, WorkerProcess
@@ -22,10 +24,12 @@ from harness.reporting.publish import write_tables
 from harness.schema.records import Failed, Finished
 from harness.storage.predictions import write_predictions
 from harness.storage.records import PREDICTIONS, Store
-from harness.sweep.planner import pending
+from harness.sweep.planner import find_pending
 from harness.sweep.scheduler import SweepContext, sweep
+from harness.sweep.status import running_runs
 from tests.harness.conftest import (
     SUMMARY,
+    Recorder,
     StandIn,
     made_outcome,
     made_planned,
@@ -34,7 +38,7 @@ from tests.harness.conftest import (
     save_finished,
 )
 from tests.harness.sweep.sweeper import planned as many
-from tests.harness.sweep.test_scheduler import NAMES, Nobody, setting
+from tests.harness.sweep.test_scheduler import NAMES, made_context
 
 ROOT = Path(__file__).parents[3]
 
@@ -72,7 +76,7 @@ def journal(results: Path) -> list[tuple[str, str, str]]:
 
 
 def undisturbed(results: Path, recipes: int, seeds: int) -> list[bytes]:
-    sweep(many(recipes, seeds), setting(results), StandIn(), Nobody())
+    sweep(many(recipes, seeds), made_context(results), StandIn())
     return [path.read_bytes() for path in write_tables(results)]
 
 
@@ -93,9 +97,9 @@ def test_a_sweep_killed_thirty_times_loses_and_repeats_nothing(tmp_path: Path) -
     store = Store(results)
     assert len(store.records()) == 30
     assert all(record.finished for record in store.records())
-    heard = journal(results)
-    assert not [line for line in heard if line[0] == "repeats"]
-    assert len({pid for _, _, pid in heard}) > 20, "most must have been killed at work"
+    lines = journal(results)
+    assert not [line for line in lines if line[0] == "repeats"]
+    assert len({pid for _, _, pid in lines}) > 20, "most must have been killed at work"
     tables = [path.read_bytes() for path in write_tables(results)]
     assert tables == undisturbed(tmp_path / "calm", 5, 6)
 
@@ -111,18 +115,18 @@ def test_eight_sweeps_share_one_folder_though_two_are_killed(tmp_path: Path) -> 
         victim.kill()
     assert [parent.wait(60) for parent in parents[2:]] == [0] * 6
     assert len(Store(results).records()) == 50
-    heard, inside = journal(results), dict[str, str]()
+    lines, inside = journal(results), dict[str, str]()
     killed = {str(parent.pid) for parent in parents[:2]}
-    for what, run, pid in heard:
+    for what, run, pid in lines:
         assert what != "repeats"
         if what == "begins":
             assert inside.get(run) in (None, *killed), "two at work on one run"
             inside[run] = pid
         else:
             del inside[run]
-    ends = Counter(run for what, run, _ in heard if what == "ends")
+    ends = Counter(run for what, run, _ in lines if what == "ends")
     assert len(ends) == 50
-    assert len({pid for _, _, pid in heard}) >= 6, "the work was not shared"
+    assert len({pid for _, _, pid in lines}) >= 6, "the work was not shared"
     # What is left behind stops nobody.
     assert all(RunLock(folder).owner() is None for folder in (results / "artefacts").iterdir())
 
@@ -133,26 +137,70 @@ def test_a_run_that_another_sweep_holds_is_left_to_it(tmp_path: Path) -> None:
     one = many(1, 1)[0]
     folder = Store(tmp_path).artefacts(one.run)
     deadline = time.monotonic() + 20
-    while (told := RunLock(folder).owner()) is None and time.monotonic() < deadline:
+    while (owner := RunLock(folder).owner()) is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert told is not None
-    assert (told.pid, told.recipe) == (holder.pid, one.recipe.name)
+    assert owner is not None
+    assert (owner.pid, owner.recipe) == (holder.pid, one.recipe.name)
     assert not RunLock(folder).acquire_for("lite0", 0)
     holder.kill()
     holder.wait()
     stand_in = StandIn()
-    sweep([one], setting(tmp_path), stand_in, Nobody())
+    sweep([one], made_context(tmp_path), stand_in)
     assert stand_in.launched == [one.recipe.name]
 
 
 def test_a_run_concluded_elsewhere_is_not_run_again(tmp_path: Path) -> None:
     """The other sweep finished it between our planning and our turn; its failures count too."""
     planned = [made_planned(name) for name in NAMES]
-    sweep(planned[:1], setting(tmp_path), StandIn(), Nobody())
+    sweep(planned[:1], made_context(tmp_path), StandIn())
     stand_in = StandIn()
-    summary = sweep(planned, setting(tmp_path), stand_in, Nobody())
+    summary = sweep(planned, made_context(tmp_path), stand_in)
     assert summary.elsewhere == 1
     assert sorted(stand_in.launched) == sorted(NAMES[1:])
+
+
+ENDLESS_CHILD = (
+    "import json, os, sys, time\n"
+    "sys.stdin.readline()\n"
+    "print(json.dumps({'event': 'phase', 'name': str(os.getpid()), 'steps': 1}), flush=True)\n"
+    "time.sleep(600)\n"
+)
+ENDLESS_SWEEP = f"""
+import sys
+from pathlib import Path
+from harness.execution.processes import WorkerProcess
+from harness.sweep.scheduler import sweep
+from tests.harness.conftest import made_planned
+from tests.harness.sweep.test_scheduler import NAMES, made_context
+launcher = WorkerProcess(command=(sys.executable, "-c", {ENDLESS_CHILD!r}))
+sweep([made_planned(name) for name in NAMES], made_context(Path(sys.argv[1])), launcher)
+"""
+
+
+@pytest.mark.parametrize("interrupts", [1, 2])
+def test_ctrl_c_ends_the_children_and_releases_the_runs(tmp_path: Path, interrupts: int) -> None:
+    """In a terminal, where the signal reaches the main thread alone."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS_SWEEP, str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    children: list[str] = []
+    while len(children) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+        phases = [run.state.phase for run in running_runs(Store(tmp_path), time.time())]
+        children = [phase for phase in phases if phase.isdigit()]
+    for _ in range(interrupts):
+        process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert stderr.splitlines()[-1] == "KeyboardInterrupt"
+    assert len(children) == 2
+    assert all(gone(int(child)) for child in children)
+    assert running_runs(Store(tmp_path), time.time()) == ()
+    assert Store(tmp_path).records() == ()
 
 
 # --- disks ----------------------------------------------------------------------------------------
@@ -172,17 +220,17 @@ def test_a_full_disk_damages_nothing_and_is_one_line(
             raise OSError(28, "No space left on device")
         real(descriptor)
 
-    planned, watcher = [made_planned(name) for name in NAMES], Nobody()
+    planned = [made_planned(name) for name in NAMES]
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(NoRoom, match="the disk is full; make room, and the same command goes on"):
-        sweep(planned, setting(tmp_path, slots=1), StandIn(), watcher)
+        sweep(planned, made_context(tmp_path, slots=1), StandIn())
     monkeypatch.undo()
     assert len(before) == 2
     assert {p: p.read_bytes() for p in (tmp_path / "records").iterdir()} == before
-    left = pending(planned, Store(tmp_path))
+    left = find_pending(planned, Store(tmp_path))
     assert len(left) == len(NAMES) - 2
-    sweep(left, setting(tmp_path), StandIn(), Nobody())
-    assert pending(planned, Store(tmp_path)) == ()
+    sweep(left, made_context(tmp_path), StandIn())
+    assert find_pending(planned, Store(tmp_path)) == ()
 
 
 FULL = """
@@ -195,12 +243,11 @@ from harness.storage.predictions import write_predictions
 from harness.storage.records import PREDICTIONS, Store
 from harness.sweep.scheduler import SweepContext, sweep
 from tests.harness.conftest import SUMMARY, StandIn, made_planned
-from tests.harness.sweep.sweeper import Nobody
 results, limit = Path(sys.argv[1]), int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-setting = SweepContext(Store(results), results, SUMMARY, "quick", lambda: [Device("cpu", "Test")])
+context = SweepContext(Store(results), results, SUMMARY, "quick", lambda: [Device("cpu", "Test")])
 try:
-    sweep([made_planned("vgg16"), made_planned("vgg19")], setting, StandIn(), Nobody())
+    sweep([made_planned("vgg16"), made_planned("vgg19")], context, StandIn())
 except UserError as error:
     sys.exit(f"wbc-bench: {error}")
 """
@@ -260,7 +307,7 @@ def test_predictions_that_cannot_be_scored_are_one_runs_failure(tmp_path: Path) 
             return ended
 
     planned = [made_planned(name) for name in NAMES]
-    summary = sweep(planned, setting(tmp_path), Broken(), Nobody())
+    summary = sweep(planned, made_context(tmp_path), Broken())
     assert summary.finished == len(NAMES) - 1
     (failed,) = summary.failed
     assert failed.run.recipe == "resnet50"
@@ -270,18 +317,18 @@ def test_predictions_that_cannot_be_scored_are_one_runs_failure(tmp_path: Path) 
 
 @pytest.mark.parametrize("keep", [0, 1, 0.5, 0.99])
 def test_a_torn_record_is_set_aside_and_its_run_made_again(tmp_path: Path, keep: float) -> None:
-    planned, store, told = [made_planned(name) for name in NAMES], Store(tmp_path), list[str]()
-    sweep(planned, setting(tmp_path), StandIn(), Nobody())
+    planned, store, lines = [made_planned(name) for name in NAMES], Store(tmp_path), list[str]()
+    sweep(planned, made_context(tmp_path), StandIn())
     path = store.record_path(planned[0].run)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep if keep in (0, 1) else keep * len(whole))])
-    store.set_aside_torn(told.append)
-    assert told == [f"{path}: damaged, and kept as {path.stem}.torn; the run is made again"]
-    assert pending(planned, store) == (planned[0],)
-    sweep(pending(planned, store), setting(tmp_path), StandIn(), Nobody())
+    store.set_aside_torn(lines.append)
+    assert lines == [f"{path}: damaged, and kept as {path.stem}.torn; the run is made again"]
+    assert find_pending(planned, store) == (planned[0],)
+    sweep(find_pending(planned, store), made_context(tmp_path), StandIn())
     assert path.read_bytes() == whole
-    store.set_aside_torn(told.append)
-    assert len(told) == 1
+    store.set_aside_torn(lines.append)
+    assert len(lines) == 1
 
 
 def test_a_worker_without_room_leaves_its_run_pending(tmp_path: Path) -> None:
@@ -289,9 +336,9 @@ def test_a_worker_without_room_leaves_its_run_pending(tmp_path: Path) -> None:
     planned = [made_planned(name) for name in NAMES]
     stand_in = StandIn(fails={"resnet50": full})
     with pytest.raises(NoRoom):
-        sweep(planned, setting(tmp_path, slots=1), stand_in, Nobody())
+        sweep(planned, made_context(tmp_path, slots=1), stand_in)
     assert stand_in.launched == ["vgg16", "resnet50"], "no run begins on a full disk"
-    assert len(pending(planned, Store(tmp_path))) == len(NAMES) - 1
+    assert len(find_pending(planned, Store(tmp_path))) == len(NAMES) - 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
@@ -304,12 +351,12 @@ def test_a_small_file_system_fills_up_and_the_same_command_finishes(tmp_path: Pa
     try:
         planned = many(10, 5)
         with pytest.raises(NoRoom):
-            sweep(planned, setting(small), StandIn(), Nobody())
+            sweep(planned, made_context(small), StandIn())
         records = Store(small).records()
         assert 0 < len(records) < len(planned)
         assert all(record.finished for record in records)
         subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
-        sweep(pending(planned, Store(small)), setting(small), StandIn(), Nobody())
+        sweep(find_pending(planned, Store(small)), made_context(small), StandIn())
         assert len(Store(small).records()) == len(planned)
         tables = [path.read_bytes() for path in write_tables(small)]
     finally:
@@ -334,12 +381,12 @@ class Greedy(StandIn):
             return ProcessResult("out of memory", failed=failed)
         ended = super().__call__(job, environment, report)
         outcome = made_outcome().model_copy(update={"micro_batches": job.micro_batches})
-        return ProcessResult(ended.how, outcome=outcome)
+        return ProcessResult(ended.status, outcome=outcome)
 
 
-def test_too_little_memory_is_tried_again_in_smaller_parts(tmp_path: Path) -> None:
+def test_too_little_memory_is_tried_again_in_micro_batches(tmp_path: Path) -> None:
     one, greedy = made_planned(), Greedy(needs=4)
-    sweep([one], setting(tmp_path), greedy, Nobody())
+    sweep([one], made_context(tmp_path), greedy)
     assert greedy.micro_batches == [1, 2, 4]
     record = Store(tmp_path).find(one.run)
     assert record is not None
@@ -348,22 +395,22 @@ def test_too_little_memory_is_tried_again_in_smaller_parts(tmp_path: Path) -> No
     assert '"micro_batches": 4' in Store(tmp_path).record_path(one.run).read_text()
 
 
-def test_a_run_that_fits_in_no_parts_fails_of_memory(tmp_path: Path) -> None:
+def test_a_run_that_fits_in_no_micro_batch_fails(tmp_path: Path) -> None:
     one, greedy = made_planned(), Greedy(needs=99)
-    sweep([one, made_planned("lite0")], setting(tmp_path), greedy, Nobody())
+    sweep([one, made_planned("lite0")], made_context(tmp_path), greedy)
     record = Store(tmp_path).find(one.run)
     assert record is not None
     assert isinstance(record.result, Failed)
     assert record.result.reason == "out of memory: ResourceExhaustedError: OOM"
 
 
-HEAR = "import json, os, sys, time, signal\njob = json.loads(sys.stdin.readline())\n"
+READ_JOB = "import json, os, sys, time, signal\njob = json.loads(sys.stdin.readline())\n"
 
 
-def test_a_child_over_its_limit_is_ended_and_tried_in_parts(tmp_path: Path) -> None:
+def test_a_child_over_its_limit_is_ended_and_tried_in_micro_batches(tmp_path: Path) -> None:
     """A real child that takes memory as its batch is large; the limit is the launcher's."""
     outcome = made_outcome().model_dump_json()
-    program = HEAR + (
+    program = READ_JOB + (
         "block = bytearray(600_000_000 // job['micro_batches'])\n"
         "block[::4096] = b'x' * len(block[::4096])\n"
         "time.sleep(0 if job['micro_batches'] > 1 else 600)\n"
@@ -374,9 +421,9 @@ def test_a_child_over_its_limit_is_ended_and_tried_in_parts(tmp_path: Path) -> N
         "from tests.harness.conftest import made_predictions\n"
         "job = Job(**job)\n"
         "write_predictions(Path(job.output) / PREDICTIONS, made_predictions(job.run))\n"
-        f"told = json.loads({outcome!r})\n"
-        "told['micro_batches'] = job.micro_batches\n"
-        "print(json.dumps({'event': 'done', 'outcome': told}), flush=True)\n"
+        f"outcome = json.loads({outcome!r})\n"
+        "outcome['micro_batches'] = job.micro_batches\n"
+        "print(json.dumps({'event': 'done', 'outcome': outcome}), flush=True)\n"
     )
     launcher = WorkerProcess(command=(sys.executable, "-c", program), memory_gb=0.5)
     one = made_planned()
@@ -384,7 +431,7 @@ def test_a_child_over_its_limit_is_ended_and_tried_in_parts(tmp_path: Path) -> N
         store=Store(tmp_path), data_folder=tmp_path, data=SUMMARY, profile="quick",
         slots=lambda: (Device("cpu", "Test CPU"),),
     )  # fmt: skip
-    sweep([one], calm, launcher, Nobody())
+    sweep([one], calm, launcher)
     record = Store(tmp_path).find(one.run)
     assert record is not None
     assert isinstance(record.result, Finished), record.result
@@ -414,22 +461,26 @@ def test_mapped_files_are_nobodys_memory(tmp_path: Path) -> None:
     assert answer.returncode == 0, answer.stderr
 
 
-def test_a_raised_resource_exhausted_is_told_apart() -> None:
-    from harness.execution.child import _how
+class ResourceExhaustedError(Exception):
+    """TensorFlow's, by its name."""
 
-    class ResourceExhaustedError(Exception):
-        pass
 
-    assert _how(ResourceExhaustedError("OOM when allocating tensor")) == "out of memory"
-    assert _how(RuntimeError("RESOURCE_EXHAUSTED: allocating 8 bytes")) == "out of memory"
-    assert _how(MemoryError()) == "out of memory"
-    assert _how(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")) == "out of memory"
-    assert _how(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling")) == "out of memory"
-    assert _how(RuntimeError("Dst tensor is not initialized.")) == "out of memory"
-    assert _how(OSError(28, "No space left on device")) == "no room"
-    hdf = OSError("Can't synchronously write data (errno = 28, error message = 'No space left')")
-    assert _how(hdf) == "no room"
-    assert _how(ValueError("shapes do not fit")) == "failed"
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ResourceExhaustedError("OOM when allocating tensor"), "out of memory"),
+        (RuntimeError("RESOURCE_EXHAUSTED: allocating 8 bytes"), "out of memory"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory"),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling"), "out of memory"),
+        (RuntimeError("Dst tensor is not initialized."), "out of memory"),
+        (OSError(28, "No space left on device"), "no room"),
+        (OSError("Can't synchronously write data (errno = 28, error message = 'x')"), "no room"),
+        (ValueError("shapes do not fit"), "failed"),
+    ],
+)
+def test_too_little_memory_and_a_full_disk_are_recognised(error: Exception, status: str) -> None:
+    assert failure_status(error) == status
 
 
 # --- children -------------------------------------------------------------------------------------
@@ -444,7 +495,7 @@ def test_a_hang_ends_with_all_that_it_started(
     )
     monkeypatch.setattr("harness.execution.processes.GRACE_SECONDS", 0.3)
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-    program = HEAR + (
+    program = READ_JOB + (
         "import subprocess\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         f"child = subprocess.Popen([sys.executable, '-c', {stubborn + 'time.sleep(600)'!r}])\n"
@@ -452,35 +503,32 @@ def test_a_hang_ends_with_all_that_it_started(
         "time.sleep(600)\n"
     )
     launcher = WorkerProcess(timeout=2, command=(sys.executable, "-c", program))
-    one, watcher = made_planned(), Nobody()
-    began, heard = time.monotonic(), list[int]()
-    watcher.event = lambda _, event: heard.append(int(event["name"]))  # type: ignore[method-assign]
-    sweep([one], setting(tmp_path), launcher, watcher)
-    assert time.monotonic() - began < 60, "it did not end, it was let go"
+    one, recorder, start = made_planned(), Recorder(), time.monotonic()
+    sweep([one], made_context(tmp_path), launcher, [recorder])
+    assert time.monotonic() - start < 60, "it did not end, it was let go"
     record = Store(tmp_path).find(one.run)
     assert record is not None
     assert isinstance(record.result, Failed)
     assert record.result.reason == "timeout after 2 s"
-    assert gone(heard[0])
+    assert gone(int(recorder.phase_names()[0]))
 
 
 def test_what_a_dead_child_has_started_goes_too(tmp_path: Path) -> None:
     """Without a time limit: a grandchild that holds the pipe must not hold up the sweep."""
-    program = HEAR + (
+    program = READ_JOB + (
         "import subprocess\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         "print(json.dumps({'event': 'phase', 'name': str(child.pid), 'steps': 1}), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     launcher = WorkerProcess(command=(sys.executable, "-c", program))
-    one, watcher, heard = made_planned(), Nobody(), list[int]()
-    watcher.event = lambda _, event: heard.append(int(event["name"]))  # type: ignore[method-assign]
-    sweep([one], setting(tmp_path), launcher, watcher)
+    one, recorder = made_planned(), Recorder()
+    sweep([one], made_context(tmp_path), launcher, [recorder])
     record = Store(tmp_path).find(one.run)
     assert record is not None
     assert isinstance(record.result, Failed)
     assert record.result.reason == "killed (signal 9)"
-    assert gone(heard[0])
+    assert gone(int(recorder.phase_names()[0]))
 
 
 def gone(pid: int) -> bool:
@@ -503,20 +551,20 @@ def gone(pid: int) -> bool:
 @pytest.mark.parametrize("damage", ["empty", "one byte", "half", "most", "flipped"])
 def test_torn_predictions_of_a_finished_run_are_made_again(tmp_path: Path, damage: str) -> None:
     planned = [made_planned(name) for name in NAMES]
-    sweep(planned, setting(tmp_path), StandIn(), Nobody())
-    store, told = Store(tmp_path), list[str]()
+    sweep(planned, made_context(tmp_path), StandIn())
+    store, lines = Store(tmp_path), list[str]()
     tables = [path.read_bytes() for path in write_tables(tmp_path)]
     tear(store.predictions_path(planned[0].run), damage)
     # The copy in the artefacts mends it; without that one, the run has to be made again.
-    assert pending(planned, store, tell=told.append) == ()
+    assert find_pending(planned, store, report=lines.append) == ()
     tear(store.predictions_path(planned[0].run), damage)
     tear(store.artefacts(planned[0].run) / PREDICTIONS, "half" if damage == "flipped" else damage)
-    left = pending(planned, store, tell=told.append)
+    left = find_pending(planned, store, report=lines.append)
     assert [one.recipe.name for one in left] == [NAMES[0]]
-    assert len(told) == 1
-    assert str(store.predictions_path(planned[0].run)) in told[0]
-    sweep(left, setting(tmp_path), StandIn(), Nobody())
-    assert pending(planned, store) == ()
+    assert len(lines) == 1
+    assert str(store.predictions_path(planned[0].run)) in lines[0]
+    sweep(left, made_context(tmp_path), StandIn())
+    assert find_pending(planned, store) == ()
     assert [path.read_bytes() for path in write_tables(tmp_path)] == tables
 
 
@@ -529,7 +577,7 @@ def test_predictions_torn_between_worker_and_record_fail_their_run_alone(tmp_pat
             return ended
 
     planned = [made_planned(name) for name in NAMES]
-    summary = sweep(planned, setting(tmp_path), Torn(), Nobody())
+    summary = sweep(planned, made_context(tmp_path), Torn())
     assert summary.finished == len(NAMES) - 1
     assert [record.run.recipe for record in summary.failed] == ["lite0"]
 

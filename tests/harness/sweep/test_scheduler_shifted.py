@@ -10,14 +10,15 @@ import pytest
 
 from harness.evaluation import metrics
 from harness.execution.devices import Device
-from harness.execution.processes import Event, ProcessResult
+from harness.execution.processes import ProcessResult
 from harness.reporting.publish import verify, write_tables
+from harness.schema.events import Event
 from harness.schema.predictions import Predictions
 from harness.schema.records import Finished
 from harness.schema.run import Job
 from harness.storage.predictions import write_predictions
 from harness.storage.records import PREDICTIONS, Store
-from harness.sweep.planner import estimate
+from harness.sweep.estimates import estimate_seconds
 from harness.sweep.scheduler import SweepContext, sweep
 from tests.harness.conftest import (
     CLASSES,
@@ -29,10 +30,9 @@ from tests.harness.conftest import (
     made_record,
     save_finished,
 )
-from tests.harness.sweep.test_scheduler import Nobody
 
 
-class Harmed(StandIn):
+class Corrupted(StandIn):
     """Predicts the shifted copy too, worse than the test, as a worker does that is told of one."""
 
     def __call__(
@@ -51,11 +51,11 @@ class Harmed(StandIn):
 
 def swept(tmp_path: Path, shifted: Path | None) -> tuple[Store, Finished]:
     store, planned = Store(tmp_path / "results"), made_planned()
-    setting = SweepContext(
+    context = SweepContext(
         store, tmp_path, SUMMARY, "quick", lambda: [Device("cpu", "Test CPU")], shifted
     )
-    launch = Harmed()
-    sweep([planned], setting, launch, Nobody())
+    launch = Corrupted()
+    sweep([planned], context, launch)
     assert launch.launched == [str(shifted.resolve()) if shifted else "None"]
     record = store.find(planned.run)
     assert record is not None
@@ -103,10 +103,10 @@ def test_the_plan_counts_the_passes(shift: str, views: int, images: int) -> None
     one = type(one)(run, one.recipe, None, "")
     records = [made_record()]
     seconds = [
-        estimate(one, SUMMARY, records, "Test CPU, 2 cores", 4e10, s)  # type: ignore[arg-type]
+        estimate_seconds(one, SUMMARY, records, "Test CPU, 2 cores", 4e10, s)  # type: ignore[arg-type]
         for s in ("none", shift)
     ]
-    plain = estimate(made_planned(), SUMMARY, records, "Test CPU, 2 cores", 4e10)
+    plain = estimate_seconds(made_planned(), SUMMARY, records, "Test CPU, 2 cores", 4e10)
     assert seconds[1] - plain == pytest.approx((images - 100) / 25.0)
 
 
@@ -116,7 +116,8 @@ def test_a_rate_over_several_views_is_that_of_one_times_their_number() -> None:
     run = record.run.model_copy(update={"protocol": protocol})
     seen = record.model_copy(update={"run": run})
     slow, fast = (
-        estimate(made_planned(), SUMMARY, [r], "Test CPU, 2 cores", 4e10) for r in (record, seen)
+        estimate_seconds(made_planned(), SUMMARY, [r], "Test CPU, 2 cores", 4e10)
+        for r in (record, seen)
     )
     assert slow - fast == pytest.approx(100 / 25 - 100 / 100)
 

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 from harness.execution.locks import RunLock
-from harness.execution.processes import Event
+from harness.schema.events import EpochEvent, PhaseEvent
 from harness.storage.records import Store
 from harness.sweep.scheduler import sweep
-from harness.sweep.status import StatusWriter, report, running
+from harness.sweep.status import StatusCallback, report, running_runs
 from tests.harness.conftest import StandIn, failed_record, made_planned, made_record, save_finished
-from tests.harness.sweep.test_scheduler import Nobody, setting
+from tests.harness.sweep.test_scheduler import made_context
 from tests.harness.training.test_checkpoint import line
 
 
@@ -19,59 +19,55 @@ def test_a_folder_without_a_sweep_has_nothing_running(tmp_path: Path) -> None:
     store = Store(tmp_path)
     save_finished(store, made_record("vgg16"))
     store.save(failed_record("vgg19"))
-    told = report(store, 0)
-    assert told.startswith("1 finished, 1 failed, 0 running")
-    assert "failed: vgg19: killed (signal 9)" in told
+    page = report(store, 0)
+    assert page.startswith("1 finished, 1 failed, 0 running")
+    assert "failed: vgg19: killed (signal 9)" in page
 
 
-def test_a_run_under_way_tells_where_it_is(tmp_path: Path) -> None:
-    store, seen = Store(tmp_path), list[str]()
+def test_a_run_under_way_shows_its_state(tmp_path: Path) -> None:
+    store, pages = Store(tmp_path), list[str]()
 
-    class Looking(StandIn):
+    class Observed(StandIn):
         def __call__(self, job, environment, report_event):  # type: ignore[no-untyped-def]
-            report_event({"event": "phase", "name": "fine-tuning", "steps": 20})
+            report_event(PhaseEvent(name="fine-tuning", steps=20))
             owner = RunLock(store.artefacts(job.run)).owner()
             assert owner is not None
             assert owner.since is not None
-            (one,) = running(store, owner.since + 90)
-            assert (one.recipe, one.seed, one.seconds) == ("lite0", 2, 90)
-            assert one.holder.endswith(f":{os.getpid()}")
-            assert one.log == store.artefacts(job.run) / "log.txt"
-            seen.append(report(store, owner.since + 90))
+            (run,) = running_runs(store, owner.since + 90)
+            assert (run.owner, run.seconds) == (owner, 90)
+            assert (owner.recipe, owner.seed, owner.pid) == ("lite0", 2, os.getpid())
+            assert run.log == store.artefacts(job.run) / "log.txt"
+            pages.append(report(store, owner.since + 90))
             return super().__call__(job, environment, report_event)
 
-    ended = sweep([made_planned("lite0", 2)], setting(tmp_path), Looking(), Nobody())
-    assert ended.finished == 1
-    assert "1 running" in seen[0]
-    assert "fine-tuning, 0 of 20" in seen[0]
-    assert running(store, 0) == ()
+    summary = sweep([made_planned("lite0", 2)], made_context(tmp_path), Observed())
+    assert summary.finished == 1
+    assert "1 running" in pages[0]
+    assert "fine-tuning, 0 of 20" in pages[0]
+    assert running_runs(store, 0) == ()
 
 
-def test_the_trail_passes_every_event_on(tmp_path: Path) -> None:
-    heard: list[Event] = []
-    trail = StatusWriter(tmp_path, heard.append)
-    events: list[Event] = [
-        {"event": "phase", "name": "fine-tuning", "steps": 20},
-        {"event": "epoch", "line": line(1).model_dump(mode="json")},
-        {"event": "warning", "line": "a checkpoint was damaged"},
-        {"event": "step", "done": 3, "of": 9},
-    ]
-    for event in events:
-        trail(event)
-    assert heard == events
-
-
-def test_an_epoch_is_told_with_its_losses(tmp_path: Path) -> None:
-    folder = tmp_path / "artefacts" / "0123"
-    lock = RunLock(folder)
+def test_an_epoch_is_shown_with_its_losses(tmp_path: Path) -> None:
+    planned, store = made_planned("lite0"), Store(tmp_path)
+    lock = RunLock(store.artefacts(planned.run))
     assert lock.acquire_for("lite0", 0)
-    trail = StatusWriter(folder, lambda _: None)
-    trail({"event": "phase", "name": "fine-tuning", "steps": 20})
-    trail._last -= 60
-    trail({"event": "epoch", "line": line(2).model_dump(mode="json")})
-    (one,) = running(Store(tmp_path), 0)
-    assert one.what == (
+    now = [100.0]
+    callback = StatusCallback(store, clock=lambda: now[0])
+    callback.on_event(planned, PhaseEvent(name="fine-tuning", steps=20))
+    now[0] += 60
+    callback.on_event(planned, EpochEvent(epoch=line(2)))
+    (run,) = running_runs(store, 0)
+    assert run.state.sentence == (
         "fine-tuning, epoch 2 of 20 at most: loss 0.300, validation 0.500, F1 66.67 %"
     )
     lock.release()
-    assert running(Store(tmp_path), 0) == ()
+    assert running_runs(store, 0) == ()
+
+
+def test_a_status_file_of_another_version_is_ignored(tmp_path: Path) -> None:
+    planned, store = made_planned("lite0"), Store(tmp_path)
+    lock = RunLock(store.artefacts(planned.run))
+    assert lock.acquire_for("lite0", 0)
+    (store.artefacts(planned.run) / "status.json").write_text('{"phase": "features"}')
+    (run,) = running_runs(store, 0)
+    assert run.state.sentence == "start"

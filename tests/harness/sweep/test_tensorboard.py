@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from harness.errors import UserError
-from harness.execution.processes import Event, ProcessResult
+from harness.execution.processes import ProcessResult
+from harness.schema.events import EpochEvent, PhaseEvent
 from harness.schema.records import Epoch, Failed
 from harness.sweep.planner import PlannedRun
 from harness.sweep.scheduler import sweep
 from tests.harness.conftest import StandIn, made_planned
-from tests.harness.sweep.test_scheduler import Nobody, setting
+from tests.harness.sweep.test_scheduler import made_context
 from tests.harness.test_cli import SETTINGS, Cli, make_set, wbc
 
 __all__ = ["wbc"]
@@ -58,17 +59,17 @@ def epoch(phase: Any, number: int, samples: int = 640) -> Epoch:
 
 
 class Learning(StandIn):
-    """Tells some epochs; the second time it is asked, it goes on from a checkpoint."""
+    """Reports the epochs of each of its processes; the first ones run out of memory."""
 
-    def __init__(self, *lives: tuple[Epoch, ...]) -> None:
+    def __init__(self, *processes: tuple[Epoch, ...]) -> None:
         super().__init__()
-        self.lives = list(lives)
+        self.processes = list(processes)
 
     def __call__(self, job, environment, report):  # type: ignore[no-untyped-def]
-        report({"event": "phase", "name": "start", "steps": 1})
-        for line in self.lives.pop(0):
-            report({"event": "epoch", "line": line.model_dump(mode="json")})
-        if self.lives:
+        report(PhaseEvent(name="start", steps=1))
+        for epoch in self.processes.pop(0):
+            report(EpochEvent(epoch=epoch))
+        if self.processes:
             return ProcessResult("out of memory", failed=Failed(reason="no memory", log_tail=()))
         return super().__call__(job, environment, report)
 
@@ -86,9 +87,9 @@ def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def written(curves: Any, tmp_path: Path, planned: list[PlannedRun], launcher: StandIn) -> None:
-    watcher = curves.with_tensorboard(tmp_path / "tb")(Nobody())
-    ended = sweep(planned, setting(tmp_path / "results", slots=1), launcher, watcher)
-    assert ended.finished == len(planned)
+    callback = curves.TensorBoardCallback(tmp_path / "tb", print)
+    summary = sweep(planned, made_context(tmp_path / "results", slots=1), launcher, [callback])
+    assert summary.finished == len(planned)
 
 
 def test_the_option_of_run_writes_them(
@@ -144,9 +145,9 @@ def test_a_run_that_goes_on_tells_its_curve_once(curves: Any, tmp_path: Path) ->
 
 
 def test_a_loss_that_is_not_finite_is_still_told(curves: Any, tmp_path: Path) -> None:
-    watcher = curves.with_tensorboard(tmp_path)(Nobody())
-    line = epoch("frozen", 1).model_dump(mode="json") | {"train_loss": math.inf}
-    watcher.event(made_planned(), {"event": "epoch", "line": line})
+    callback = curves.TensorBoardCallback(tmp_path, print)
+    infinite = epoch("frozen", 1).model_copy(update={"train_loss": math.inf})
+    callback.on_event(made_planned(), EpochEvent.model_construct(epoch=infinite))
     (folder,) = tmp_path.iterdir()
     assert read(folder)["frozen/train_loss"] == [(1, math.inf)]
 
@@ -154,25 +155,20 @@ def test_a_loss_that_is_not_finite_is_still_told(curves: Any, tmp_path: Path) ->
 def test_a_disk_that_is_full_ends_the_curves_and_not_the_sweep(
     curves: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[Event] = []
-
-    class Listening(Nobody):
-        def event(self, planned: PlannedRun, event: Event) -> None:
-            said.append(event)
+    warnings: list[str] = []
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
-    watcher = curves.with_tensorboard(tmp_path / "tb")(Listening())
+    callback = curves.TensorBoardCallback(tmp_path / "tb", warnings.append)
     lines = tuple(epoch("frozen", k) for k in (1, 2))
-    ended = sweep([made_planned()], setting(tmp_path), Learning(lines), watcher)
-    assert ended.finished == 1
-    told = [event["text"] for event in said if event["event"] == "message"]
-    assert told == [f"{tmp_path / 'tb'}: no more learning curves: No space left on device"]
+    summary = sweep([made_planned()], made_context(tmp_path), Learning(lines), [callback])
+    assert summary.finished == 1
+    assert warnings == [f"{tmp_path / 'tb'}: no more learning curves: No space left on device"]
 
 
 def test_a_folder_that_cannot_be_is_one_line(curves: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--tensorboard .*file/tb: Not a directory"):
-        curves.with_tensorboard(tmp_path / "file" / "tb")
+        curves.TensorBoardCallback(tmp_path / "file" / "tb", print)

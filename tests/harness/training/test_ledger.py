@@ -93,7 +93,7 @@ def test_a_run_that_goes_on_accounts_for_what_was_before(smear: Path, tmp_path: 
     for name, kill_at in (("whole", 0), ("resumed", 2)):
         job = job_of(smear, tmp_path / name, "lite0", IMAGENET, chosen)
         if kill_at:
-            assert execute(job, kill_at).how == "failed"
+            assert execute(job, kill_at).status == "failed"
         outcome = execute(job).outcome
         assert outcome is not None
         assert outcome.ledger is not None

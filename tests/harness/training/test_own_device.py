@@ -13,7 +13,7 @@ from harness.schema.augmentation import Augmentation, parse
 from harness.schema.protocol import Phase
 from harness.schema.run import Weights
 from harness.storage.records import Store
-from harness.sweep.scheduler import SweepContext, _job
+from harness.sweep.scheduler import SweepContext
 from tests.harness.conftest import SUMMARY, made_planned
 from tests.harness.training.test_trainer import IMAGENET, protocol, smear, train
 
@@ -71,8 +71,8 @@ def test_a_gpu_is_a_runs_own_unless_it_is_shared(tmp_path: Path) -> None:
 
     def own(at_hand: tuple[Device, ...], per_gpu: int) -> set[bool]:
         there = slots(at_hand, 2, per_gpu)
-        setting = SweepContext(Store(tmp_path), tmp_path, SUMMARY, "full", lambda: there)
-        return {_job(made_planned(), setting, device).own_device for device in there}
+        context = SweepContext(Store(tmp_path), tmp_path, SUMMARY, "full", lambda: there)
+        return {context.job(made_planned(), device).own_device for device in there}
 
     assert own(gpus, 1) == {True}
     assert own(gpus, 3) == {False}

@@ -13,7 +13,8 @@ import pytest
 
 from harness.data.image_cache import open_dataset
 from harness.execution.devices import Device
-from harness.execution.processes import Event, ProcessResult, WorkerProcess
+from harness.execution.processes import ProcessResult, WorkerProcess
+from harness.schema.events import EpochEvent, Event
 from harness.schema.protocol import Head, Optimizer, Phase, Protocol, Schedule
 from harness.schema.run import Job, Weights
 from harness.storage.predictions import read_predictions
@@ -57,13 +58,14 @@ def execute(job: Job, kill_at: int = 0) -> ProcessResult:
     """The real worker; killed when it reports this epoch on images."""
     launcher = WorkerProcess()
 
-    def report(event: Event) -> None:
-        line = event.get("line")
-        if line and line["phase"] != "frozen" and line["epoch"] == kill_at:
-            (child,) = launcher.children._alive
+    def on_event(event: Event) -> None:
+        if not isinstance(event, EpochEvent) or event.epoch.phase == "frozen":
+            return
+        if event.epoch.epoch == kill_at:
+            (child,) = launcher.children.living
             os.kill(child.pid, signal.SIGKILL)
 
-    return launcher(job, Device("cpu", "Test CPU").environment, report)
+    return launcher(job, Device("cpu", "Test CPU").environment, on_event)
 
 
 def outcome_of(ended: ProcessResult, output: Path) -> dict[str, Any]:

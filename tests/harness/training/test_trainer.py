@@ -363,6 +363,6 @@ def test_weights_that_do_not_fit_are_the_users_fault(smear: Path, tmp_path: Path
         device_name="Test CPU",
     )
     result = WorkerProcess()(job, Device("cpu", "Test CPU").environment, lambda _: None)
-    assert result.how == "wrong input"
+    assert result.status == "wrong input"
     assert result.failed is not None
     assert "do not fit: the file holds 9 numbers" in result.failed.reason
