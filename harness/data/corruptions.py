@@ -17,7 +17,7 @@ import numpy as np
 
 from harness.errors import DataError, UnknownName
 
-DRAWING = 1
+VERSION = 1
 """Raised when the same corruption, severity and seed would give other pixels."""
 
 REFERENCE = 224

@@ -134,5 +134,5 @@ def _seed(data: str, split: Split) -> tuple[int, ...]:
 def _key(dataset: Dataset, split: Split) -> str:
     import cv2
 
-    parts = [dataset.fingerprint, split.canonical(), corruptions.DRAWING, cv2.__version__]
+    parts = [dataset.fingerprint, split.canonical(), corruptions.VERSION, cv2.__version__]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -61,8 +61,8 @@ def _smear(count: int) -> Source:
         drawn = smear.draw(count, seed=SMEAR_SEED)
         return Content(drawn.labels, tuple(smear.CLASS_NAMES), lambda: iter([drawn.images]))
 
-    identity = hashlib.sha256(f"smear {count} {SMEAR_SEED} {smear.DRAWING}".encode()).hexdigest()
-    description = f"{count:,} drawn cells, seed {SMEAR_SEED}, drawing {smear.DRAWING}"
+    identity = hashlib.sha256(f"smear {count} {SMEAR_SEED} {smear.VERSION}".encode()).hexdigest()
+    description = f"{count:,} drawn cells, seed {SMEAR_SEED}, drawing {smear.VERSION}"
     name = "smear" if count == SMEAR_COUNT else f"smear@{count}"
     return Source(name, description, identity, read)
 

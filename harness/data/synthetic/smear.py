@@ -18,9 +18,9 @@ from harness.data.synthetic.cells import perturb, sample_cells
 from harness.data.synthetic.painting import SIZE, paint
 from harness.errors import DataError
 
-__all__ = ["CLASS_NAMES", "DRAWING", "MINIMUM", "Smear", "draw"]
+__all__ = ["CLASS_NAMES", "MINIMUM", "VERSION", "Smear", "draw"]
 
-DRAWING = 1
+VERSION = 1
 """Raised whenever the same seed draws other pixels."""
 
 MINIMUM = 80
@@ -54,7 +54,7 @@ def draw(count: int, seed: int = 0, *, faults: bool = True) -> Smear:
         raise DataError(f"smear: {count} images are too few; draw at least {MINIMUM}")
     if seed < 0:
         raise DataError(f"smear: the seed is {seed}; it must be 0 or more")
-    rng = np.random.default_rng([seed, DRAWING])
+    rng = np.random.default_rng([seed, VERSION])
     copies = max(2, round(0.004 * count)) if faults else 0
     foreign = max(4, round(0.025 * count)) if faults else 0
     originals = count - 2 * copies - foreign

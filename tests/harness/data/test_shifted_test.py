@@ -134,7 +134,7 @@ def test_another_split_or_drawing_is_another_file(
     paths = {get_or_corrupt(folder, data, test, SPLIT)}
     other = Split(seed=1)
     paths.add(get_or_corrupt(folder, data, split_indices(other, data).test, other))
-    monkeypatch.setattr(corruptions, "DRAWING", 99)
+    monkeypatch.setattr(corruptions, "VERSION", 99)
     paths.add(get_or_corrupt(folder, data, test, SPLIT))
     assert len(paths) == 3
 

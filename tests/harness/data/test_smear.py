@@ -10,7 +10,7 @@ from harness.data.synthetic import smear
 from harness.data.synthetic.appearance import APPEARANCES, CLASS_COUNTS
 from harness.data.synthetic.cells import sample_cells
 from harness.data.synthetic.painting import CELL, LOBES, VACUOLES, paint
-from harness.data.synthetic.smear import CLASS_NAMES, DRAWING, MINIMUM, Smear, draw
+from harness.data.synthetic.smear import CLASS_NAMES, MINIMUM, VERSION, Smear, draw
 from harness.errors import DataError
 
 
@@ -215,7 +215,7 @@ def test_every_field_of_the_table_of_cells_is_drawn() -> None:
 
 def test_the_drawing_version_is_part_of_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     before = draw(MINIMUM).labels
-    monkeypatch.setattr(smear, "DRAWING", DRAWING + 1)
+    monkeypatch.setattr(smear, "VERSION", VERSION + 1)
     assert (draw(MINIMUM).labels != before).any()
 
 

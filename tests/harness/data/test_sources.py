@@ -51,7 +51,7 @@ def test_another_drawing_is_other_data(
     drawn: list[tuple[int, int]], prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared("smear@40")
-    monkeypatch.setattr(smear, "DRAWING", smear.DRAWING + 1)
+    monkeypatch.setattr(smear, "VERSION", smear.VERSION + 1)
     prepared("smear@40")
     prepared("smear@41")
     assert drawn == [(40, 0), (40, 0), (41, 0)]
