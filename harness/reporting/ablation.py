@@ -28,8 +28,8 @@ OPTIONS: tuple[tuple[str, ...], ...] = (
     ("test_views",), ("loss", "oversampling"), ("loss", "class_weight"),
     ("loss", "label_smoothing"), ("augmentation",),
 )  # fmt: skip
-"""Paths of the options in a protocol. A board is compared with the one that lacks the first of
-these that it has."""
+"""Paths of the options in a protocol. A board is compared with the board that lacks one of its
+options, the first of these."""
 PLAIN = Protocol(loss=Loss(), augmentation=Augmentation())
 SIGNIFICANT = 0.05
 
@@ -92,8 +92,8 @@ def studies(boards: tuple[Board, ...]) -> tuple[Study, ...]:
     for board in boards:
         if board.networks:
             groups[_common(board)].append(board)
-    found = (_study(group) for group in groups.values())
-    return tuple(study for study in found if any(place is not None for place in study.references))
+    made = (_study(group) for group in groups.values())
+    return tuple(study for study in made if any(place is not None for place in study.references))
 
 
 def in_order(boards: Sequence[Board]) -> tuple[Board, ...]:
@@ -113,7 +113,7 @@ def _study(group: Sequence[Board]) -> Study:
     for board in boards:
         for row in board.networks:
             titles[(row.name, row.weights)].append(row.title)
-    shared = sorted(key for key, found in titles.items() if len(found) > 1)
+    shared = sorted(key for key, names in titles.items() if len(names) > 1)
     names = [name for name, _ in shared]
     networks = tuple(
         Network(name, weights, f"{title} ({weights})" if names.count(name) > 1 else title)
@@ -121,7 +121,7 @@ def _study(group: Sequence[Board]) -> Study:
         for title in titles[name, weights][:1]
     )
     protocols = [board.protocol for board in boards]
-    return Study(boards, tuple(_reference(one, protocols) for one in protocols), networks)
+    return Study(boards, tuple(_reference(protocol, protocols) for protocol in protocols), networks)
 
 
 def _order(protocol: Protocol) -> tuple[Any, ...]:
@@ -131,7 +131,7 @@ def _order(protocol: Protocol) -> tuple[Any, ...]:
 
 
 def _reference(protocol: Protocol, others: Sequence[Protocol]) -> int | None:
-    """The index of the protocol that lacks one option of this one, else of the plain one."""
+    """The index of the protocol without one of this protocol's options, else of the plain one."""
     for candidate in (*(_without(protocol, option) for option in OPTIONS), _plain(protocol)):
         if candidate != protocol and candidate in others:
             return others.index(candidate)
@@ -175,8 +175,8 @@ def changes(study: Study, test: Test) -> tuple[tuple[Change | None, ...], ...]:
                 continue
             scores[i, j] = score
             before = None if reference is None else _row(study.boards[reference], network)
-            if before and (found := _compared(row, before, test)):
-                compared[i, j] = found
+            if before and (comparison := _compared(row, before, test)):
+                compared[i, j] = comparison
     adjusted = significance.holm([p for _, p in compared.values()])
     p_values = dict(zip(compared, map(float, adjusted), strict=True))
     found_changes = {
@@ -206,18 +206,18 @@ def _score(row: Row | None, test: Test) -> float | None:
 
 def _compared(row: Row, before: Row, test: Test) -> tuple[float, float] | None:
     """Difference in macro F1 and its p, on the seeds that both have; None where there are none."""
-    part = {"test": "test", "shifted": SHIFTED}[test]
+    name = {"test": "test", "shifted": SHIFTED}[test]
     seeds = [seed for seed in row.seeds if seed in before.seeds]
     predictions = [
-        [side.parts[side.seeds.index(seed)].get(part) for seed in seeds] for side in (row, before)
+        [side.parts[side.seeds.index(seed)].get(name) for seed in seeds] for side in (row, before)
     ]
-    known = [[one for one in side if one is not None] for side in predictions]
+    known = [[part for part in side if part is not None] for side in predictions]
     if not seeds or min(map(len, known)) < len(seeds):
         return None
-    y_pred = [np.stack([one.probabilities.argmax(axis=1) for one in side]) for side in known]
+    y_pred = [np.stack([part.probabilities.argmax(axis=1) for part in side]) for side in known]
     classes = known[0][0].probabilities.shape[1]
-    found = significance.pairwise(known[0][0].labels, y_pred, classes)
-    return float(found.difference[0, 1]), float(found.p[0, 1])
+    pairs = significance.pairwise(known[0][0].labels, y_pred, classes)
+    return float(pairs.difference[0, 1]), float(pairs.p[0, 1])
 
 
 # --- its table -----------------------------------------------------------------------------------
@@ -235,17 +235,17 @@ def label(board: Board) -> str:
 def lines(study: Study, test: Test) -> list[Line]:
     """One line a board."""
     return [
-        Line(label(board), None if place is None else label(study.boards[place]), found)
-        for board, place, found in zip(
+        Line(label(board), None if place is None else label(study.boards[place]), changed)
+        for board, place, changed in zip(
             study.boards, study.references, changes(study, test), strict=True
         )
     ]
 
 
 def table(study: Study, test: Test) -> Table[Line] | None:
-    """One row a board, one column a network; None where nothing has predictions of the test."""
-    found = lines(study, test)
-    if not any(change for line in found for change in line.changes):
+    """A row for each board, a column for each network; None without predictions of the test."""
+    rows = lines(study, test)
+    if not any(change for line in rows for change in line.changes):
         return None
     columns: list[Column[Line]] = [
         Column("options", "Options", lambda line: line.options, align="left"),
@@ -254,7 +254,7 @@ def table(study: Study, test: Test) -> Table[Line] | None:
         Column("mean", "Mean change", lambda line: fmean(line.differences)
                if line.differences else None, points),
     ]  # fmt: skip
-    return Table(columns, found)
+    return Table(columns, rows)
 
 
 def _network_column(j: int, network: Network) -> Column[Line]:
@@ -278,22 +278,24 @@ def significant_changes(
     study: Study, test: Test
 ) -> tuple[int, list[tuple[str, list[tuple[str, float]]]]]:
     """How many changes were tested; and by options, the significant ones: title, difference."""
-    found = lines(study, test)
+    rows = lines(study, test)
     significant = [
         (line.options, [(network.title, c.difference)
                         for network, c in zip(study.networks, line.changes, strict=True)
                         if c and c.difference is not None and c.significant])
-        for line in found
+        for line in rows
     ]  # fmt: skip
-    compared = sum(len(line.differences) for line in found)
+    compared = sum(len(line.differences) for line in rows)
     return compared, [(options, changed) for options, changed in significant if changed]
 
 
 def resemblances(study: Study) -> list[tuple[str, tuple[str, ...]]]:
     """The augmentations of the study, each with the corruptions that it resembles, if any."""
-    found = {}
+    corruptions_by_policy = {}
     for board in study.boards:
         augmentation = board.protocol.augmentation
         words = "; ".join(options_in_words(PLAIN.model_copy(update={"augmentation": augmentation})))
-        found[words.removeprefix("augmented by ")] = resembled(board)
-    return [(words, corruptions) for words, corruptions in found.items() if corruptions]
+        corruptions_by_policy[words.removeprefix("augmented by ")] = resembled(board.protocol)
+    return [
+        (words, corruptions) for words, corruptions in corruptions_by_policy.items() if corruptions
+    ]

@@ -1,6 +1,6 @@
 """Every column of a leaderboard, defined once; and the leaderboard as a DataFrame and as CSV.
 
-Markdown, the page, the CSV and the DataFrame show these columns: a new one is one entry here.
+Markdown, the page, the CSV and the DataFrame show these columns.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ EMPHASIS: dict[Kind, Emphasis] = {
 
 
 def _mean(values: Iterable[Any]) -> Any:
-    """Over the seeds; None where one is unknown. What all seeds share keeps its type."""
+    """The mean over the seeds; None where a value is unknown. Equal values keep their type."""
     known = list(values)
     if not known or None in known:
         return None
@@ -71,7 +71,7 @@ def _throughput(row: Row) -> Throughput | None:
 
 
 def _rate_percentile(measure: str) -> Callable[[Row], Any]:
-    return lambda row: getattr(found, measure) if (found := _throughput(row)) else None
+    return lambda row: getattr(rates, measure) if (rates := _throughput(row)) else None
 
 
 def _device(row: Row) -> str | None:
@@ -85,11 +85,11 @@ def _device(row: Row) -> str | None:
 
 
 def _ledger(field: str) -> Callable[[Row], Any]:
-    """Averaged over the seeds that kept a ledger and know it."""
+    """Averaged over the seeds whose ledger has the field."""
 
     def value(row: Row) -> Any:
-        found = (getattr(run.ledger, field) for run in row.runs if run.ledger)
-        return _mean(one for one in found if one is not None)
+        values = (getattr(run.ledger, field) for run in row.runs if run.ledger)
+        return _mean(value for value in values if value is not None)
 
     return value
 
@@ -101,15 +101,14 @@ def _exclusive(row: Row) -> bool | None:
 
 def _calibrated(measure: Callable[[Calibrated], Any]) -> Callable[[Row], Any]:
     def value(row: Row) -> Any:
-        found = [result.calibrated for result in row.evaluations if result.calibrated]
-        return _mean(map(measure, found)) if found else None
+        return _mean(measure(r.calibrated) for r in row.evaluations if r.calibrated)
 
     return value
 
 
 def _calibrated_members(row: Row) -> float | None:
-    found = [e.calibrated_members for e in row.ensembles if e.calibrated_members]
-    return _mean(one.calibration_error for one in found)
+    members = (record.calibrated_members for record in row.ensembles)
+    return _mean(calibrated.calibration_error for calibrated in members if calibrated)
 
 
 def _errors_mark(row: Row) -> str:
@@ -127,8 +126,8 @@ def _gap(row: Row) -> float | None:
 
 
 def _worst_corruption(row: Row) -> str:
-    found = findings.robustness_of(row)
-    return found.worst.name if found else ""
+    robustness = findings.robustness_of(row)
+    return robustness.worst.name if robustness else ""
 
 
 def recall(k: int) -> Callable[[Row], float]:
@@ -142,7 +141,7 @@ def _worst_recall(row: Row) -> tuple[float, str]:
 
 
 def micro_batches(row: Row) -> int:
-    """How many parts a batch was cut into because memory was too small; 1 for a whole batch."""
+    """Into how many a batch was split because memory was too small; 1 for a whole batch."""
     return max((run.micro_batches for run in row.runs), default=1)
 
 
@@ -195,7 +194,7 @@ IDENTITY: tuple[Column[Row], ...] = (
            lambda row: "; ".join(options_in_words(row.records[0].run.protocol))),
     Column("kind", "Kind", lambda row: row.kind),
     Column("rank", "Rank", lambda row: row.rank, align="center", shown=_shown(FIRST, SCORES),
-           explanation="rows that share one cannot be told apart on these test images"),
+           explanation="the same where the test images cannot tell rows apart"),
     Column("suspect", "Suspect", lambda row: row.suspect),
     Column("recipe", "Recipe", lambda row: row.name),
     Column("title", "Network", lambda row: row.title, align="left", mark=_title_marks,
@@ -332,8 +331,8 @@ def table_of(name: str, rows: Sequence[Row]) -> Table[Row]:
 
 def explanations(table: str) -> str:
     """What the columns of a table mean, in a paragraph."""
-    found = ((re.split(r" \(|, ", c.heading)[0], c.explanation) for c in shown_in(table))
-    return " ".join(f"{heading}: {text}." for heading, text in found if text)
+    pairs = ((re.split(r" \(|, ", c.heading)[0], c.explanation) for c in shown_in(table))
+    return " ".join(f"{heading}: {text}." for heading, text in pairs if text)
 
 
 # --- the leaderboard as data ---------------------------------------------------------------------

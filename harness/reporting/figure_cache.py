@@ -60,13 +60,15 @@ class FigureCache:
 
     def pictures(self) -> dict[str, list[tuple[Plot, str]]]:
         """By a board's slug its plots with their SVG, as far as it exists."""
-        found: dict[str, list[tuple[Plot, str]]] = {board: [] for board in self.plots}
+        pictures: dict[str, list[tuple[Plot, str]]] = {board: [] for board in self.plots}
         for board, shown in self.plots.items():
             for plot in shown:
                 with suppress(OSError):
                     path = self.path(board, plot, "svg")
-                    found[board].append((plot, path.read_text(encoding="utf-8", errors="replace")))
-        return found
+                    pictures[board].append(
+                        (plot, path.read_text(encoding="utf-8", errors="replace"))
+                    )
+        return pictures
 
     def _outdated(self) -> list[Path]:
         digests = {id(plot): plot.digest for shown in self.plots.values() for plot in shown}
@@ -85,7 +87,7 @@ def stored_digest(path: Path) -> str:
     """The digest of the plot that a figure was drawn from; empty where there is none."""
     try:
         with path.open("rb") as file:
-            found = DIGEST.search(file.read(HEAD))
+            match = DIGEST.search(file.read(HEAD))
     except OSError:
         return ""
-    return found[1].decode() if found else ""
+    return match[1].decode() if match else ""

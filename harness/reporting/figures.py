@@ -1,13 +1,14 @@
-"""Figures as PNG and SVG: of a run its curves and confusion, of a board its plots.
+"""Figures as PNG and SVG: the curves and confusion matrix of a run, the plots of a board.
 
-One style. The background is transparent and ink and colours are of middle lightness, so that every
-figure is legible on a white page and on a dark one. No dates and salted ids: the same plot gives
+The background is transparent, ink and colours have a medium lightness: a figure is legible on a
+white page and on a dark one. There are no dates, and ids have a fixed salt: the same plot gives
 the same bytes.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +21,6 @@ import matplotlib
 import numpy as np
 from adjustText import adjust_text
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -42,17 +41,17 @@ from harness.storage.files import write_atomically
 from zoo.registry import find
 
 INK = "#797979"
-"""As far from white as from GitHub's dark page: a contrast of 4.3 to both."""
+"""A contrast of 4.3 to white and to GitHub's dark page."""
 BLUE, ORANGE, GREEN, PURPLE = "#3b7fc4", "#cc6a1f", "#2c9460", "#9a68cf"
 GROUPS = (BLUE, ORANGE, GREEN, PURPLE, "#d1495b", "#1b93a0", "#a37a2c", "#cf5aa3")
 KINDS = {
-    "network": ("o", BLUE, "network"),
-    "ensemble": ("D", ORANGE, "ensemble"),
-    "imported": ("s", PURPLE, "imported"),
-    "baseline": ("X", INK, "baseline"),
+    "network": ("o", BLUE),
+    "ensemble": ("D", ORANGE),
+    "imported": ("s", PURPLE),
+    "baseline": ("X", INK),
 }
 SHADES = LinearSegmentedColormap.from_list("shades", ["#d4e3f4", "#1b5e9e"])
-"""Of cells, which carry their own background: black or white is legible on each."""
+"""Backgrounds of cells, on which black or white is legible."""
 STYLE: Any = {
     "svg.hashsalt": "wbc-bench",
     "svg.fonttype": "none",
@@ -81,7 +80,7 @@ STYLE: Any = {
 LABEL_STEPS = 300
 """Of the label placement; a limit of time would not give the same figure everywhere."""
 MARK = "wbc-bench-data"
-"""Goes before a plot's digest, in a comment of the SVG and in a text chunk of the PNG."""
+"""Precedes a plot's digest, in a comment of the SVG and in a text chunk of the PNG."""
 
 
 def render(plot: Plot) -> dict[str, bytes]:
@@ -112,7 +111,7 @@ def draw(record: RunRecord, folder: Path) -> tuple[Path, Path]:
 
 @singledispatch
 def picture(plot: Plot) -> Figure:
-    """The figure of a plot. Every kind of plot registers its own."""
+    """The figure of a plot. Each class of plots registers its own."""
     raise TypeError(f"no picture of {plot.name}")
 
 
@@ -120,10 +119,18 @@ def picture(plot: Plot) -> Figure:
 def _(plot: Against) -> Figure:
     figure, axes = _axes(9, 6)
     for mark, cost in zip(plot.marks, plot.costs, strict=True):
-        symbol, colour, _ = KINDS[mark.kind]
+        symbol, colour = KINDS[mark.kind]
         axes.plot([cost, cost], [100 * mark.low, 100 * mark.high], color=colour, lw=1, alpha=0.35)
         axes.plot(cost, 100 * mark.f1, symbol, **_dot(colour, hollow=not mark.rank))
-    axes.plot(*_steps(_points(plot)[list(plot.front)]).T, color=GREEN, lw=1.2, ls="--", zorder=1)
+    front = sorted(
+        (mark.f1, cost)
+        for mark, cost, on in zip(plot.marks, plot.costs, plot.front, strict=True)
+        if on
+    )
+    axes.plot(
+        [cost for _, cost in front], [100 * f1 for f1, _ in front],
+        drawstyle="steps-post", color=GREEN, lw=1.2, ls="--", zorder=1,
+    )  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
@@ -160,16 +167,9 @@ def _(plot: Forest) -> Figure:
 
 @picture.register
 def _(plot: Confusions) -> Figure:
-    panels, classes = len(plot.panels), len(plot.class_names)
-    columns = min(2, panels)
-    side = 1.9 + 0.32 * classes
-    figure = Figure(
-        figsize=(side * columns, 0.3 + side * -(-panels // columns)), layout="constrained"
-    )
-    grid = figure.subplots(-(-panels // columns), columns, squeeze=False)
-    for axes in grid.flat[panels:]:
-        axes.remove()
-    for axes, panel in zip(grid.flat, plot.panels, strict=False):
+    side = 1.9 + 0.32 * len(plot.class_names)
+    figure, grid = _panels(len(plot.panels), side, side)
+    for axes, panel in zip(grid, plot.panels, strict=True):
         _counts(axes, np.array(panel.counts), plot.class_names)
         axes.set_title(f"{_shortened(panel.title, 32)}\n{100 * panel.f1:.1f} % macro F1")
     return figure
@@ -177,19 +177,13 @@ def _(plot: Confusions) -> Figure:
 
 @picture.register
 def _(plot: Reliability) -> Figure:
-    panels = len(plot.panels)
-    columns = min(2, panels)
-    rows = -(-panels // columns)
-    figure = Figure(figsize=(3.9 * columns, 0.3 + 3.8 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for axes in grid.flat[panels:]:
-        axes.remove()
-    for axes, panel in zip(grid.flat, plot.panels, strict=False):
+    figure, grid = _panels(len(plot.panels), 3.9, 3.8, shared=True)
+    for axes, panel in zip(grid, plot.panels, strict=True):
         counts, confidence, accuracy = np.array(panel.bins).T
         axes.plot([0, 1], [0, 1], color=INK, lw=0.8, ls=":")
         axes.plot(confidence, accuracy, color=BLUE, lw=1.2, alpha=0.7)
-        sizes = 12 + 240 * counts / counts.sum()
-        axes.scatter(confidence, accuracy, s=sizes, color=BLUE, alpha=0.85, lw=0)
+        areas = 12 + 240 * counts / counts.sum()
+        axes.scatter(confidence, accuracy, s=areas, color=BLUE, alpha=0.85, lw=0)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
         axes.set_title(
             f"{_shortened(panel.title, 34)}\ncalibration error {100 * panel.error:.1f} %"
@@ -232,14 +226,13 @@ def learning_curve(record: RunRecord, result: Finished) -> Figure:
     """Losses and validation F1 over the epochs of all phases, with the boundaries marked."""
     figure, left = _axes(7, 4)
     right = left.twinx()
-    epochs = np.arange(1, len(result.history) + 1)
-    for name, losses, colour in (
-        ("training loss", [e.train_loss for e in result.history], BLUE),
-        ("validation loss", [e.validation_loss for e in result.history], ORANGE),
+    for axes, field, colour, name in (
+        (left, "train_loss", BLUE, "training loss"),
+        (left, "validation_loss", ORANGE, "validation loss"),
+        (right, "validation_f1", GREEN, "validation macro F1"),
     ):
-        left.plot(epochs, losses, color=colour, label=name)
-    scores = [e.validation_f1 for e in result.history]
-    right.plot(epochs, scores, color=GREEN, label="validation macro F1")
+        values = [getattr(epoch, field) for epoch in result.history]
+        axes.plot(range(1, len(values) + 1), values, color=colour, label=name)
     left.set(xlabel="epoch", ylabel="cross-entropy", ylim=(0, None))
     right.set(ylabel="macro F1", ylim=(0, 1))
     phases = [line.phase for line in result.history]
@@ -273,6 +266,20 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
+def _panels(
+    count: int, width: float, height: float, *, shared: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """At most two panels side by side; width and height of each in inches."""
+    columns = min(2, count)
+    rows = math.ceil(count / columns)
+    size = (width * columns, 0.3 + height * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared).flat)
+    for axes in grid[count:]:
+        axes.remove()
+    return figure, grid[:count]
+
+
 def _dot(colour: str, *, hollow: bool) -> dict[str, Any]:
     return {
         "color": colour, "ms": 6.5, "mew": 1.2, "ls": "none",
@@ -282,43 +289,33 @@ def _dot(colour: str, *, hollow: bool) -> dict[str, Any]:
 
 def _label(axes: Axes, plot: Against) -> None:
     """Name the marks that are to be named, none over another. The figure must be laid out."""
-    points = _points(plot)
+    heights = [100 * mark.f1 for mark in plot.marks]
     texts = [
-        axes.text(x, y, _shortened(mark.short, 30), fontsize=7.5, va="center")
-        for (x, y), mark in zip(points, plot.marks, strict=True)
+        axes.text(cost, height, _shortened(mark.short, 30), fontsize=7.5, va="center")
+        for cost, height, mark in zip(plot.costs, heights, plot.marks, strict=True)
         if mark.named
     ]
     adjust_text(
-        texts, *points.T, ax=axes, iter_lim=LABEL_STEPS, max_move=(8, 8), expand=(1.15, 1.4),
-        force_text=(0.1, 0.3), force_static=(0.3, 0.3), force_explode=(0.02, 0.02),
-        force_pull=(0.03, 0.03), pull_threshold=4,
+        texts, plot.costs, heights, ax=axes, iter_lim=LABEL_STEPS, max_move=(8, 8),
+        expand=(1.15, 1.4), force_text=(0.1, 0.3), force_static=(0.3, 0.3),
+        force_explode=(0.02, 0.02), force_pull=(0.03, 0.03), pull_threshold=4,
         arrowprops={"arrowstyle": "-", "color": INK, "lw": 0.5},
     )  # fmt: skip
 
 
-def _points(plot: Against) -> np.ndarray:
-    return np.column_stack([plot.costs, [100 * mark.f1 for mark in plot.marks]])
-
-
-def _steps(front: np.ndarray) -> np.ndarray:
-    """The corners of the line along the front's points (n, 2): across, then up."""
-    front = front[np.argsort(front[:, 1], kind="stable")]
-    corners = np.repeat(front, 2, axis=0)[1:]
-    corners[1::2, 1] = front[:-1, 1] if len(front) > 1 else corners[1::2, 1]
-    return corners if len(front) else front
-
-
-def _legend_of_kinds(figure: Figure, marks: Sequence[Mark], one: str | None = None) -> None:
+def _legend_of_kinds(figure: Figure, marks: Sequence[Mark], one_colour: str = "") -> None:
     present = {mark.kind for mark in marks}
-    ranked = all(mark.rank or mark.kind == "baseline" for mark in marks)
-    axes = figure.axes[0]
-    handles = [
-        axes.plot([], [], symbol, **_dot(one or colour, hollow=kind == "baseline"), label=label)[0]
-        for kind, (symbol, colour, label) in KINDS.items()
+    entries: list[tuple[str, str, str, bool]] = [
+        (kind, symbol, one_colour or colour, kind == "baseline")
+        for kind, (symbol, colour) in KINDS.items()
         if kind in present
     ]
-    if not ranked:
-        handles += axes.plot([], [], "o", **_dot(INK, hollow=True), label="not ranked")
+    if not all(mark.rank or mark.kind == "baseline" for mark in marks):
+        entries.append(("not ranked", "o", INK, True))
+    handles = [
+        figure.axes[0].plot([], [], symbol, **_dot(colour, hollow=hollow), label=label)[0]
+        for label, symbol, colour, hollow in entries
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
@@ -335,7 +332,7 @@ def _counts(axes: Axes, counts: np.ndarray, names: Sequence[str]) -> None:
 
 
 def _cells(axes: Axes, shares: np.ma.MaskedArray, texts: Sequence[Sequence[str]]) -> None:
-    """Cells coloured by their share of 1, but for those that are masked."""
+    """Colour each cell by its share, 0 to 1; masked cells stay empty."""
     down, across = (np.arange(count + 1) - 0.5 for count in shares.shape)
     axes.pcolormesh(across, down, shares, cmap=SHADES, vmin=0, vmax=1)
     for row, column in np.argwhere(~np.ma.getmaskarray(shares)):
@@ -347,7 +344,7 @@ def _cells(axes: Axes, shares: np.ma.MaskedArray, texts: Sequence[Sequence[str]]
 
 
 def _on(colour: Any) -> str:
-    """Black or white, whichever the colour shows better."""
+    """Black or white, whichever has more contrast to the colour (WCAG 2.1)."""
     linear = np.array([c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
                        for c in to_rgb(colour)])  # fmt: skip
     return "black" if linear @ [0.2126, 0.7152, 0.0722] > 0.179 else "white"
@@ -383,15 +380,14 @@ def _style() -> Iterator[None]:
 
 def _svg(figure: Figure, digest: str) -> bytes:
     buffer = io.BytesIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)  # type: ignore[no-untyped-call]
+    unset = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", metadata=unset)
     head, start, rest = buffer.getvalue().partition(b"<svg")
     return head + f"<!-- {MARK}: {digest} -->\n".encode() + start + rest
 
 
 def _png(figure: Figure, digest: str = "") -> bytes:
     buffer = io.BytesIO()
-    told = {MARK: digest} if digest else {}
-    canvas = FigureCanvasAgg(figure)
-    canvas.print_png(buffer, metadata={"Software": None, **told})  # type: ignore[no-untyped-call]
+    mark = {MARK: digest} if digest else {}
+    figure.savefig(buffer, format="png", metadata={"Software": None, **mark})
     return buffer.getvalue()

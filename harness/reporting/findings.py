@@ -19,6 +19,7 @@ from harness.evaluation.robustness import Agreement, Choice, Robustness
 from harness.evaluation.significance import Paired
 from harness.reporting.leaderboard import Board, Row, title_of
 from harness.schema.predictions import SHIFTED
+from harness.schema.protocol import Protocol
 
 RESAMPLES = 2000
 
@@ -73,15 +74,15 @@ class Membership:
 @cache
 def memberships(board: Board) -> tuple[Membership, ...]:
     """The soft votes of the board, one a set of members."""
-    found: dict[frozenset[str], Membership] = {}
+    votes: dict[frozenset[str], Membership] = {}
     for row in board.ensembles:
         record = row.ensembles[0]
         members = voters(row)
         if record.ensemble.rule not in {"soft vote", "best subset"} or len(members) < 2:
             continue
-        if frozenset(members) not in found and members.keys() <= board.predictions.keys():
-            found[frozenset(members)] = _membership(board, row, members)
-    return tuple(found.values())
+        if frozenset(members) not in votes and members.keys() <= board.predictions.keys():
+            votes[frozenset(members)] = _membership(board, row, members)
+    return tuple(votes.values())
 
 
 def voters(row: Row) -> dict[str, str]:
@@ -97,12 +98,12 @@ def _membership(board: Board, row: Row, members: dict[str, str]) -> Membership:
     together = soft_vote(votes).argmax(axis=1)
     y_pred = [vote.argmax(axis=1) for vote in votes]
     diversity = statistics.diversity(board.labels, y_pred, classes)
-    found = []
+    analysed = []
     for i, name in enumerate(members.values()):
         others = np.arange(len(votes)) != i
         without = soft_vote(votes[others]).argmax(axis=1)
         q = diversity.q_statistic[i, others]
-        found.append(
+        analysed.append(
             Member(
                 title=title_of(name),
                 alone=macro_f1(board.labels, y_pred[i], classes),
@@ -112,7 +113,7 @@ def _membership(board: Board, row: Row, members: dict[str, str]) -> Membership:
                 q_statistic=float(np.nanmean(q)) if np.isfinite(q).any() else None,
             )
         )
-    return Membership(row, tuple(found), diversity.oracle_macro_f1)
+    return Membership(row, tuple(analysed), diversity.oracle_macro_f1)
 
 
 @cache
@@ -125,8 +126,8 @@ def disagreement(board: Board) -> tuple[tuple[Row, ...], np.ndarray]:
     if len(rows) < 2:
         return (), np.empty((0, 0))
     y_pred = [row.y_pred[0] for row in rows]
-    found = statistics.diversity(board.labels, y_pred, len(board.data.class_names))
-    return rows, found.disagreement
+    diversity = statistics.diversity(board.labels, y_pred, len(board.data.class_names))
+    return rows, diversity.disagreement
 
 
 # --- classes -------------------------------------------------------------------------------------
@@ -159,19 +160,29 @@ def confused_share(row: Row, true: int, predicted: int) -> float:
 
 
 @cache
-def robustness_of(row: Row, *, intervals: bool = False) -> Robustness | None:
-    """What the corruptions cost a row, mean over its seeds; None unless all were evaluated."""
+def robustness_of(row: Row) -> Robustness | None:
+    """What the corruptions cost a row, mean over its seeds; None unless all were evaluated.
+
+    Without intervals, which are most of the work.
+    """
     if not all(SHIFTED in parts for parts in row.parts):
         return None
-    pairs = zip(row.records, row.parts, strict=True)
-    return robustness.mean(
-        [
-            robustness.robustness(
-                parts["test"], parts[SHIFTED], record.run, intervals=intervals
-            )
-            for record, parts in pairs
-        ]
-    )  # fmt: skip
+    if len(row.parts) > 1:
+        seeds = map(robustness_of, row.per_seed)
+        return robustness.mean([seed for seed in seeds if seed])
+    return _robustness(row, intervals=False)
+
+
+def half_width(row: Row) -> float:
+    """Half the widest 95 % interval of a corruption's macro F1 on the row's first seed."""
+    groups = _robustness(row, intervals=True).corruptions
+    return max(group.high - group.low for group in groups) / 2
+
+
+def _robustness(row: Row, *, intervals: bool) -> Robustness:
+    """Of the row's first seed."""
+    parts, run = row.parts[0], row.records[0].run
+    return robustness.robustness(parts["test"], parts[SHIFTED], run, intervals=intervals)
 
 
 @cache
@@ -180,9 +191,9 @@ def effect_of_views(row: Row) -> dict[str, Paired]:
     return robustness.effect_of_views(row.parts[0])
 
 
-def resembled(board: Board) -> tuple[str, ...]:
+def resembled(protocol: Protocol) -> tuple[str, ...]:
     """The corruptions that the protocol's augmentation resembles."""
-    return robustness.overlap(board.protocol.augmentation.operations())
+    return robustness.overlap(protocol.augmentation.operations())
 
 
 # --- choices -------------------------------------------------------------------------------------
@@ -205,7 +216,7 @@ def choices(board: Board) -> Choices:
         return Choices((), ())
     names, validation = [row.title for row in rows], [row.validation_f1 for row in rows]
     y_pred = [row.y_pred for row in rows]
-    found = [robustness.choice("test", names, validation, board.labels, y_pred)]
+    chosen_by_test = [robustness.choice("test", names, validation, board.labels, y_pred)]
     scores = {"validation": validation, "test": [row.macro_f1 for row in rows]}
     if all(SHIFTED in parts for row in rows for parts in row.parts):
         shifted = [
@@ -213,9 +224,9 @@ def choices(board: Board) -> Choices:
             for row in rows
         ]
         labels = rows[0].parts[0][SHIFTED].labels
-        found.append(robustness.choice("shifted test", names, validation, labels, shifted))
+        chosen_by_test.append(robustness.choice("shifted test", names, validation, labels, shifted))
         scores["shifted test"] = [row.shifted_f1 or 0.0 for row in rows]
-    return Choices(tuple(found), tuple(robustness.rank_agreement(scores)))
+    return Choices(tuple(chosen_by_test), tuple(robustness.rank_agreement(scores)))
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,8 @@ def row_id(row: Row) -> str:
 
 def facts(row: Row, *tables: str) -> list[tuple[Column[Row], Cell]]:
     """The columns of some tables, each once, with the row's cell; the title is left out."""
-    found = dict.fromkeys(c for name in tables for c in columns.shown_in(name) if c.key != "title")
-    return [(column, column.cell(row)) for column in found]
+    shown = dict.fromkeys(c for name in tables for c in columns.shown_in(name) if c.key != "title")
+    return [(column, column.cell(row)) for column in shown]
 
 
 def shaded_confusion(row: Row) -> list[list[tuple[int, str]]]:

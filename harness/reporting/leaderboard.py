@@ -44,7 +44,7 @@ Parts = Mapping[str, Predictions]
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A network, an ensemble, or external predictions; one record a seed, by ascending seed."""
+    """A network, an ensemble, or external predictions; a record for each seed, by seed."""
 
     kind: Kind
     name: str
@@ -76,9 +76,9 @@ class Row:
     def seeds(self) -> tuple[int, ...]:
         return tuple(record.run.seed for record in self.records)
 
-    @property
+    @cached_property
     def per_seed(self) -> tuple[Row, ...]:
-        """The row taken apart: one row a seed."""
+        """A row for each seed."""
         triples = zip(self.records, self.evaluations, self.parts, strict=True)
         return tuple(
             replace(self, records=(record,), evaluations=(evaluation,), parts=(parts,))
@@ -285,7 +285,7 @@ def _row(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Row:
         case ExternalRecord():
             kind = "baseline" if first.baseline else "imported"
             name, weights = first.external.name, "–"
-            note = first.note.removeprefix("floor: ")  # As older records say it.
+            note = first.note.removeprefix("floor: ")  # Older records begin with it.
             title = name.replace("-", " ").capitalize() if first.baseline else name
         case _:
             kind, name, title = "network", first.run.recipe, find(first.run.recipe).title

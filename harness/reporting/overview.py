@@ -24,18 +24,18 @@ class Overview:
 
 
 def first_rows(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """The best networks, of each set of members the best ensemble by validation, all others.
+    """The best networks, the best ensemble by validation of each set of members, and all others.
 
-    The order is that of ``rows``.
+    In the order of ``rows``.
     """
     networks = [row for row in rows if row.kind == "network"][:MOST_NETWORKS]
-    kept = {*networks, *_best(rows, "ensemble")}
-    return tuple(row for row in rows if row in kept or row.kind in {"imported", "baseline"})
+    best = {*networks, *_best(rows, "ensemble")}
+    return tuple(row for row in rows if row in best or row.kind in {"imported", "baseline"})
 
 
 @cache
 def overviews(boards: tuple[Board, ...]) -> tuple[Overview, ...]:
-    """One for each two boards or more on the same test images."""
+    """An overview for each group of two or more boards on the same test images."""
     groups: dict[tuple[str, str], list[Board]] = defaultdict(list)
     for board in boards:
         if board.rows:
@@ -53,7 +53,7 @@ def _overview(boards: tuple[Board, ...]) -> Overview:
 
 
 def _best(rows: Iterable[Row], kind: str) -> list[Row]:
-    """Of each network, or of each set of members, the row that the validation images prefer."""
+    """The row that the validation images prefer, for each network or set of members."""
     groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in rows:
         if row.kind == kind:

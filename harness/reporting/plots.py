@@ -186,7 +186,7 @@ def plots(board: Board, heading: str) -> tuple[Plot, ...]:
         _mark(row, named=row in named or bool(row.fronts or row.suspect)) for row in board.rows
     )
     shown = marks[:FOREST_ROWS]
-    found: list[Plot] = [
+    shown_plots: list[Plot] = [
         *_against(board, title, marks),
         Forest(title, shown, len(marks) - len(shown)),
         *_confusions(board, title),
@@ -194,7 +194,7 @@ def plots(board: Board, heading: str) -> tuple[Plot, ...]:
         Reliability(title, tuple(map(_reliability_curve, board.rows[:RELIABILITY_PANELS]))),
         *_disagreement(board, title),
     ]
-    return tuple(found)
+    return tuple(shown_plots)
 
 
 def slug(board: Board) -> str:

@@ -63,8 +63,8 @@ class Cell:
 
     @property
     def markdown(self) -> str:
-        marked = f"{self.emphasis}{escape(self.text)}{self.emphasis} {escape(self.mark)}"
-        return marked.rstrip()
+        text = f"{self.emphasis}{escape(self.text)}{self.emphasis}"
+        return f"{text}\N{NO-BREAK SPACE}{escape(self.mark)}" if self.mark else text
 
     @property
     def sort_value(self) -> float | None:
@@ -134,6 +134,6 @@ def share(part: float) -> str:
     return f"{part:.0%}"
 
 
-def interval(low: float, high: float, digits: int = 1) -> str:
-    """In percent."""
-    return f"{100 * low:.{digits}f}–{100 * high:.{digits}f}"
+def interval(low: float, high: float) -> str:
+    """In percent, on one line."""
+    return f"{100 * low:.1f}\N{NON-BREAKING HYPHEN}{100 * high:.1f}"

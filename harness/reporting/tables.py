@@ -105,22 +105,6 @@ def _robustness(row: Row) -> Robustness:
     return found
 
 
-def images_per_corruption(board: Board) -> int:
-    return (
-        next(found for row in board.rows if (found := findings.robustness_of(row)))
-        .corruptions[0]
-        .images
-    )
-
-
-def half_width(board: Board) -> float:
-    """Of the widest 95 % interval of a corruption's macro F1, for the best row; in points."""
-    best = next(row for row in board.rows if findings.robustness_of(row))
-    found = findings.robustness_of(best, intervals=True)
-    assert found is not None
-    return max(group.high - group.low for group in found.corruptions) * 50
-
-
 def ensemble_table(board: Board) -> Table[Row]:
     """Every ensemble: what its rule made of the members, and what the choice cost."""
     return Table(ENSEMBLE_COLUMNS, board.ensembles)

@@ -1,4 +1,4 @@
-"""Figures: drawn once for what they show, the same bytes, legible on white and on black."""
+"""Figures: drawn when their plot changes, the same bytes, legible on white and on black."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_names_that_would_be_markup_or_formulas() -> None:
 @pytest.mark.parametrize("colour", sorted({INK, *GROUPS, *(kind[1] for kind in KINDS.values())}))
 @pytest.mark.parametrize("page", ["#ffffff", "#0d1117"])
 def test_colours_stand_out_on_both_pages(colour: str, page: str) -> None:
-    """WCAG 2.1 asks 3 of graphics."""
+    """WCAG 2.1 requires 3 for graphics."""
     assert contrast(colour, page) >= 3
 
 

@@ -58,14 +58,14 @@ def board_of(**rows: np.ndarray) -> Board:
     return board
 
 
-def floor(probabilities: np.ndarray) -> tuple[ExternalRecord, dict[str, Predictions]]:
+def baseline(probabilities: np.ndarray) -> tuple[ExternalRecord, dict[str, Predictions]]:
     from harness.schema.records import External
 
     parts = {"test": Predictions(np.arange(240), LABELS, probabilities)}
     record = ExternalRecord(
         external=External(name="raw-pixels", reference=made_run()),
         baseline=True,
-        note="floor",
+        note="a linear classifier",
         profile="quick",
         data=SUMMARY,
         **dict(metrics.evaluate(parts, NAMES)),
@@ -83,16 +83,16 @@ def test_far_below_the_median_is_suspect_and_not_ranked() -> None:
     assert board.rows[-1].rank is None
     assert not any(row.suspect for row in board.rows[:-1])
     page = markdown([board])
-    assert "**MobileNet** ⚠" in page
+    assert "**MobileNet**\N{NO-BREAK SPACE}⚠" in page
     assert "Suspect recipe, not ranked: MobileNet is" in page
 
 
 def test_below_the_raw_pixels_is_suspect_when_it_is_significant() -> None:
     made = [record_of("vgg16", said(0.95, 1)), record_of("lite0", said(0.6, 2))]
     made.append(record_of("resnet50", said(0.79, 3)))
-    ground, parts = floor(said(0.8, 4))
-    predictions = {r.run.id: p for r, p in made} | {ground.subject.id: parts}
-    (board,) = boards([*(r for r, _ in made), ground], predictions)
+    pixels, parts = baseline(said(0.8, 4))
+    predictions = {r.run.id: p for r, p in made} | {pixels.subject.id: parts}
+    (board,) = boards([*(r for r, _ in made), pixels], predictions)
     suspects = {row.name: row.suspect for row in board.rows}
     assert "below the pixel baseline" in suspects["lite0"]
     assert suspects["vgg16"] == suspects["resnet50"] == suspects["raw-pixels"] == ""
