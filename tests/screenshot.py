@@ -5,6 +5,7 @@ Needs chromium and chromedriver.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from selenium import webdriver
@@ -19,7 +20,9 @@ def main() -> None:
     options = webdriver.ChromeOptions()
     for flag in FLAGS:
         options.add_argument(flag)
-    browser = webdriver.Chrome(options=options)
+    options.binary_location = shutil.which("chromium") or ""
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    browser = webdriver.Chrome(options=options, service=service)
     try:
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", SIZE)
         browser.get((ROOT / "results" / "index.html").as_uri())
