@@ -30,7 +30,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("allowed", "found"),
+    ("allowed", "expected"),
     [
         (None, ["gpu:0", "gpu:1"]),
         ("1", ["gpu:1"]),
@@ -43,19 +43,22 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_gpus_are_those_that_the_environment_allows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: str | None, found: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: str | None, expected: list[str]
 ) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho '0, GPU-aaaa-cccc-dd, A'\necho '1, GPU-bbbb-cccc-dd, B'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     environment = {} if allowed is None else {"CUDA_VISIBLE_DEVICES": allowed}
-    assert [device.id for device in visible(environment)] == found
+    assert [device.id for device in visible(environment)] == expected
 
 
 def test_a_gpu_is_counted_as_nvidia_smi_counts() -> None:
-    told = Device("gpu:1", "B").environment
-    assert (told["CUDA_DEVICE_ORDER"], told["CUDA_VISIBLE_DEVICES"]) == ("PCI_BUS_ID", "1")
+    variables = Device("gpu:1", "B").environment
+    assert (variables["CUDA_DEVICE_ORDER"], variables["CUDA_VISIBLE_DEVICES"]) == (
+        "PCI_BUS_ID",
+        "1",
+    )
 
 
 def test_a_gpu_is_held_alone_or_together() -> None:

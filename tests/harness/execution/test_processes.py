@@ -34,7 +34,7 @@ def launch(
     command = (sys.executable, "-c", READ_JOB + EMIT + program)
     events: list[Event] = []
     launcher = WorkerProcess(children or Children(), timeout, command)
-    return launcher(job, {"MARK": "seen"}, events.append), events
+    return launcher(job, {"MARK": "from the parent"}, events.append), events
 
 
 def test_a_finished_child_hands_back_its_outcome(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_finished_child_hands_back_its_outcome(tmp_path: Path) -> None:
 
 def test_the_environment_reaches_the_child(tmp_path: Path) -> None:
     _, events = launch(tmp_path, "emit(event='phase', name=os.environ['MARK'], steps=1)")
-    assert events == [PhaseEvent(name="seen", steps=1)]
+    assert events == [PhaseEvent(name="from the parent", steps=1)]
 
 
 @pytest.mark.parametrize(

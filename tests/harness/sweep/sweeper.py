@@ -26,7 +26,7 @@ from tests.harness.conftest import SUMMARY, StandIn, made_planned
 from zoo.registry import RECIPES
 
 
-def planned(recipes: int, seeds: int) -> list[PlannedRun]:
+def planned_runs(recipes: int, seeds: int) -> list[PlannedRun]:
     return [made_planned(r.name, seed) for seed in range(seeds) for r in RECIPES[:recipes]]
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     )
     print("ready", flush=True)
     sys.stdin.readline()
-    left = find_pending(planned(recipes, seeds), store)
+    left = find_pending(planned_runs(recipes, seeds), store)
     sweep(left, context, Slow(results, float(sys.argv[5])))
 
 

@@ -23,7 +23,7 @@ from harness.storage.records import FEATURES, PREDICTIONS, Store
 from harness.sweep.scheduler import SweepContext, sweep
 from tests.harness.conftest import SUMMARY, Recorder, StandIn, made_planned
 from tests.harness.sweep.sweeper import Slow
-from tests.harness.sweep.sweeper import planned as many
+from tests.harness.sweep.sweeper import planned_runs as many
 
 pytest.importorskip("distributed")
 
@@ -69,10 +69,10 @@ def test_the_engine_does_not_change_the_result(cluster: Any, images: Path, tmp_p
     """One by one, in threads, and on two workers of which one is killed on the way."""
     from harness.sweep.cluster import Cluster, connect
 
-    wanted, cpu = many(6, 3), (Device("cpu", "Test CPU"),)
+    planned, cpu = many(6, 3), (Device("cpu", "Test CPU"),)
     alone, threads, spread = (tmp_path / name for name in ("alone", "threads", "spread"))
-    sweep(wanted, made_context(alone, lambda: cpu), StandIn())
-    sweep(wanted, made_context(threads, lambda: cpu * 4), StandIn())
+    sweep(planned, made_context(alone, lambda: cpu), StandIn())
+    sweep(planned, made_context(threads, lambda: cpu * 4), StandIn())
 
     spread.mkdir()
     there = Cluster(connect(cluster.scheduler_address), images, partial(Slow, spread, 0.3))
@@ -80,16 +80,16 @@ def test_the_engine_does_not_change_the_result(cluster: Any, images: Path, tmp_p
     killer = threading.Timer(1.0, os.kill, (next(iter(pids.values())), signal.SIGKILL))
     assert len(there.slots()) == 2
     killer.start()
-    summary = sweep(wanted, made_context(spread, there.slots), there)
+    summary = sweep(planned, made_context(spread, there.slots), there)
     killer.join()
     there.close()
-    assert summary.finished == len(wanted)
+    assert summary.finished == len(planned)
     journal = (spread / "journal").read_text().split()
     assert len(set(journal[2::3])) >= 2, "both workers must have worked"
     assert set(pids.values()) & {int(pid) for pid in journal[2::3]}
     assert records(alone) == records(threads) == records(spread)
-    for one in wanted:
-        assert (Store(spread).artefacts(one.run) / PREDICTIONS).exists()
+    for each in planned:
+        assert (Store(spread).artefacts(each.run) / PREDICTIONS).exists()
 
 
 def test_a_worker_that_joins_later_gets_its_share(
@@ -106,11 +106,11 @@ def test_a_worker_that_joins_later_gets_its_share(
         assert len(there.slots()) == 1
         joining = threading.Timer(0.5, growing.scale, (3,))
         joining.start()
-        wanted = many(6, 3)
-        summary = sweep(wanted, made_context(tmp_path, there.slots), there)
+        planned = many(6, 3)
+        summary = sweep(planned, made_context(tmp_path, there.slots), there)
         joining.join()
         there.close()
-    assert summary.finished == len(wanted)
+    assert summary.finished == len(planned)
     assert len(set((tmp_path / "journal").read_text().split()[2::3])) == 3
 
 
@@ -118,15 +118,15 @@ def test_images_travel_once_to_each_worker(cluster: Any, images: Path, tmp_path:
     from harness.sweep.cluster import Cluster, connect
 
     there = Cluster(connect(cluster.scheduler_address), images, StandIn)
-    found = there.client.run(held, images.name)
-    assert len(found) == 2
-    assert {tuple(sorted(content.items())) for content in found.values()} == {
+    copies = there.client.run(image_files, images.name)
+    assert len(copies) == 2
+    assert {tuple(sorted(content.items())) for content in copies.values()} == {
         tuple(sorted((path.name, path.read_bytes()) for path in images.iterdir()))
     }
     there.close()
 
 
-def held(name: str, dask_worker: Any) -> dict[str, bytes]:
+def image_files(name: str, dask_worker: Any) -> dict[str, bytes]:
     folder = Path(dask_worker.local_directory) / f"wbc-bench-{name}"
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -201,9 +201,9 @@ unfreeze = 3
 
 
 def test_the_real_worker_brings_home_the_same_from_a_cluster(cluster: Any, tmp_path: Path) -> None:
-    """By the command: pretrained weights and harmed images go there, trained weights come back."""
+    """Pretrained weights and corrupted images go there, trained weights come back."""
     (tmp_path / "small.toml").write_text(SMALL)
-    kept = {}
+    predictions = {}
     for where in ([], ["--cluster", cluster.scheduler_address]):
         results = tmp_path / ("there" if where else "here")
         command = [
@@ -218,8 +218,8 @@ def test_the_real_worker_brings_home_the_same_from_a_cluster(cluster: Any, tmp_p
         assert set(Store(results).predictions(record.run)) == {"validation", "test", "shifted"}
         left = {path.name for path in Store(results).artefacts(record.run).iterdir()}
         assert left >= {"head.weights.h5", "backbone.weights.h5", FEATURES, PREDICTIONS, "log.txt"}
-        kept[results.name] = Store(results).predictions_path(record.run).read_bytes()
-    assert kept["here"] == kept["there"]
+        predictions[results.name] = Store(results).predictions_path(record.run).read_bytes()
+    assert predictions["here"] == predictions["there"]
 
 
 class Full(StandIn):
@@ -280,9 +280,9 @@ def test_a_scheduler_that_goes_ends_the_sweep_in_one_line(images: Path, tmp_path
         sweep(many(6, 3), made_context(tmp_path, there.slots), there)
     closing.join()
     there.close()
-    kept = Store(tmp_path).records()
-    assert 0 < len(kept) < 18
-    assert all(record.finished for record in kept)
+    records = Store(tmp_path).records()
+    assert 0 < len(records) < 18
+    assert all(record.finished for record in records)
 
 
 def test_two_sweeps_may_bring_the_same_images(cluster: Any, images: Path, tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_two_sweeps_may_bring_the_same_images(cluster: Any, images: Path, tmp_pa
     one.close()
     cluster.scale(3)
     other.client.wait_for_workers(3)
-    assert len(other.client.run(held, images.name)) == 3
+    assert len(other.client.run(image_files, images.name)) == 3
     other.close()
     cluster.scale(2)
 

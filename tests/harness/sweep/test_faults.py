@@ -37,7 +37,7 @@ from tests.harness.conftest import (
     made_record,
     save_finished,
 )
-from tests.harness.sweep.sweeper import planned as many
+from tests.harness.sweep.sweeper import planned_runs as many
 from tests.harness.sweep.test_scheduler import NAMES, made_context
 
 ROOT = Path(__file__).parents[3]

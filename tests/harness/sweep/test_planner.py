@@ -13,7 +13,7 @@ from harness.schema.records import Finished, RunRecord
 from harness.storage.records import Store
 from harness.sweep import estimates
 from tests.harness.conftest import SUMMARY, made_planned, made_record, save_finished
-from tests.harness.sweep.sweeper import planned as many
+from tests.harness.sweep.sweeper import planned_runs as many
 from zoo.registry import find
 
 seconds_lists = st.lists(st.floats(0.1, 1000), min_size=1, max_size=12)

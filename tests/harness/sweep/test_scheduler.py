@@ -67,7 +67,7 @@ def test_one_failure_stays_its_own(tmp_path: Path) -> None:
     record = Store(tmp_path).find(made_planned("resnet50").run)
     assert record is not None
     assert record.result == killed.failed
-    # A failed run is done until it is asked for again.
+    # A failed run is done until --retry-failed.
     assert find_pending(planned, Store(tmp_path)) == ()
     again = find_pending(planned, Store(tmp_path), retry_failed=True)
     assert [one.recipe.name for one in again] == ["resnet50"]

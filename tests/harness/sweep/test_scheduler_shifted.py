@@ -1,4 +1,4 @@
-"""What a sweep does with the shifted test: told to workers, stored, scored, verified."""
+"""What a sweep does with the shifted test: sent to workers, stored, scored, verified."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.harness.conftest import (
 
 
 class Corrupted(StandIn):
-    """Predicts the shifted copy too, worse than the test, as a worker does that is told of one."""
+    """Predicts the shifted copy too, worse than the test, as a worker does whose job has one."""
 
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
@@ -114,10 +114,10 @@ def test_a_rate_over_several_views_is_that_of_one_times_their_number() -> None:
     record = made_record()
     protocol = record.run.protocol.model_copy(update={"test_views": 4})
     run = record.run.model_copy(update={"protocol": protocol})
-    seen = record.model_copy(update={"run": run})
+    several_views = record.model_copy(update={"run": run})
     slow, fast = (
         estimate_seconds(made_planned(), SUMMARY, [r], "Test CPU, 2 cores", 4e10)
-        for r in (record, seen)
+        for r in (record, several_views)
     )
     assert slow - fast == pytest.approx(100 / 25 - 100 / 100)
 

@@ -78,11 +78,11 @@ def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Tag -> steps and values of one run's folder."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    told = EventAccumulator(str(folder))
-    told.Reload()
+    events = EventAccumulator(str(folder))
+    events.Reload()
     return {
-        tag: [(point.step, point.value) for point in told.Scalars(tag)]
-        for tag in told.Tags()["scalars"]
+        tag: [(point.step, point.value) for point in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
     }
 
 
@@ -115,7 +115,7 @@ def test_each_run_has_its_folder_with_its_curves(curves: Any, tmp_path: Path) ->
         written(curves, tmp_path, [one], launcher)
     names = [f"lite0-seed0-{planned[0].run.id}", f"vgg16-seed4-{planned[1].run.id}"]
     assert sorted(path.name for path in (tmp_path / "tb").iterdir()) == names
-    told = read(tmp_path / "tb" / names[0])
+    scalars = read(tmp_path / "tb" / names[0])
     for phase, lines, rate in (
         ("frozen", frozen, "feature_rows_per_second"),
         ("fine-tuning", tuned, "images_per_second"),
@@ -128,10 +128,10 @@ def test_each_run_has_its_folder_with_its_curves(curves: Any, tmp_path: Path) ->
             rate: [line.samples / 2 for line in lines],
         }
         for tag, values in expected.items():
-            steps, found = zip(*told.pop(f"{phase}/{tag}"), strict=True)
+            steps, read_values = zip(*scalars.pop(f"{phase}/{tag}"), strict=True)
             assert steps == tuple(range(1, len(lines) + 1))
-            assert found == pytest.approx(values)
-    assert told == {}
+            assert read_values == pytest.approx(values)
+    assert scalars == {}
     assert "from-scratch/train_loss" in read(tmp_path / "tb" / names[1])
 
 
@@ -144,7 +144,7 @@ def test_a_run_that_goes_on_tells_its_curve_once(curves: Any, tmp_path: Path) ->
     assert [step for step, _ in read(folder)["fine-tuning/train_loss"]] == [1, 2, 3, 4]
 
 
-def test_a_loss_that_is_not_finite_is_still_told(curves: Any, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_still_shown(curves: Any, tmp_path: Path) -> None:
     callback = curves.TensorBoardCallback(tmp_path, print)
     infinite = epoch("frozen", 1).model_copy(update={"train_loss": math.inf})
     callback.on_event(made_planned(), EpochEvent.model_construct(epoch=infinite))
