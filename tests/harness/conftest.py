@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.data.image_cache import open_dataset
+from harness.data.splitting import split_indices
 from harness.evaluation import metrics
 from harness.execution.processes import ProcessResult
 from harness.schema.dataset import DataSummary, Split
@@ -54,15 +56,21 @@ def made_planned(recipe: str = "vgg16", seed: int = 0) -> PlannedRun:
     return PlannedRun(made_run(recipe, seed), find(recipe), (None,), "")
 
 
-def made_predictions(run: Run) -> dict[str, Predictions]:
-    """Predictions that depend on the run alone, and are right most of the time."""
-    rng = np.random.default_rng(list(run.id.encode()))
-    parts, begin = {}, 0
-    for name, count in (("train", 70), ("validation", 10), ("test", 20)):
-        ids = np.arange(begin, begin + count)
-        begin += count
-        labels = ids % len(CLASSES)
-        raw = 1.8 * rng.random((count, len(CLASSES))) + np.eye(len(CLASSES))[labels]
+LABELS = np.arange(100) % len(CLASSES)
+IDS = {"train": np.arange(70), "validation": np.arange(70, 80), "test": np.arange(80, 100)}
+
+
+def made_predictions(
+    run: Run,
+    ids_by_part: Mapping[str, np.ndarray] = IDS,
+    all_labels: np.ndarray = LABELS,
+) -> dict[str, Predictions]:
+    """Predictions that depend on run and images alone, and are right most of the time."""
+    rng, classes = np.random.default_rng(list(run.id.encode())), int(all_labels.max()) + 1
+    parts = {}
+    for name, ids in ids_by_part.items():
+        labels = all_labels[ids]
+        raw = 1.8 * rng.random((len(ids), classes)) + np.eye(classes)[labels]
         probabilities = (raw / raw.sum(axis=1, keepdims=True)).astype(np.float32)
         parts[name] = Predictions(ids, labels, probabilities)
     test = parts["test"]
@@ -164,7 +172,12 @@ class StandIn:
             raise fate
         if fate is not None:
             return fate
-        parts = made_predictions(job.run)
+        if (Path(job.data) / "images.npy").exists():
+            dataset = open_dataset(Path(job.data))
+            ids = dict(vars(split_indices(job.run.split, dataset)))
+            parts = made_predictions(job.run, ids, dataset.labels)
+        else:
+            parts = made_predictions(job.run)
         told = {k: p for k, p in parts.items() if k != "shifted" or job.shifted}
         write_predictions(Path(job.output) / PREDICTIONS, told)
         return ProcessResult("finished", outcome=made_outcome())
