@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import DataError, NoRoom, StoreError
+from harness.execution.locks import FileLock
+from harness.storage import artifact_cache
 from harness.storage.artifact_cache import MANIFEST, ArtifactCache, damage
 
 
@@ -179,6 +181,30 @@ def test_an_artifact_under_creation_is_left_alone(cache: ArtifactCache) -> None:
         Creator()(folder)
 
     assert damage(cache.get_or_create("a", create_both)) is None
+
+
+class NoLock(FileLock):
+    """As on a file system without locks, where each is granted."""
+
+    def acquire(self, blocking: bool = True) -> bool:
+        self.enforced = False
+        return True
+
+
+def test_without_locks_nobody_deletes_what_another_creates(
+    cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact_cache, "FileLock", NoLock)
+    create = Creator()
+
+    def create_twice(folder: Path) -> None:
+        cache.get_or_create("a", create)
+        create(folder)
+
+    folder = cache.get_or_create("a", create_twice)
+    assert damage(folder, verify=True) is None
+    assert create.calls == 2
+    assert {name for name in artifacts(cache) if "/" not in name} == {"a"}
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
