@@ -4,7 +4,7 @@
                                     [--train N] [--validation N] [--test N] [--epochs N]
 
 Ours is the whole command ``wbc-bench run`` in the quick profile, with its processes, records,
-tables and figures, without the pass over harmed images. The plain loop is one process: for each
+tables and figures, without the shifted test. The plain loop is one process: for each
 network ``fit`` on the frozen backbone plus head with Keras's own early stopping and plateau
 callbacks, fed by ``tf.data``, so that every epoch runs the backbone again, then the test images.
 Both get the same images, first weights, head, optimizer, batch size, patience and most epochs. A

@@ -65,7 +65,7 @@ class SweepSettings(FrozenModel):
     cpu_slots: int = Field(2, ge=1)
     """Parallel runs on the CPU: one builds its network while another computes."""
     shift: Shift = "mixed"
-    """The pass over the shifted test images: each harmed once, in every way, or none."""
+    """The shifted test: one corruption per test image, all corruptions of each, or none."""
     per_gpu: int = Field(1, ge=1, le=64)
     """Parallel runs on each GPU."""
     memory_gb: float = Field(0, ge=0)

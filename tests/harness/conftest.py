@@ -74,9 +74,9 @@ def made_predictions(
         probabilities = (raw / raw.sum(axis=1, keepdims=True)).astype(np.float32)
         parts[name] = Predictions(ids, labels, probabilities)
     test = parts["test"]
-    harmed = test.probabilities.copy()
-    harmed[::3] = np.roll(harmed[::3], 1, axis=1)
-    parts["shifted"] = Predictions(test.ids, test.labels, harmed)
+    corrupted = test.probabilities.copy()
+    corrupted[::3] = np.roll(corrupted[::3], 1, axis=1)
+    parts["shifted"] = Predictions(test.ids, test.labels, corrupted)
     return parts
 
 
