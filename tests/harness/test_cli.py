@@ -1,4 +1,4 @@
-"""What a user types, what a user gets: one line, an exit code, and nothing lost."""
+"""The subcommands: what they print, their exit codes, and that no result is lost."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def wbc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No download succeeds, whatever the machine's network."""
+    """No download succeeds, on any machine."""
     from harness.errors import Offline
 
     def fail(recipe: Any) -> Path:
@@ -129,7 +129,9 @@ def test_variants_are_one_sweep_and_one_study(
     page = (tmp_path / "results" / "LEADERBOARD.md").read_text()
     assert "what the options change" in page
     assert "rare classes oversampled up to 60 images" in page
-    assert page.count("*Raw pixels*") == 3 + page.count("*Raw pixels*:"), "each board has a floor"
+    assert page.count("*Raw pixels*") == 3 + page.count("*Raw pixels*:"), (
+        "each board has a pixel baseline"
+    )
 
 
 def test_a_failed_run_is_exit_code_1_and_can_be_tried_again(
@@ -178,7 +180,7 @@ def test_quick_falls_back_to_random_weights_and_says_so(
     assert "† Random weights" in page
 
 
-def test_plan_tells_what_is_pending_and_downloads_nothing(
+def test_plan_says_what_is_pending_and_downloads_nothing(
     wbc: Cli, tmp_path: Path, trainer: StandIn, offline: None
 ) -> None:
     (tmp_path / "benchmark.toml").write_text(SETTINGS)
@@ -245,7 +247,7 @@ def test_leaderboard_is_written_from_the_records_alone(wbc: Cli, tmp_path: Path)
     assert (tmp_path / "results" / "LEADERBOARD.md").read_bytes() == first
 
 
-def test_verify_finds_every_lie(wbc: Cli, tmp_path: Path) -> None:
+def test_verify_finds_every_change(wbc: Cli, tmp_path: Path) -> None:
     store, record = Store(tmp_path / "results"), made_record()
     save_finished(store, record)
     save_finished(store, made_record("lite0"))
@@ -268,8 +270,8 @@ def test_verify_finds_every_lie(wbc: Cli, tmp_path: Path) -> None:
     path.write_text(true_record)
     assert wbc("verify")[0] == 0
     save_finished(store, made_record("vgg19"))
-    lied = store.predictions_path(made_record("vgg19").run)
-    store.predictions_path(record.run).write_bytes(lied.read_bytes())
+    other_predictions = store.predictions_path(made_record("vgg19").run)
+    store.predictions_path(record.run).write_bytes(other_predictions.read_bytes())
     code, _, err = wbc("verify")
     assert code == 1
     assert "not those of this record" in err
@@ -299,7 +301,7 @@ def test_compare_says_what_is_significant(wbc: Cli, tmp_path: Path) -> None:
         (("vgg16", "vgg17"), "did you mean"),
     ],
 )
-def test_compare_refuses_in_one_line(
+def test_compare_rejects_in_one_line(
     wbc: Cli, tmp_path: Path, names: tuple[str, str], says: str
 ) -> None:
     save_finished(Store(tmp_path / "results"), made_record("vgg16"))
@@ -309,7 +311,7 @@ def test_compare_refuses_in_one_line(
     assert err.count("\n") == 1
 
 
-def make_committee(wbc: Cli, tmp_path: Path, *names: str) -> Store:
+def make_members(wbc: Cli, tmp_path: Path, *names: str) -> Store:
     """Finished runs with the features that concatenation needs."""
     store = Store(tmp_path / "results")
     for name in names:
@@ -323,7 +325,7 @@ def make_committee(wbc: Cli, tmp_path: Path, *names: str) -> Store:
 
 
 def test_an_ensemble_by_every_rule_stands_in_the_table(wbc: Cli, tmp_path: Path) -> None:
-    store = make_committee(wbc, tmp_path, "vgg16", "lite0", "efficientnetb0")
+    store = make_members(wbc, tmp_path, "vgg16", "lite0", "efficientnetb0")
     code, out, _ = wbc("ensemble", "vgg16", "l0", "b0")
     assert code == 0
     rules = {record.ensemble.rule for record in store.ensembles()}
@@ -351,7 +353,7 @@ def rows_of(page: str) -> list[str]:
 
 
 def test_a_search_takes_all_that_have_finished(wbc: Cli, tmp_path: Path) -> None:
-    store = make_committee(wbc, tmp_path, "vgg16", "lite0", "efficientnetb0")
+    store = make_members(wbc, tmp_path, "vgg16", "lite0", "efficientnetb0")
     assert wbc("ensemble", "--search")[0] == 0
     assert {r.ensemble.rule for r in store.ensembles()} == {"greedy", "best subset"}
     assert all(set(r.recipes) == {"vgg16", "lite0", "efficientnetb0"} for r in store.ensembles())
@@ -375,7 +377,7 @@ def test_a_search_takes_all_that_have_finished(wbc: Cli, tmp_path: Path) -> None
         (("vgg16", "@elsewhere"), "nothing was imported as 'elsewhere'"),
     ],
 )
-def test_an_ensemble_that_cannot_be_is_refused(
+def test_an_invalid_ensemble_is_rejected(
     wbc: Cli, tmp_path: Path, words: tuple[str, ...], says: str
 ) -> None:
     store = Store(tmp_path / "results")
@@ -393,7 +395,7 @@ def test_an_ensemble_that_cannot_be_is_refused(
 def test_a_rule_without_what_it_needs_is_left_out_and_the_others_are_made(
     wbc: Cli, tmp_path: Path
 ) -> None:
-    store = make_committee(wbc, tmp_path, "vgg16", "lite0")
+    store = make_members(wbc, tmp_path, "vgg16", "lite0")
     (store.artefacts(made_record("lite0").run) / FEATURES).unlink()
     code, out, err = wbc("ensemble", "vgg16", "lite0")
     assert code == 0
@@ -405,25 +407,25 @@ def test_a_rule_without_what_it_needs_is_left_out_and_the_others_are_made(
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
 def test_damaged_features_are_named_with_what_helps(wbc: Cli, tmp_path: Path, keep: float) -> None:
-    store = make_committee(wbc, tmp_path, "vgg16", "lite0")
+    store = make_members(wbc, tmp_path, "vgg16", "lite0")
     run = made_record("lite0").run
     path = store.artefacts(run) / FEATURES
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
     code, _, err = wbc("ensemble", "vgg16", "lite0", "--rule", "concatenation")
     assert code == 2
-    told = f"features.npz is damaged; delete {store.record_path(run)}, then 'wbc-bench run lite0'"
-    assert " ".join(told.split()).split("results/")[-1] in err
+    message = (
+        f"features.npz is damaged; delete {store.record_path(run)}, then 'wbc-bench run lite0'"
+    )
+    assert " ".join(message.split()).split("results/")[-1] in err
 
 
-def test_one_rule_can_be_asked_for(wbc: Cli, tmp_path: Path) -> None:
-    store = make_committee(wbc, tmp_path, "vgg16", "lite0")
+def test_one_rule_can_be_requested(wbc: Cli, tmp_path: Path) -> None:
+    store = make_members(wbc, tmp_path, "vgg16", "lite0")
     assert wbc("ensemble", "vgg16", "lite0", "--rule", "soft-vote")[0] == 0
     assert [r.ensemble.rule for r in store.ensembles()] == ["soft vote"]
 
 
-def test_a_joint_network_is_a_run_like_any_other(
-    wbc: Cli, tmp_path: Path, trainer: StandIn
-) -> None:
+def test_a_joint_network_is_a_run(wbc: Cli, tmp_path: Path, trainer: StandIn) -> None:
     source = str(make_set(tmp_path / "set.npz"))
     words = (
         "--joint",
@@ -451,7 +453,7 @@ def test_a_joint_network_is_a_run_like_any_other(
 def test_torn_predictions_come_back_from_the_artefacts_or_are_named(
     wbc: Cli, tmp_path: Path
 ) -> None:
-    store, run = make_committee(wbc, tmp_path, "vgg16", "lite0"), made_record("lite0").run
+    store, run = make_members(wbc, tmp_path, "vgg16", "lite0"), made_record("lite0").run
     path, true = store.predictions_path(run), store.predictions_path(run).read_bytes()
     for damage in (b"torn", true[:-1], true[:-4] + bytes(4), b""):
         path.write_bytes(damage)
@@ -467,12 +469,14 @@ def test_torn_predictions_come_back_from_the_artefacts_or_are_named(
             assert err.count("\n") == 1
 
 
-def test_a_vote_that_is_not_its_members_vote_is_found(wbc: Cli, tmp_path: Path) -> None:
-    store = make_committee(wbc, tmp_path, "vgg16", "lite0")
+def test_verify_finds_a_vote_that_is_not_its_members_vote(wbc: Cli, tmp_path: Path) -> None:
+    store = make_members(wbc, tmp_path, "vgg16", "lite0")
     wbc("ensemble", "vgg16", "lite0", "--rule", "weighted vote")
     (record,) = store.ensembles()
-    lie = record.model_copy(update={"shares": (0.9, 0.1) if record.shares[0] < 0.5 else (0.1, 0.9)})
-    store.save(lie)
+    changed = record.model_copy(
+        update={"shares": (0.9, 0.1) if record.shares[0] < 0.5 else (0.1, 0.9)}
+    )
+    store.save(changed)
     wbc("leaderboard")
     code, _, err = wbc("verify")
     assert code == 1
@@ -563,7 +567,7 @@ def test_a_manifest_that_does_not_fit(
     assert trainer.launched == []
 
 
-def test_a_manifest_without_clean_is_refused(wbc: Cli, tmp_path: Path) -> None:
+def test_a_manifest_without_clean_is_rejected(wbc: Cli, tmp_path: Path) -> None:
     (tmp_path / "benchmark.toml").write_text('[data]\nmanifest = "manifest.csv"\n')
     code, _, err = wbc("plan", "--all")
     assert code == 2
@@ -663,15 +667,15 @@ def test_bad_input_is_one_line_and_exit_code_2(
     name: str, wbc: Cli, tmp_path: Path, trainer: StandIn, offline: None
 ) -> None:
     make, says = BAD[name]
-    kept = made_record()
-    save_finished(Store(tmp_path / "results"), kept)
+    record = made_record()
+    save_finished(Store(tmp_path / "results"), record)
     code, _, err = wbc(*make(tmp_path))
     assert code == 2
     assert err.startswith("wbc-bench: ")
     assert err.count("\n") == 1, err
     assert says in err
     assert trainer.launched == []
-    assert Store(tmp_path / "results").find(kept.run) == kept
+    assert Store(tmp_path / "results").find(record.run) == record
 
 
 def test_a_header_that_claims_more_than_the_file_holds(

@@ -1,4 +1,4 @@
-"""The shifted test and the splits, as a user meets them."""
+"""Subcommands with the shifted test and with splits."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.harness.test_cli import SETTINGS, Cli, make_set, wbc
 __all__ = ["wbc"]
 
 
-class Listening(StandIn):
-    """A stand-in that keeps what it was told of the shifted copy."""
+class NotesShifted(StandIn):
+    """A stand-in that notes the file of corrupted test images of each job."""
 
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
@@ -31,8 +31,8 @@ class Listening(StandIn):
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    stand_in = Listening()
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    stand_in = NotesShifted()
     monkeypatch.setattr(harness.execution.processes, "WorkerProcess", lambda **limits: stand_in)
     return stand_in.launched
 
@@ -41,13 +41,13 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ("words", "rows"), [((), 1), (("--shift", "full"), 55), (("--shift", "none"), 0)]
 )
 def test_the_copy_is_made_once_for_all_workers(
-    wbc: Cli, tmp_path: Path, told: list[str], words: tuple[str, ...], rows: int
+    wbc: Cli, tmp_path: Path, launched: list[str], words: tuple[str, ...], rows: int
 ) -> None:
     (tmp_path / "benchmark.toml").write_text('[data]\nsource = "set.npz"\n' + SETTINGS)
     make_set(tmp_path / "set.npz")
     assert wbc("run", "vgg16", "mobilenet", "--seeds", "2", *words)[0] == 0
-    files = set(told[::2])
-    assert len(told) == 8
+    files = set(launched[::2])
+    assert len(launched) == 8
     assert len(files) == 1
     (file,) = files
     assert len(list((tmp_path / "cache").rglob("*shifted*"))) == (rows > 0)
@@ -57,21 +57,21 @@ def test_the_copy_is_made_once_for_all_workers(
 
 
 def test_the_shift_is_a_setting_and_changes_no_run(
-    wbc: Cli, tmp_path: Path, told: list[str]
+    wbc: Cli, tmp_path: Path, launched: list[str]
 ) -> None:
     """What was run without it is done, and is not run again to have it."""
     make_set(tmp_path / "set.npz")
     settings = '[data]\nsource = "set.npz"\n[sweep]\nshift = "none"\n' + SETTINGS
     (tmp_path / "benchmark.toml").write_text(settings)
     assert wbc("run", "vgg16")[0] == 0
-    assert told[0] == ""
+    assert launched[0] == ""
     code, out, _ = wbc("run", "vgg16", "--shift", "mixed")
     assert code == 0
     assert "0 runs pending, 1 done" in out
-    assert len(told) == 2
+    assert len(launched) == 2
 
 
-def test_a_shift_that_is_none_of_the_three(wbc: Cli, tmp_path: Path) -> None:
+def test_an_unknown_shift(wbc: Cli, tmp_path: Path) -> None:
     code, _, err = wbc("run", "vgg16", "--shift", "some")
     assert code == 2
     assert "'none', 'mixed', 'full'" in err
@@ -121,7 +121,7 @@ def test_a_split_is_written_out(wbc: Cli, tmp_path: Path) -> None:
         ("foldss = 5", "unknown key 'split.foldss'; did you mean 'folds'?"),
     ],
 )
-def test_a_split_that_cannot_be(wbc: Cli, tmp_path: Path, line: str, said: str) -> None:
+def test_an_invalid_split(wbc: Cli, tmp_path: Path, line: str, said: str) -> None:
     make_set(tmp_path / "set.npz")
     (tmp_path / "benchmark.toml").write_text(f"[split]\n{line}\n{SETTINGS}")
     code, _, err = wbc("data", "split", "set.npz")

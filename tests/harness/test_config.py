@@ -1,4 +1,4 @@
-"""benchmark.toml is obeyed to the letter, or refused in one line."""
+"""benchmark.toml: how files, profiles and variants combine, and what is rejected."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_commented_defaults_are_the_models_defaults() -> None:
     )
 
 
-def test_profiles_lie_over_the_tables() -> None:
+def test_profiles_override_the_tables() -> None:
     quick, full = load(None, "quick"), load(None, "full")
     assert quick.split.subset == Subset(train=320, validation=80, test=240)
     assert quick.weights.when_offline == "random"
@@ -46,13 +46,13 @@ def test_profiles_lie_over_the_tables() -> None:
     assert quick.protocol.frozen == full.protocol.frozen
 
 
-def test_the_precision_is_decided_by_what_computes(tmp_path: Path) -> None:
-    """And a run holds the decision: on the CPU its id is that of a run told float32."""
+def test_the_precision_depends_on_the_device(tmp_path: Path) -> None:
+    """On the CPU, a run with "auto" has the id of a run with "float32"."""
     assert load(None, "full").protocol == load(None, "full", gpu=False).protocol
     assert load(None, "full").protocol.precision == "float32"
     assert load(None, "full", gpu=True).protocol.precision == "mixed_bfloat16"
-    told = settings(tmp_path, '[protocol]\nprecision = "float32"\n')
-    assert load(told, "full", gpu=True).protocol == load(None, "full").protocol
+    explicit = settings(tmp_path, '[protocol]\nprecision = "float32"\n')
+    assert load(explicit, "full", gpu=True).protocol == load(None, "full").protocol
     overlaid = settings(tmp_path, '[profile.full.protocol]\nprecision = "mixed_bfloat16"\n')
     assert load(overlaid, "full").protocol.precision == "mixed_bfloat16"
     assert load(overlaid, "quick").protocol.precision == "float32"
@@ -88,12 +88,12 @@ def test_the_users_profile_wins_over_the_defaults_profile() -> None:
     assert overlay(overlay({}, base, "quick"), top, "quick") == {"protocol": {"image_size": 3}}
 
 
-def test_weights_files_are_meant_beside_the_settings(tmp_path: Path) -> None:
+def test_weights_files_are_relative_to_the_settings_file(tmp_path: Path) -> None:
     path = settings(tmp_path, '[weights.files]\nvgg16 = "my.h5"\n')
     assert load(path, "quick").weights.files == {"vgg16": str(tmp_path / "my.h5")}
 
 
-def test_a_variant_lies_over_the_profiles_protocol(tmp_path: Path) -> None:
+def test_a_variant_overrides_the_profiles_protocol(tmp_path: Path) -> None:
     text = """
     [protocol]
     image_size = 64
@@ -110,7 +110,7 @@ def test_a_variant_lies_over_the_profiles_protocol(tmp_path: Path) -> None:
     assert mixed == quick.protocol.model_copy(update={"augmentation": mixed.augmentation})
     tuned = full.variants["mixed"].fine_tuning
     assert tuned is not None
-    assert (tuned.epochs, tuned.unfreeze) == (3, 0.8), "the profile's own keys stay below"
+    assert (tuned.epochs, tuned.unfreeze) == (3, 0.8), "other keys are the profile's"
     assert list(quick.with_variants(["all"]).protocols) == ["", "mixed"]
     assert list(quick.with_variants([]).protocols) == [""]
     with pytest.raises(UnknownName, match="did you mean 'mixed'"):
@@ -138,16 +138,18 @@ def test_a_variant_lies_over_the_profiles_protocol(tmp_path: Path) -> None:
         ("[variants.x]\nlos = 3\n", "unknown key 'variants.x.los'; did you mean 'loss'?"),
         ("[variants]\nx = 3\n", "variants.x must be a table of protocol's keys"),
         ("variants = 3\n", "must be a table of protocol's keys"),
+        ("[profile]\nquick = 3\n", "profile.quick must be a table"),
+        ("[profile.quick]\nprotcol = 3\n", "unknown key 'profile.quick.protcol'"),
         ("[variants.all]\n", "'all' means every variant"),
         ("[variants.x]\nimage_size = 64\n", "variants.x.image_size: variants share"),
         ("[variants.x.head]\ndropout = 2\n", "variants.x.head.dropout"),
     ],
 )
-def test_what_cannot_be_obeyed_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+def test_invalid_settings_are_rejected_in_one_line(tmp_path: Path, text: str, says: str) -> None:
     path = settings(tmp_path, text)
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as error:
         load(path, "quick")
-    message = str(refused.value)
+    message = str(error.value)
     assert message.startswith(str(path))
     assert says in message
     assert "\n" not in message
@@ -168,7 +170,7 @@ def test_an_augmented_run_is_that_of_this_version_of_the_stream(
     monkeypatch.setattr("harness.schema.augmentation.STREAM", STREAM + 1)
     after = load(file, "quick")
     assert after.protocol == before.protocol
-    streams = [told.variants["mixed"].augmentation.stream for told in (before, after)]
+    streams = [benchmark.variants["mixed"].augmentation.stream for benchmark in (before, after)]
     assert streams == [STREAM, STREAM + 1]
     assert '"stream":' in after.variants["mixed"].canonical()
     assert '"stream":' not in after.protocol.canonical()
