@@ -178,8 +178,8 @@ class StandIn:
             parts = made_predictions(job.run, ids, dataset.labels)
         else:
             parts = made_predictions(job.run)
-        told = {k: p for k, p in parts.items() if k != "shifted" or job.shifted}
-        write_predictions(Path(job.output) / PREDICTIONS, told)
+        written = {k: p for k, p in parts.items() if k != "shifted" or job.shifted}
+        write_predictions(Path(job.output) / PREDICTIONS, written)
         return ProcessResult("finished", outcome=made_outcome())
 
 

@@ -50,7 +50,7 @@ def test_the_copy_is_made_once_for_all_workers(
     assert len(launched) == 8
     assert len(files) == 1
     (file,) = files
-    assert len(list((tmp_path / "cache").rglob("*shifted*"))) == (rows > 0)
+    assert len(list((tmp_path / "cache").rglob("shifted.npy"))) == (rows > 0)
     if rows:
         copy = np.load(file, mmap_mode="r")
         assert copy.shape == (rows * 24, 80, 80, 3)
