@@ -1,8 +1,8 @@
-"""What the damping of a head's features is worth: macro F1 of frozen networks at several strengths.
+"""The effect of damping a head's features: macro F1 of frozen networks at several strengths.
 
     python benchmarks/damping.py [RECIPE ...] [--data SOURCE] [--train N] [--splits N]
 
-The features of a network are computed once; then the protocol's head learns from several random
+The features of a network are computed once; then the protocol's head is trained on several random
 splits, the same for every strength. Each figure is the mean over the splits, in percent, with the
 standard error of its difference from no damping: the splits are paired, and overlap.
 """
@@ -34,27 +34,27 @@ STRENGTHS = (0.0, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0)
 TEST = 800
 
 
-def features(one: PlannedRun, data: Dataset, ids: np.ndarray) -> np.ndarray:
-    """Pooled, float32 (n, width)."""
+def embed(planned: PlannedRun, data: Dataset, ids: np.ndarray) -> np.ndarray:
+    """Pooled features float32 (n, width) of the planned run's untrained or pretrained network."""
     import keras
 
     from harness.training.train_step import Forward, to_numpy
     from zoo.factory import build
 
-    keras.utils.set_random_seed(one.run.seed)
-    network = build(one.recipe, one.run.protocol.image_size, one.weights_files)
-    forward, batch = Forward(network), one.run.protocol.inference_batch
-    found = [
-        to_numpy(forward(data.images[np.resize(ids[at : at + batch], batch)]))
-        for at in range(0, len(ids), batch)
+    keras.utils.set_random_seed(planned.run.seed)
+    network = build(planned.recipe, planned.run.protocol.image_size, planned.weights_files)
+    forward, size = Forward(network), planned.run.protocol.inference_batch
+    features = [
+        to_numpy(forward(data.images[np.resize(ids[start : start + size], size)]))
+        for start in range(0, len(ids), size)
     ]
-    return np.concatenate(found)[: len(ids)]
+    return np.concatenate(features)[: len(ids)]
 
 
 def score(
     protocol: Protocol, features: np.ndarray, labels: np.ndarray, sizes: tuple[int, int], seed: int
 ) -> float:
-    """Macro F1 in percent of a head that learns from a random split. ``labels`` (n,) int."""
+    """Macro F1 in percent of a head that is trained on a random split. ``labels`` (n,) int."""
     classes = int(labels.max()) + 1
     one_hot = np.eye(classes, dtype=np.float32)[labels]
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -66,8 +66,8 @@ def score(
         seed,
     )
     fit(learner, "frozen", protocol.frozen, one_hot[validation], seed)
-    guesses = learner.predict(features[test]).argmax(axis=1)
-    return 100 * macro_f1(labels[test], guesses, classes)
+    y_pred = learner.predict(features[test]).argmax(axis=1)
+    return 100 * macro_f1(labels[test], y_pred, classes)
 
 
 def main() -> None:
@@ -78,31 +78,36 @@ def main() -> None:
     parser.add_argument("--data", default="smear@2100")
     parser.add_argument("--train", type=int, default=320)
     parser.add_argument("--splits", type=int, default=8)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     benchmark = load(None, "quick")
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "settings.toml"
         config.write_text("")
-        data = prepare(load_settings(DataOptions(asked.data, config, "quick"))).dataset
-    sizes = asked.train, asked.train // 4
+        data = prepare(load_settings(DataOptions(arguments.data, config, "quick"))).dataset
+    sizes = arguments.train, arguments.train // 4
     ids = np.random.default_rng(0).permutation(len(data))[: max(2000, sum(sizes) + TEST)]
-    wanted = planner.select_recipes(benchmark, asked.recipes)
-    planned = planner.plan_runs(benchmark, wanted, data, resolve_weights(benchmark.weights, wanted))
-    print(f"{data.name}, {asked.train} training images, {asked.splits} splits, macro F1 in %")
+    recipes = planner.select_recipes(benchmark, arguments.recipes)
+    weights = resolve_weights(benchmark.weights, recipes)
+    planned_runs = planner.plan_runs(benchmark, recipes, data, weights)
+    print(
+        f"{data.name}, {arguments.train} training images, {arguments.splits} splits, macro F1 in %"
+    )
     print(f"{'damping':18s} " + " ".join(f"{strength:12g}" for strength in STRENGTHS))
-    for one in planned:
-        found, labels = features(one, data, ids), data.labels[ids]
+    for planned in planned_runs:
+        features, labels = embed(planned, data, ids), data.labels[ids]
         scores = np.array([
-            [score(damped(one.run.protocol, strength), found, labels, sizes, seed)
+            [score(damped(planned.run.protocol, strength), features, labels, sizes, seed)
              for strength in STRENGTHS]
-            for seed in range(asked.splits)
+            for seed in range(arguments.splits)
         ])  # fmt: skip
         gains = scores - scores[:, :1]
-        errors = gains.std(axis=0, ddof=1) / np.sqrt(asked.splits)
+        errors = gains.std(axis=0, ddof=1) / np.sqrt(arguments.splits)
         cells = [
             f"{mean:6.1f} ±{e:4.1f}" for mean, e in zip(scores.mean(axis=0), errors, strict=True)
         ]
-        print(f"{one.recipe.name:18s} " + " ".join(f"{cell:>12s}" for cell in cells), flush=True)
+        print(
+            f"{planned.recipe.name:18s} " + " ".join(f"{cell:>12s}" for cell in cells), flush=True
+        )
 
 
 def damped(protocol: Protocol, strength: float) -> Protocol:

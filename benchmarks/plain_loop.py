@@ -4,20 +4,21 @@
                                     [--train N] [--validation N] [--test N] [--epochs N]
 
 Ours is the whole command ``wbc-bench run`` in the quick profile, with its processes, records,
-tables and figures, without the shifted test. The plain loop is one process: for each
-network ``fit`` on the frozen backbone plus head with Keras's own early stopping and plateau
-callbacks, fed by ``tf.data``, so that every epoch runs the backbone again, then the test images.
-Both get the same images, first weights, head, optimizer, batch size, patience and most epochs. A
-run's seconds are those of its process, with another at work beside it; the total is the command's.
+tables and figures, without the shifted test. The plain loop is one process:
+for each network ``fit`` on the frozen backbone plus head with Keras's own early stopping and
+plateau callbacks, fed by ``tf.data``, so that every epoch runs the backbone again, then the test
+images. Both get the same images, first weights, head, optimizer, batch size, patience and number of
+epochs. A run's seconds are those of its process, with another one running at the same time; the
+total is the command's.
 
-Three things differ. The plain loop has no features to standardise by before it starts, so it has
-a BatchNorm there; the features of some random networks are so small that its epsilon drowns them,
+Three things differ. The plain loop has no features to standardise by before it starts, so it has a
+BatchNorm there; the features of some random networks are so small that its epsilon dominates them,
 and the plain loop learns little then. Its augmentation is keras-cv's layers in ``tf.data``, fresh
-every epoch, where ours goes round ``frozen_epochs`` epochs. And its shuffles are TensorFlow's. So
-both macro F1s are compared: p is of the paired test on the same images; the last line corrects
+every epoch, where ours cycles through ``frozen_epochs`` epochs. And its shuffles are TensorFlow's.
+So both macro F1s are compared: p is of the paired test on the same images; the last line corrects
 over all recipes (Holm).
 
-The sizes below are cut for both alike: the whole zoo takes about a quarter of an hour on two
+The default sizes are small: the whole zoo takes about a quarter of an hour on two
 cores; starting and building then weighs more than it does with the sizes of the quick profile
 (``--train 320 --validation 80 --test 240 --epochs 60``), about 35 minutes by the recorded rates.
 """
@@ -56,46 +57,47 @@ from harness.sweep.weights import resolve_weights
 
 
 @dataclass(frozen=True)
-class Side:
-    """One network by one way: wall seconds, epochs of training, guesses on the test images."""
+class Result:
+    """The result of one network: wall seconds, epochs of training, predicted test classes."""
 
     seconds: float
     epochs: int
-    guesses: np.ndarray
+    y_pred: np.ndarray
 
 
-def ours(
+def run_ours(
     planned: Sequence[PlannedRun], config: Path, folder: Path, source: str
-) -> tuple[float, list[Side]]:
-    """Wall seconds of the whole command, and what its records tell."""
-    names = [one.recipe.name for one in planned]
+) -> tuple[float, list[Result]]:
+    """Wall seconds of the whole command, and the results in its records."""
+    names = [run.recipe.name for run in planned]
     command = [sys.executable, "-m", "harness.cli", "run", *names, "--profile", "quick"]
     options = ["--config", config, "--data", source, "--results", folder, "--shift", "none"]
-    begin = time.perf_counter()
+    start = time.perf_counter()
     subprocess.run([*command, *map(str, options)], check=True, stdout=subprocess.DEVNULL)
-    taken, store, sides = time.perf_counter() - begin, Store(folder), []
-    for one in planned:
-        record = store.find(one.run)
+    seconds, store, results = time.perf_counter() - start, Store(folder), []
+    for run in planned:
+        record = store.find(run.run)
         assert record is not None
         assert isinstance(record.result, Finished)
-        guesses = store.predictions(one.run)["test"].probabilities.argmax(axis=1)
-        sides.append(Side(record.result.timings.total, len(record.result.history), guesses))
-    return taken, sides
+        y_pred = store.predictions(run.run)["test"].probabilities.argmax(axis=1)
+        results.append(Result(record.result.timings.total, len(record.result.history), y_pred))
+    return seconds, results
 
 
-def plain(one: PlannedRun, data: Dataset) -> Side:
-    """Build, fit and predict, as it is written by hand."""
+def run_plain(planned: PlannedRun, data: Dataset) -> Result:
+    """Build, fit and predict, as it is usually written by hand."""
     import keras
 
     from harness.training.model import build_head, build_optimizer
     from zoo.factory import build
 
-    begin = time.perf_counter()
-    protocol, phase = one.run.protocol, one.run.protocol.frozen
-    size, parts, classes = protocol.image_size, split_indices(one.run.split, data), data.class_names
+    start = time.perf_counter()
+    protocol, phase = planned.run.protocol, planned.run.protocol.frozen
+    size, classes = protocol.image_size, data.class_names
+    parts = split_indices(planned.run.split, data)
     keras.backend.clear_session()
-    keras.utils.set_random_seed(one.run.seed)
-    backbone = build(one.recipe, size, one.weights_files)
+    keras.utils.set_random_seed(planned.run.seed)
+    backbone = build(planned.recipe, size, planned.weights_files)
     backbone.trainable = False
     inputs = keras.Input((size, size, 3))
     features = keras.layers.BatchNormalization()(backbone(inputs, training=False))
@@ -120,13 +122,13 @@ def plain(one: PlannedRun, data: Dataset) -> Side:
     )
     probabilities = model.predict(stream(data, parts.test, phase.batch_size), verbose=0)
     epochs = len(curve.history["loss"])
-    return Side(time.perf_counter() - begin, epochs, probabilities.argmax(axis=1))
+    return Result(time.perf_counter() - start, epochs, probabilities.argmax(axis=1))
 
 
 def stream(
     data: Dataset, ids: np.ndarray, size: int, augmentation: Augmentation | None = None
 ) -> Any:
-    """Batches of images and one-hot labels; to train on where ``augmentation`` is told."""
+    """Batches of images and one-hot labels; shuffled, to train on, with an ``augmentation``."""
     import tensorflow as tf
 
     labels = np.eye(len(data.class_names), dtype=np.float32)[data.labels[ids]]
@@ -135,35 +137,35 @@ def stream(
         pairs = pairs.shuffle(len(ids))
     pairs = pairs.batch(size)
     if augmentation is not None and augmentation.policy:
-        pairs = pairs.map(varying(augmentation), num_parallel_calls=tf.data.AUTOTUNE)
+        pairs = pairs.map(augmenting(augmentation), num_parallel_calls=tf.data.AUTOTUNE)
     return pairs.prefetch(tf.data.AUTOTUNE)
 
 
-def varying(augmentation: Augmentation) -> Callable[[Any, Any], tuple[Any, Any]]:
+def augmenting(augmentation: Augmentation) -> Callable[[Any, Any], tuple[Any, Any]]:
     """keras-cv's layers for the policy's steps, on a batch."""
     from harness.augmentation.keras_cv import apply_layers, layers
 
     return partial(apply_layers, [layer for step in augmentation.policy for layer in layers(step)])
 
 
-def settings(asked: argparse.Namespace, folder: Path) -> Path:
-    """The same for both."""
+def settings(arguments: argparse.Namespace, folder: Path) -> Path:
+    """The settings file, the same for both."""
     path = folder / "settings.toml"
     path.write_text(
-        f"[profile.quick.split.subset]\ntrain = {asked.train}\nvalidation = {asked.validation}\n"
-        f"test = {asked.test}\n"
-        f"[profile.quick.protocol.frozen]\nepochs = {asked.epochs}\n"
-        f'[profile.quick.protocol.augmentation]\npolicy = "{asked.policy}"\n'
+        f"[profile.quick.split.subset]\ntrain = {arguments.train}\n"
+        f"validation = {arguments.validation}\ntest = {arguments.test}\n"
+        f"[profile.quick.protocol.frozen]\nepochs = {arguments.epochs}\n"
+        f'[profile.quick.protocol.augmentation]\npolicy = "{arguments.policy}"\n'
     )
     return path
 
 
-def row(name: str, one: Side, other: Side, p: float, truth: tuple[np.ndarray, int]) -> str:
+def row(name: str, ours: Result, plain: Result, p: float, truth: tuple[np.ndarray, int]) -> str:
     labels, classes = truth
-    scores = [100 * macro_f1(labels, side.guesses, classes) for side in (one, other)]
+    scores = [100 * macro_f1(labels, result.y_pred, classes) for result in (ours, plain)]
     return (
-        f"{name:18s} {one.seconds:8.1f} {other.seconds:8.1f} {other.seconds / one.seconds:6.1f}"
-        f" {one.epochs:6d} {other.epochs:6d} {scores[0]:9.2f} {scores[1]:7.2f} {p:7.3f}"
+        f"{name:18s} {ours.seconds:8.1f} {plain.seconds:8.1f} {plain.seconds / ours.seconds:6.1f}"
+        f" {ours.epochs:6d} {plain.epochs:6d} {scores[0]:9.2f} {scores[1]:7.2f} {p:7.3f}"
     )
 
 
@@ -178,36 +180,36 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=40)
     parser.add_argument("--test", type=int, default=120)
     parser.add_argument("--epochs", type=int, default=10)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        config = settings(asked, Path(folder))
+        config = settings(arguments, Path(folder))
         benchmark = load(config, "quick")
-        data = prepare(load_settings(DataOptions(asked.data, config, "quick"))).dataset
-        wanted = planner.select_recipes(benchmark, asked.recipes)
-        planned = planner.plan_runs(
-            benchmark, wanted, data, resolve_weights(benchmark.weights, wanted)
-        )
-        whole, first = ours(planned, config, Path(folder) / "results", asked.data)
+        data = prepare(load_settings(DataOptions(arguments.data, config, "quick"))).dataset
+        recipes = planner.select_recipes(benchmark, arguments.recipes)
+        weights = resolve_weights(benchmark.weights, recipes)
+        planned_runs = planner.plan_runs(benchmark, recipes, data, weights)
+        total, results = run_ours(planned_runs, config, Path(folder) / "results", arguments.data)
     labels = data.labels[split_indices(benchmark.split, data).test]
     truth = labels, len(data.class_names)
     print(
-        f"{data.name}, {asked.train} training, {asked.validation} validation, {asked.test} test "
-        f"images at {benchmark.protocol.image_size} px, policy {asked.policy}, "
-        f"at most {asked.epochs} epochs"
+        f"{data.name}, {arguments.train} training, {arguments.validation} validation, "
+        f"{arguments.test} test images at {benchmark.protocol.image_size} px, "
+        f"policy {arguments.policy}, at most {arguments.epochs} epochs"
     )
     print(f"{'':18s} {'seconds':^24s} {'epochs':^13s} {'macro F1, %':^17s}")
     print(f"{'':18s} {'ours':>8s} {'plain':>8s} {'ratio':>6s} {'ours':>6s} {'plain':>6s}"
           f" {'ours':>9s} {'plain':>7s} {'p':>7s}", flush=True)  # fmt: skip
-    alone, loop = [], 0.0
-    for one, mine in zip(planned, first, strict=True):
-        begin = time.perf_counter()
-        theirs = plain(one, data)
-        loop += time.perf_counter() - begin
-        alone.append(paired(labels, mine.guesses, theirs.guesses, truth[1]).p)
-        print(row(one.recipe.name, mine, theirs, alone[-1], truth), flush=True)
-    print(f"{'the whole':18s} {whole:8.1f} {loop:8.1f} {loop / whole:6.1f}")
-    names = [one.recipe.name for one, p in zip(planned, holm(alone), strict=True) if p < 0.05]
-    print("the F1 of all is the same within noise" if not names else f"differ: {', '.join(names)}")
+    p_values, plain_total = [], 0.0
+    for planned, ours in zip(planned_runs, results, strict=True):
+        start = time.perf_counter()
+        plain = run_plain(planned, data)
+        plain_total += time.perf_counter() - start
+        p_values.append(paired(labels, ours.y_pred, plain.y_pred, truth[1]).p)
+        print(row(planned.recipe.name, ours, plain, p_values[-1], truth), flush=True)
+    print(f"{'total':18s} {total:8.1f} {plain_total:8.1f} {plain_total / total:6.1f}")
+    corrected = zip(planned_runs, holm(p_values), strict=True)
+    names = [planned.recipe.name for planned, p in corrected if p < 0.05]
+    print(f"F1 differs: {', '.join(names)}" if names else "no F1 differs significantly")
 
 
 if __name__ == "__main__":
