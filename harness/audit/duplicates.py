@@ -92,9 +92,10 @@ def proposed_pairs(bits: NDArray[np.bool_]) -> NDArray[np.int64]:
     width = bits.shape[1]
     near = [np.empty((0, 3), np.int64)]
     for start in range(0, len(signs), _ROWS):
-        distance = (width - (signs[start : start + _ROWS] @ signs.T).astype(np.int64)) // 2
-        i, j = np.nonzero(distance <= LARGEST_HASH_DISTANCE)
-        near.append(np.stack([distance[i, j], i + start, j], axis=1))
+        agreement = signs[start : start + _ROWS] @ signs.T
+        i, j = np.divmod(np.flatnonzero(agreement >= width - 2 * LARGEST_HASH_DISTANCE), len(signs))
+        distance = (width - agreement[i, j].astype(np.int64)) // 2
+        near.append(np.stack([distance, i + start, j], axis=1))
     pairs = pd.DataFrame(np.concatenate(near), columns=["distance", "i", "j"]).query("i != j")
     pairs = pairs.sort_values(["i", "distance", "j"]).groupby("i").head(MOST_PAIRS)
     pairs[["i", "j"]] = np.sort(pairs[["i", "j"]], axis=1)

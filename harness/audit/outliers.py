@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
 SIMILAR = 0.8
@@ -28,7 +27,7 @@ STRAGGLERS = 0.01
 """Of a group's size: so many other pictures may come near it, being copies that were not
 recognised as such. They stay."""
 
-_GROUPS = 64
+_ROWS, _GROUPS = 1024, 64
 
 
 @dataclass(frozen=True)
@@ -112,10 +111,7 @@ def _isolation(embeddings: np.ndarray, owner: np.ndarray, sizes: np.ndarray) -> 
     vectors = normalize(embeddings).astype(np.float32) if len(embeddings) else embeddings
     nearest = np.full(len(sizes), -1, np.float32)
     size = sizes[owner]
-    single = np.flatnonzero(size == 1)
-    if len(single) > 1:
-        neighbors = NearestNeighbors(n_neighbors=1, metric="cosine").fit(vectors[single])
-        nearest[owner[single]] = 1 - neighbors.kneighbors()[0][:, 0]
+    nearest[owner[size == 1]] = _nearest_similarity(vectors[size == 1])
     repeated = np.flatnonzero(sizes > 1)
     for start in range(0, len(repeated), _GROUPS):
         some = repeated[start : start + _GROUPS]
@@ -123,10 +119,23 @@ def _isolation(embeddings: np.ndarray, owner: np.ndarray, sizes: np.ndarray) -> 
         similarity = vectors[rows] @ vectors.T
         for g in some:
             others = (size <= sizes[g]) & (owner != g)
-            nearness = np.sort(similarity[owner[rows] == g].max(axis=0)[others])
+            of_group = similarity[owner[rows] == g].max(axis=0)[others]
             stragglers = int(STRAGGLERS * sizes[g])
-            if stragglers < len(nearness):
-                nearest[g] = nearness[-1 - stragglers]
+            if stragglers < len(of_group):
+                nearest[g] = np.partition(of_group, -1 - stragglers)[-1 - stragglers]
+    return nearest
+
+
+def _nearest_similarity(vectors: np.ndarray) -> NDArray[np.float32]:
+    """Of each unit vector (n, width), its product with the nearest other; -1 without others."""
+    nearest = np.full(len(vectors), -1, np.float32)
+    for start in range(0, len(vectors), _ROWS):
+        rows, rest = slice(start, start + _ROWS), slice(start, None)
+        similarity = vectors[rows] @ vectors[rest].T
+        np.fill_diagonal(similarity, -1)
+        # Each pair is multiplied once and counts for both.
+        nearest[rows] = np.maximum(nearest[rows], similarity.max(axis=1))
+        nearest[rest] = np.maximum(nearest[rest], similarity.max(axis=0))
     return nearest
 
 
