@@ -25,12 +25,14 @@ class PreparedData:
     folder: Path
 
 
-def prepare(settings: Settings, tell: Callable[[str], object] = lambda _: None) -> PreparedData:
+def prepare(
+    settings: Settings, on_progress: Callable[[str], object] = lambda _: None
+) -> PreparedData:
     """Decode, clean and mask the data set of the settings, or take it from the cache.
 
     Raises DataError.
     """
-    benchmark, workspace = settings.benchmark, replace(settings.workspace, on_progress=tell)
+    benchmark, workspace = settings.benchmark, replace(settings.workspace, on_progress=on_progress)
     folder = pipeline.prepare_data(benchmark.data, benchmark.protocol.image_size, workspace)
     return PreparedData(open_dataset(folder), folder)
 
