@@ -1,4 +1,4 @@
-"""Outliers: pictures that show no cell, found without being told where or what they are.
+"""Outliers: pictures that show no cell, found without a hint of where or what they are.
 
 Report 003 picked two such pictures by hand and took every image whose features (VGG16) have a
 cosine similarity above 0.8 with one of them. Here the prototypes are discovered: a picture that

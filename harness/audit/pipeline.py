@@ -1,6 +1,6 @@
 """From a source to its audit, and to the benchmark's data without what the audit removes.
 
-Every audit sees 96 pixels, whatever size is trained on, so that one source has one answer.
+Every audit is done at 96 pixels, whatever size is trained on, so that one source has one answer.
 """
 
 from __future__ import annotations

@@ -117,8 +117,8 @@ def _make_epochs(stream: Stream, requests: _Requests, job: Job) -> None:
     cache = EpochCache(Path(job.epochs.folder), job.epochs.limit_bytes)
     make = partial(cache.get_or_make, stream, share_device=DeviceLock(job.device).shared)
     many = len(stream.ids) >= BATCHES_WORTH_PROCESSES * BATCH
-    ours = stream.augmentation.provider == "wbc-bench"
-    with process_pool() if many and ours else nullcontext() as processes:
+    parallel = many and stream.augmentation.provider == "wbc-bench"
+    with process_pool() if parallel else nullcontext() as processes:
         while True:
             requests.changed.wait()
             requests.changed.clear()

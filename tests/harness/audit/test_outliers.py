@@ -98,7 +98,7 @@ def test_a_set_in_which_every_cell_is_there_twice() -> None:
 
 
 def test_a_few_unrecognised_copies_do_not_hide_an_outlier() -> None:
-    """Two stragglers beside 200 copies are passed over, and they stay; twenty hide it."""
+    """Two stragglers near 200 copies are passed over, and they stay; twenty hide it."""
     near = axis(5) + 0.3 * axis(7)
     base = np.concatenate([cells(300), near[None], 1.1 * near[None]])
     one, *rest = found(*with_groups(base, (axis(5), 200)))

@@ -57,8 +57,8 @@ def test_a_mixed_label_is_the_share_of_the_pixels(seed: int, name: str, side: in
     mixed, targets = augment(parse(name), images, eye(labels), seed)
     np.testing.assert_allclose(targets.sum(axis=1), 1, atol=1e-6)
     assert targets.min() >= 0
-    told = targets @ (30.0 * np.arange(8))
-    np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)), told, atol=1.1)
+    expected = targets @ (30.0 * np.arange(8))
+    np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)), expected, atol=1.1)
 
 
 def test_cutmix_shows_as_many_pixels_as_it_says() -> None:
@@ -160,12 +160,12 @@ measured."""
 @dataclass(frozen=True)
 class Probe:
     images: np.ndarray
-    """Held out, and recognised as they are."""
+    """Not trained on, and classified correctly as they are."""
     labels: np.ndarray
     predict: Callable[[np.ndarray], np.ndarray]
     train: np.ndarray
     train_labels: np.ndarray
-    taught: Callable[[np.ndarray], float]
+    accuracy_from: Callable[[np.ndarray], float]
     accuracy: float
 
 
@@ -202,7 +202,7 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> Probe:
     sure = learnt.predict(clean) == labels[held]
     assert sure.mean() > 0.7
 
-    def taught(by: np.ndarray) -> float:
+    def accuracy_from(by: np.ndarray) -> float:
         """Accuracy on clean cells of a probe that has only seen these versions of the others."""
         other = clone(learnt).fit(features(by), labels[train])
         return float(other.score(clean, labels[held]))
@@ -213,7 +213,7 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> Probe:
         lambda x: learnt.predict(features(x)),
         images[train],
         labels[train],
-        taught,
+        accuracy_from,
         float(sure.mean()),
     )
 
@@ -224,11 +224,11 @@ def test_cells_keep_their_label_under(probe: Probe, name: str) -> None:
     augmented, _ = augment(parse(name), probe.images, eye(probe.labels), 11)
     kept = float((probe.predict(augmented) == probe.labels).mean())
     versions, _ = augment(parse(name), probe.train, eye(probe.train_labels), 12)
-    taught = probe.taught(versions)
-    print(f"{name}: {kept:.2f}, taught {taught:.2f} of {probe.accuracy:.2f}")
+    accuracy = probe.accuracy_from(versions)
+    print(f"{name}: {kept:.2f}, accuracy {accuracy:.2f} of {probe.accuracy:.2f}")
     least, share = KEPT[name]
     assert kept >= least
-    assert taught >= share * probe.accuracy
+    assert accuracy >= share * probe.accuracy
 
 
 @pytest.mark.slow
