@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -42,8 +42,9 @@ class Plot:
     @property
     def digest(self) -> str:
         """sha256 of what is drawn and of the style."""
-        content = [self.name, STYLE, _rounded(asdict(self))]
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        exact = json.dumps([self.name, STYLE, asdict(self)])
+        rounded = json.loads(exact, parse_float=lambda text: round(float(text), DIGITS))
+        text = json.dumps(rounded, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -288,13 +289,3 @@ def _disagreement(board: Board, title: str) -> list[Plot]:
     titles = tuple(printable(row.title) for row in rows[shown])
     values = tuple(map(tuple, shares[shown, shown].tolist()))
     return [Disagreement(title, titles, values)] if len(titles) > 1 else []
-
-
-def _rounded(value: object) -> object:
-    if isinstance(value, float):
-        return round(value, DIGITS)
-    if isinstance(value, Mapping):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, tuple | list):
-        return [_rounded(inner) for inner in value]
-    return value

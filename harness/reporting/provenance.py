@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
-from typing import Any
+
+import pandas as pd
 
 from harness.reporting.leaderboard import Board
 from harness.schema.augmentation import NAMED_POLICIES, Step
@@ -32,32 +33,19 @@ def headings(boards: tuple[Board, ...]) -> dict[Board, str]:
 
 
 def _differences(boards: Sequence[Board]) -> list[list[str]]:
-    settings = [_settings(board) for board in boards]
-    keys = dict.fromkeys(key for one in settings for key in one)
-    differing = [key for key in keys if len({json.dumps(one.get(key)) for one in settings}) > 1]
-    return [
-        [f"{key} {_plain(one[key])}" for key in differing if one.get(key) is not None]
-        or ["default settings"] * bool(differing)
-        for one in settings
+    """For each board the settings, as keys with values, that differ between the boards."""
+    settings = [
+        {"data": board.fingerprint, "split": json.loads(board.split.canonical())}
+        | json.loads(board.protocol.canonical())
+        for board in boards
     ]
-
-
-def _settings(board: Board) -> dict[str, Any]:
-    split = {"split": json.loads(board.split.canonical())}
-    protocol = json.loads(board.protocol.canonical())
-    return {"data": board.fingerprint, **_flat(split), **_flat(protocol)}
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else None
-        flat |= {f"{prefix}{key}": value} if inner is None else inner
-    return flat
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    texts = pd.json_normalize(settings).map(json.dumps)
+    differing = texts.loc[:, texts.nunique() > 1]
+    return [
+        [f"{key} {json.loads(text)}" for key, text in row.items() if text not in ("NaN", "null")]
+        or ["default settings"] * len(row[:1])
+        for _, row in differing.iterrows()
+    ]
 
 
 def training_in_words(protocol: Protocol) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.ensembling.builder import EnsembleMembers, Member, vote_mismatch
 from harness.evaluation import metrics
@@ -13,7 +15,6 @@ from harness.reporting.figure_cache import FigureCache
 from harness.reporting.html import html
 from harness.reporting.leaderboard import Board, boards
 from harness.reporting.markdown import markdown
-from harness.schema.base import FrozenModel
 from harness.schema.records import EnsembleRecord, Record
 from harness.storage.files import write_atomically
 from harness.storage.migration import migrate
@@ -89,7 +90,7 @@ def _metric_mismatches(store: Store, record: Record) -> Iterator[str]:
     computed = metrics.evaluate(store.predictions(record.subject), record.data.class_names)
     if computed.predictions_sha256 != stored.predictions_sha256:
         yield f"{path}: the stored predictions are not those of this record"
-    for difference in _differences(dict(stored), dict(computed)):
+    for difference in _differences(stored.model_dump(), computed.model_dump(), ""):
         yield f"{path}: {difference}"
 
 
@@ -113,24 +114,19 @@ def _ensemble_mismatches(store: Store, records: Sequence[Record]) -> Iterator[st
             yield f"{path}: {mismatch}"
 
 
-def _differences(
-    stored: Mapping[str, object], computed: Mapping[str, object], prefix: str = ""
-) -> Iterator[str]:
-    """Each number that differs, by its dotted name."""
-    for key, right in computed.items():
-        left = stored[key]
-        if isinstance(left, FrozenModel) and isinstance(right, FrozenModel):
-            yield from _differences(dict(left), dict(right), f"{prefix}{key}.")
-        elif not _same(left, right):
-            yield f"{prefix}{key} is {left}, the predictions give {right}"
+def _differences(stored: Any, computed: Any, name: str) -> Iterator[str]:
+    """Each value that differs, by its dotted name.
 
-
-def _same(left: object, right: object) -> bool:
-    """Equal up to the last bits, which depend on the order of a processor's additions."""
-    if isinstance(left, float) and isinstance(right, float):
-        return abs(left - right) <= 1e-9
-    if isinstance(left, FrozenModel) and isinstance(right, FrozenModel):
-        return all(_same(dict(left)[key], value) for key, value in dict(right).items())
-    if isinstance(left, tuple) and isinstance(right, tuple):
-        return len(left) == len(right) and all(map(_same, left, right))
-    return left == right
+    Floats are equal up to the last bits, which depend on the order of a processor's additions.
+    """
+    match stored, computed:
+        case dict(), dict():
+            for key, value in computed.items():
+                yield from _differences(stored.get(key), value, f"{name}.{key}")
+        case tuple(), tuple() if len(stored) == len(computed):
+            for i, (left, right) in enumerate(zip(stored, computed, strict=True)):
+                yield from _differences(left, right, f"{name}.{i}")
+        case float(), float() if math.isclose(stored, computed, rel_tol=0, abs_tol=1e-9):
+            return
+        case _ if stored != computed:
+            yield f"{name.removeprefix('.')} is {stored}, the predictions give {computed}"

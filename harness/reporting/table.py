@@ -40,7 +40,7 @@ class Column(Generic[T]):
     mark: Callable[[T], str] = _no_mark
     """What follows the value in tables: a footnote mark, an interval, a name."""
     emphasis: Callable[[T], Emphasis] = _plain
-    shown: frozenset[str] = frozenset()
+    shown: tuple[str, ...] = ()
     """The tables that it stands in."""
     explanation: str = ""
 

@@ -31,25 +31,25 @@ SUMMARY = DataSummary(
 )
 
 
-def said(right: float, seed: int = 0, becomes: int = 1) -> np.ndarray:
-    """Probabilities (240, 4) whose guesses are right that often, else ``becomes`` classes on."""
+def y_prob(accuracy: float, seed: int = 0, becomes: int = 1) -> np.ndarray:
+    """Probabilities (240, 4) with this accuracy; wrong predictions are ``becomes`` classes on."""
     rng = np.random.default_rng(seed)
-    wrong = rng.random(len(LABELS)) > right
-    guess = np.where(wrong, (LABELS + becomes) % 4, LABELS)
-    return (0.1 + 0.6 * np.eye(4)[guess]).astype(np.float32)
+    wrong = rng.random(len(LABELS)) > accuracy
+    y_pred = np.where(wrong, (LABELS + becomes) % 4, LABELS)
+    return (0.1 + 0.6 * np.eye(4)[y_pred]).astype(np.float32)
 
 
 def record_of(recipe: str, probabilities: np.ndarray, **cost: int) -> tuple[RunRecord, dict]:  # type: ignore[type-arg]
     part = Predictions(np.arange(240), LABELS, probabilities)
-    held = {"validation": Predictions(np.arange(240, 300), LABELS[::4], probabilities[::4])}
-    held["test"] = part
+    parts = {"validation": Predictions(np.arange(240, 300), LABELS[::4], probabilities[::4])}
+    parts["test"] = part
     record = made_record(recipe)
     assert isinstance(record.result, Finished)
-    evaluation = dict(metrics.evaluate(held, NAMES))
+    evaluation = dict(metrics.evaluate(parts, NAMES))
     result = record.result.model_copy(
         update=evaluation | {"cost": record.result.cost.model_copy(update=cost)}
     )
-    return record.model_copy(update={"result": result, "data": SUMMARY}), held
+    return record.model_copy(update={"result": result, "data": SUMMARY}), parts
 
 
 def board_of(**rows: np.ndarray) -> Board:
@@ -75,9 +75,12 @@ def baseline(probabilities: np.ndarray) -> tuple[ExternalRecord, dict[str, Predi
 
 def test_far_below_the_median_is_suspect_and_not_ranked() -> None:
     board = board_of(
-        vgg16=said(0.95, 1), vgg19=said(0.94, 2), lite0=said(0.93, 3), resnet50=said(0.92, 4),
-        mobilenet=said(0.3, 5),
-    )  # fmt: skip
+        vgg16=y_prob(0.95, 1),
+        vgg19=y_prob(0.94, 2),
+        lite0=y_prob(0.93, 3),
+        resnet50=y_prob(0.92, 4),
+        mobilenet=y_prob(0.3, 5),
+    )
     assert board.rows[-1].name == "mobilenet"
     assert "below the median network" in board.rows[-1].suspect
     assert board.rows[-1].rank is None
@@ -88,9 +91,12 @@ def test_far_below_the_median_is_suspect_and_not_ranked() -> None:
 
 
 def test_below_the_raw_pixels_is_suspect_when_it_is_significant() -> None:
-    made = [record_of("vgg16", said(0.95, 1)), record_of("lite0", said(0.6, 2))]
-    made.append(record_of("resnet50", said(0.79, 3)))
-    pixels, parts = baseline(said(0.8, 4))
+    made = [
+        record_of("vgg16", y_prob(0.95, 1)),
+        record_of("lite0", y_prob(0.6, 2)),
+    ]
+    made.append(record_of("resnet50", y_prob(0.79, 3)))
+    pixels, parts = baseline(y_prob(0.8, 4))
     predictions = {r.run.id: p for r, p in made} | {pixels.subject.id: parts}
     (board,) = boards([*(r for r, _ in made), pixels], predictions)
     suspects = {row.name: row.suspect for row in board.rows}
@@ -103,9 +109,9 @@ def test_below_the_raw_pixels_is_suspect_when_it_is_significant() -> None:
 
 def test_the_fronts_hold_what_nothing_beats() -> None:
     made = [
-        record_of("vgg16", said(0.9, 1), parameters=100),
-        record_of("lite0", said(0.8, 1), parameters=10),
-        record_of("resnet50", said(0.7, 1), parameters=50),
+        record_of("vgg16", y_prob(0.9, 1), parameters=100),
+        record_of("lite0", y_prob(0.8, 1), parameters=10),
+        record_of("resnet50", y_prob(0.7, 1), parameters=50),
     ]
     (board,) = boards([r for r, _ in made], {r.run.id: p for r, p in made})
     assert [row.name for row in board.rows] == ["vgg16", "lite0", "resnet50"]
@@ -113,11 +119,11 @@ def test_the_fronts_hold_what_nothing_beats() -> None:
 
 
 def test_known_confusions_are_shares_of_the_true_class() -> None:
-    board = board_of(vgg16=said(0.5, 7, becomes=2))
+    board = board_of(vgg16=y_prob(0.5, 7, becomes=2))
     classes = {name: pair for name, *pair in findings.confusions(board)}
     row = board.rows[0]
-    guess = said(0.5, 7, becomes=2).argmax(axis=1)
-    expected = (guess[LABELS == 1] == 3).mean()
+    y_pred = y_prob(0.5, 7, becomes=2).argmax(axis=1)
+    expected = (y_pred[LABELS == 1] == 3).mean()
     assert findings.confused_share(row, *classes["ig → neutrophil"]) == pytest.approx(expected)
     assert findings.confused_share(row, *classes["ig → monocyte"]) == 0
     assert "Confusions of neighbouring classes" in markdown([board])
@@ -126,8 +132,10 @@ def test_known_confusions_are_shares_of_the_true_class() -> None:
 def make_vote(tmp_path: Path) -> Board:
     store = Store(tmp_path)
     for name, probabilities in (
-        ("vgg16", said(0.9, 1)), ("lite0", said(0.9, 1)), ("resnet50", said(0.85, 9, becomes=2)),
-    ):  # fmt: skip
+        ("vgg16", y_prob(0.9, 1)),
+        ("lite0", y_prob(0.9, 1)),
+        ("resnet50", y_prob(0.85, 9, becomes=2)),
+    ):
         record, parts = record_of(name, probabilities)
         store.save_predictions(record.run, parts)
         store.save(record)
@@ -143,11 +151,14 @@ def test_a_twin_brings_nothing_and_the_words_say_so(tmp_path: Path) -> None:
     by_title = {member.title: member for member in found.members}
     twin = by_title["EfficientNet-Lite0"]
     assert twin.verdict == "can be dropped: no significant loss"
-    rest = said(0.9, 1) + said(0.85, 9, becomes=2)
+    rest = y_prob(0.9, 1) + y_prob(0.85, 9, becomes=2)
     assert twin.without == pytest.approx(metrics.macro_f1(LABELS, rest.argmax(axis=1), 4))
     assert twin.gain.difference == pytest.approx(found.row.macro_f1 - twin.without)
     assert twin.gain.low <= twin.gain.difference <= twin.gain.high
-    right = [said(0.9, 1).argmax(1) == LABELS, said(0.85, 9, becomes=2).argmax(1) == LABELS]
+    right = [
+        y_prob(0.9, 1).argmax(1) == LABELS,
+        y_prob(0.85, 9, becomes=2).argmax(1) == LABELS,
+    ]
     assert twin.disagreement == pytest.approx((right[0] != right[1]).mean() / 2)
     assert found.oracle > found.row.macro_f1
     page = markdown([board])
@@ -164,7 +175,7 @@ def test_the_words_name_what_validation_would_have_chosen(tmp_path: Path) -> Non
     for words in ("share the first rank", "Chosen on validation, the best ensemble is",
                   "significant difference"):  # fmt: skip
         assert words in page
-    alone = board_of(vgg16=said(0.9))
+    alone = board_of(vgg16=y_prob(0.9))
     assert findings.gain_of_ensembles(alone) is None
     assert findings.choices(alone).choices == ()
     assert "Chosen on validation" not in markdown([alone])
