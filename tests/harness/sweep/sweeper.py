@@ -22,7 +22,7 @@ from harness.schema.run import Job
 from harness.storage.records import Store
 from harness.sweep.planner import PlannedRun, find_pending
 from harness.sweep.scheduler import SweepContext, sweep
-from tests.harness.conftest import SUMMARY, StandIn, made_planned
+from tests.harness.conftest import SUMMARY, StandIn, made_planned, made_record
 from zoo.registry import RECIPES
 
 
@@ -67,6 +67,7 @@ def main() -> None:
         profile="quick",
         slots=lambda: (Device("cpu", "Test CPU"),) * slots,
     )
+    made_record()  # Loads scikit-learn, so that a kill hits the sweep and not an import.
     print("ready", flush=True)
     sys.stdin.readline()
     left = find_pending(planned_runs(recipes, seeds), store)
