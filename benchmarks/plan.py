@@ -61,7 +61,7 @@ def knowledge(
 
 
 def estimate(record: RunRecord, known: Sequence[RunRecord], shifted: Shift) -> float:
-    """Seconds that plan would have told, on the machine that the record is from."""
+    """Seconds that plan would have estimated, on the machine that the record is from."""
     result = record.result
     assert isinstance(result, Finished)
     one = PlannedRun(record.run, find(record.run.recipe), (None,), record.note)
@@ -71,7 +71,7 @@ def estimate(record: RunRecord, known: Sequence[RunRecord], shifted: Shift) -> f
 
 
 def shift(store: Store, record: RunRecord) -> Shift:
-    """Which shifted images the run was asked to predict, by what it left."""
+    """Which shifted images the run predicted, by its stored predictions."""
     assert isinstance(record.result, Finished)
     if record.result.shifted is None:
         return "none"

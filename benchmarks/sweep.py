@@ -101,8 +101,8 @@ def measure(what: str, count: int, slots: int, launcher: Launcher) -> None:
             "quick",
             lambda: (Device("cpu", "-"),) * slots,
         )
-        wanted, began, busy = planned(count), time.perf_counter(), time.process_time()
-        summary = sweep(wanted, context, launcher)
+        runs, began, busy = planned(count), time.perf_counter(), time.process_time()
+        summary = sweep(runs, context, launcher)
         took, busy = time.perf_counter() - began, time.process_time() - busy
     assert summary.finished == count
     own = count * SECONDS / slots
@@ -115,20 +115,20 @@ def measure(what: str, count: int, slots: int, launcher: Launcher) -> None:
 
 def checkpoints() -> None:
     """Weights, two moments of Adam and the best weights, of three sizes of network."""
-    pace = ScheduleState(learning_rate=1e-3, epoch=3, best_epoch=2)
+    state = ScheduleState(learning_rate=1e-3, epoch=3, best_epoch=2)
     for name in ("lite0", "efficientnetv2s", "efficientnetv2l"):
         parameters = find(name).parameters
         arrays = {str(i): np.random.default_rng(i).random(parameters, np.float32) for i in range(4)}
         with tempfile.TemporaryDirectory() as folder:
-            keeper = CheckpointManager(Path(folder), {}, interval=0)
-            keeper.save("fine-tuning", Checkpoint(pace, (), arrays))
+            manager = CheckpointManager(Path(folder), {}, interval=0)
+            manager.save("fine-tuning", Checkpoint(state, (), arrays))
             size = (Path(folder) / "checkpoint").stat().st_size / 1e6
             began = time.perf_counter()
-            assert keeper.load("fine-tuning") is not None
+            assert manager.load("fine-tuning") is not None
             read = time.perf_counter() - began
-        share = keeper.seconds / max(30, keeper.seconds / 0.05)
+        share = manager.seconds / max(30, manager.seconds / 0.05)
         print(
-            f"checkpoint, {name:16} {size:6,.0f} MB  written in {keeper.seconds:5.2f} s, "
+            f"checkpoint, {name:16} {size:6,.0f} MB  written in {manager.seconds:5.2f} s, "
             f"read in {read:5.2f} s; at most {share:.1%} of the time"
         )
 
