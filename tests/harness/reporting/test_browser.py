@@ -57,9 +57,9 @@ def visit(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
     """Open the page at a width; afterwards: nothing was loaded, nothing was complained of."""
 
     def at(width: int, *, scripts: bool = True, dark: bool = False, part: str = "") -> Any:
-        told: dict[str, Any] = {"width": width, "height": 900, "deviceScaleFactor": 1}
-        told["mobile"] = width == PHONE
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", told)
+        metrics: dict[str, Any] = {"width": width, "height": 900, "deviceScaleFactor": 1}
+        metrics["mobile"] = width == PHONE
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not scripts})
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
@@ -71,13 +71,13 @@ def visit(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
     browser.get_log("browser")
     yield at
     sent = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
-    asked = {
+    requested = {
         event["params"]["request"]["url"].partition("#")[0]
         for event in sent
         if event["method"] == "Network.requestWillBeSent"
     }
-    assert address in asked, "the log saw the page itself"
-    assert {url for url in asked if not url.startswith(("data:", "about:"))} == {address}
+    assert address in requested, "the log saw the page itself"
+    assert {url for url in requested if not url.startswith(("data:", "about:"))} == {address}
     assert browser.get_log("browser") == []
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
@@ -132,11 +132,11 @@ def test_heads_sort(visit: Callable[..., Any], width: int) -> None:
     for order, sign in (("descending", -1), ("ascending", 1), ("descending", -1)):
         button.send_keys("\n")  # By the keyboard.
         assert heads(browser)[place].get_attribute("aria-sort") == order
-        told = [text.replace(",", "").split() for text in column(browser, place)]
-        numbers = [sign * float(words[0]) for words in told if words != ["–"]]
+        words_of_cells = [text.replace(",", "").split() for text in column(browser, place)]
+        numbers = [sign * float(words[0]) for words in words_of_cells if words != ["–"]]
         assert numbers == sorted(numbers)
         assert len(set(numbers)) > 5
-        assert all(words == ["–"] for words in told[len(numbers) :])
+        assert all(words == ["–"] for words in words_of_cells[len(numbers) :])
     heads(browser)[1].find_element("css selector", "button").click()
     names = [name.lower() for name in column(browser, 1)]
     assert names[0] < names[-1]
@@ -213,5 +213,5 @@ def test_without_scripts_everything_can_be_read(visit: Callable[..., Any], width
     )  # As a click would; a click of the driver needs scripts.
     row = link.get_attribute("href").partition("#")[2]
     article = browser.find_element("id", row)
-    assert article.is_displayed(), "the section opens when its part is asked for"
+    assert article.is_displayed(), "the section opens when its link is followed"
     assert "Confusion matrix" in article.text

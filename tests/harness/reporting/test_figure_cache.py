@@ -74,7 +74,7 @@ def test_what_fonts_and_xml_cannot_show_is_replaced() -> None:
     assert printable("a\nb\x00c\ud800") == "a b\N{REPLACEMENT CHARACTER}c\N{REPLACEMENT CHARACTER}"
 
 
-# --- how -------------------------------------------------------------------------------------
+# --- drawing ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", range(len(NAMES)))

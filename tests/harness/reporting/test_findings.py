@@ -231,7 +231,7 @@ def test_the_pixel_baseline_predicts_the_shifted_test_too(tmp_path: Path) -> Non
     data = open_dataset(folder)
     run = made_run().model_copy(update={"data": data.fingerprint})
     parts = split_indices(Split(), data)
-    told, store = [], Store(tmp_path / "results")
+    shifted, store = [], Store(tmp_path / "results")
     like = "quick", SUMMARY.model_copy(update={"class_names": data.class_names})
     pixel_baseline.add(store, run, data, parts, like)
     assert pixel_baseline.exists(store, run)
@@ -240,12 +240,14 @@ def test_the_pixel_baseline_predicts_the_shifted_test_too(tmp_path: Path) -> Non
     for mode in modes:
         path = get_or_corrupt(folder, data, parts.test, Split(), mode)
         copy = open_shifted(path, data, parts.test, Split())
-        told.append(pixel_baseline.predict(run, data, parts, copy)["shifted"])
+        shifted.append(pixel_baseline.predict(run, data, parts, copy)["shifted"])
         pixel_baseline.add(store, run, data, parts, like, copy)
         assert pixel_baseline.exists(store, run, with_shifted=True)
-    np.testing.assert_array_equal(told[0].probabilities, told[1].probabilities)
-    np.testing.assert_array_equal(told[0].ids, parts.test)
+    np.testing.assert_array_equal(shifted[0].probabilities, shifted[1].probabilities)
+    np.testing.assert_array_equal(shifted[0].ids, parts.test)
     plain = pixel_baseline.predict(run, data, parts)
     assert "shifted" not in plain
-    scores = [metrics.score(part, data.class_names).macro_f1 for part in (plain["test"], told[0])]
+    scores = [
+        metrics.score(part, data.class_names).macro_f1 for part in (plain["test"], shifted[0])
+    ]
     assert scores[1] < scores[0]

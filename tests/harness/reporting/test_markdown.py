@@ -45,7 +45,7 @@ def some_records() -> list[RunRecord]:
 
 
 def test_the_golden_leaderboard() -> None:
-    """The page, byte for byte. After a wanted change: python -m tests.harness.reporting.golden."""
+    """Byte for byte. After an intended change: python -m tests.harness.reporting.golden."""
     assert markdown(boards(some_records())) == GOLDEN.read_text()
 
 
