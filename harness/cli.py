@@ -148,9 +148,9 @@ def leaderboard(results: Path) -> None:
 @options.results
 def verify(results: Path) -> int:
     """Recompute every published number from the stored predictions."""
-    from harness.reporting import publish
+    from harness.commands import verify as verification
 
-    differences = publish.verify(results)
+    differences = verification.verify(results)
     for line in differences:
         click.echo(line, err=True)
     if differences:

@@ -22,15 +22,15 @@ ROOT = Path(__file__).parents[1]
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("zoo",),
     ("harness", "harness.errors", "harness.schema"),
-    ("harness.config", "harness.data", "harness.execution", "harness.storage"),
+    ("harness.config", "harness.storage"),
+    ("harness.data", "harness.execution"),
     ("harness.augmentation", "harness.evaluation"),
     ("harness.sweep", "harness.training"),
-    ("harness.audit", "harness.ensembling"),
-    ("harness.reporting",),
+    ("harness.audit", "harness.ensembling", "harness.reporting"),
     ("harness.commands",),
     ("benchmarks", "harness.cli"),
 )
-"""From the bottom. A unit imports from levels below its own, or from the same one."""
+"""From the bottom. A unit imports from levels below its own alone."""
 FRAMEWORKS = ("jax", "keras", "keras_cv", "tensorflow", "torch")
 
 

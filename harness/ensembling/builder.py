@@ -16,9 +16,10 @@ from harness.data.sampling import sample_indices
 from harness.ensembling.concatenation import fit_concatenation
 from harness.ensembling.selection import best_subset, greedy_selection
 from harness.ensembling.stacking import fit_stacking
-from harness.ensembling.voting import fit_weights, soft_vote
+from harness.ensembling.voting import fit_weights
 from harness.errors import StoreError, UnknownName, UserError, did_you_mean
 from harness.evaluation import calibration, metrics
+from harness.evaluation.voting import soft_vote
 from harness.schema.predictions import SHIFTED, Predictions
 from harness.schema.records import (
     CalibratedMembers,

@@ -1,25 +1,14 @@
-"""Votes: the mean of the members' probabilities, equal or with weights fitted on validation.
+"""Weights of a vote, fitted on validation.
 
 Probabilities are (m, n, K): members, images, classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 EM_STEPS = 500
 """Of the fit of voting weights, which has settled long before."""
-
-
-def soft_vote(
-    probabilities: np.ndarray, weights: Sequence[float] | np.ndarray | None = None
-) -> np.ndarray:
-    """The members' mean probabilities, (m, n, K) -> float64 (n, K); equal weights by default."""
-    members = len(probabilities)
-    weights = np.full(members, 1 / members) if weights is None else np.asarray(weights, float)
-    return np.einsum("m,mnk->nk", weights / weights.sum(), probabilities.astype(np.float64))
 
 
 def fit_weights(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -11,12 +11,12 @@ from functools import cache
 
 import numpy as np
 
-from harness.ensembling.voting import soft_vote
 from harness.evaluation import robustness
 from harness.evaluation import significance as statistics
 from harness.evaluation.metrics import macro_f1
 from harness.evaluation.robustness import Agreement, Choice, Robustness
 from harness.evaluation.significance import Paired
+from harness.evaluation.voting import soft_vote
 from harness.reporting.leaderboard import Board, Row, title_of
 from harness.schema.predictions import SHIFTED
 from harness.schema.protocol import Protocol

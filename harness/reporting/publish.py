@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from harness.ensembling.builder import EnsembleMembers, Member, vote_mismatch
-from harness.evaluation import metrics
 from harness.reporting import ablation
 from harness.reporting.columns import csv_text
 from harness.reporting.figure_cache import FigureCache
 from harness.reporting.html import html
 from harness.reporting.leaderboard import Board, boards
 from harness.reporting.markdown import markdown
-from harness.schema.records import EnsembleRecord, Record
+from harness.schema.records import Record
 from harness.storage.files import write_atomically
 from harness.storage.migration import migrate
 from harness.storage.records import Store
@@ -24,17 +20,20 @@ from harness.storage.records import Store
 def read_boards(results: Path) -> tuple[Board, ...]:
     """The boards of a results folder. Raises StoreError naming what cannot be read."""
     store = Store(results)
-    return _boards(store, store.all_records())
+    return boards_of(store, store.all_records())
 
 
-def _boards(store: Store, records: Sequence[Record]) -> tuple[Board, ...]:
+def boards_of(store: Store, records: Sequence[Record]) -> tuple[Board, ...]:
+    """The boards of these records, whose predictions are verified. Raises StoreError."""
     parts = {
         record.subject.id: store.load_verified(record) for record in records if record.evaluation
     }
     return ablation.in_order(boards(records, parts))
 
 
-def _texts(results: Path, ranked: Sequence[Board], figures: FigureCache) -> dict[Path, str]:
+def published_texts(
+    results: Path, ranked: Sequence[Board], figures: FigureCache
+) -> dict[Path, str]:
     """Tables and page by path; the page holds the figures that are in the folder."""
     return {
         results / "LEADERBOARD.md": markdown(ranked),
@@ -52,81 +51,7 @@ def write_tables(results: Path) -> tuple[Path, ...]:
     ranked = read_boards(results)
     figures = FigureCache(results, ranked)
     figures.refresh()
-    written = _texts(results, ranked, figures)
+    written = published_texts(results, ranked, figures)
     for path, text in written.items():
         write_atomically(path, text.encode())
     return tuple(written)
-
-
-# --- verify --------------------------------------------------------------------------------------
-
-
-def verify(results: Path) -> list[str]:
-    """The mismatches between a results folder and its stored predictions; empty if there are none.
-
-    Recomputes every metric of every record and the hash of its predictions, then tables and page
-    byte for byte, and the digest of each figure. Raises StoreError naming what cannot be read.
-    """
-    store = Store(results)
-    records = store.all_records()
-    mismatches = [line for record in records for line in _metric_mismatches(store, record)]
-    if mismatches:  # The tables rest on them.
-        return mismatches
-    ranked = _boards(store, records)
-    figures = FigureCache(results, ranked)
-    mismatches = [*_ensemble_mismatches(store, records), *figures.mismatches()]
-    for path, text in _texts(results, ranked, figures).items():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            mismatches.append(
-                f"{path}: not what the records give; 'wbc-bench leaderboard' writes it"
-            )
-    return mismatches
-
-
-def _metric_mismatches(store: Store, record: Record) -> Iterator[str]:
-    if record.evaluation is None:
-        return
-    path, stored = store.record_path(record.subject), record.evaluation
-    computed = metrics.evaluate(store.predictions(record.subject), record.data.class_names)
-    if computed.predictions_sha256 != stored.predictions_sha256:
-        yield f"{path}: the stored predictions are not those of this record"
-    for difference in _differences(stored.model_dump(), computed.model_dump(), ""):
-        yield f"{path}: {difference}"
-
-
-def _ensemble_mismatches(store: Store, records: Sequence[Record]) -> Iterator[str]:
-    """Ensembles whose predictions are not what their rule makes of their members."""
-    by_id: dict[str, Member] = {
-        record.subject.id: record
-        for record in records
-        if record.evaluation and not isinstance(record, EnsembleRecord)
-    }
-    for record in records:
-        if not isinstance(record, EnsembleRecord):
-            continue
-        path, members = store.record_path(record.subject), record.ensemble.members
-        missing = [member for member in members if member not in by_id]
-        if missing:
-            yield f"{path}: its member {missing[0]} has no record here"
-            continue
-        group = EnsembleMembers(store, tuple(by_id[member] for member in members))
-        if mismatch := vote_mismatch(group, record):
-            yield f"{path}: {mismatch}"
-
-
-def _differences(stored: Any, computed: Any, name: str) -> Iterator[str]:
-    """Each value that differs, by its dotted name.
-
-    Floats are equal up to the last bits, which depend on the order of a processor's additions.
-    """
-    match stored, computed:
-        case dict(), dict():
-            for key, value in computed.items():
-                yield from _differences(stored.get(key), value, f"{name}.{key}")
-        case tuple(), tuple() if len(stored) == len(computed):
-            for i, (left, right) in enumerate(zip(stored, computed, strict=True)):
-                yield from _differences(left, right, f"{name}.{i}")
-        case float(), float() if math.isclose(stored, computed, rel_tol=0, abs_tol=1e-9):
-            return
-        case _ if stored != computed:
-            yield f"{name.removeprefix('.')} is {stored}, the predictions give {computed}"

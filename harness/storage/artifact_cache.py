@@ -20,7 +20,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from harness.errors import NoRoom, StoreError, is_no_room
-from harness.execution.locks import FileLock
+from harness.storage.file_lock import FileLock
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".creating-"

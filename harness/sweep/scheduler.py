@@ -19,13 +19,14 @@ from joblib import Parallel, delayed
 from harness.errors import NoRoom, StoreError, is_no_room
 from harness.evaluation import metrics
 from harness.execution.devices import Device
-from harness.execution.locks import FileLock, RunLock, acquire_gpu
+from harness.execution.locks import RunLock, acquire_gpu
 from harness.execution.processes import ProcessResult
 from harness.schema.augmentation import EpochCacheSettings
 from harness.schema.dataset import DataSummary
 from harness.schema.events import Event
 from harness.schema.records import Failed, Finished, RunRecord
 from harness.schema.run import Backend, Job
+from harness.storage.file_lock import FileLock
 from harness.storage.predictions import read_predictions
 from harness.storage.records import PREDICTIONS, Store
 from harness.sweep.callbacks import CallbackList, ProgressCallback

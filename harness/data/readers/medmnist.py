@@ -15,7 +15,7 @@ import numpy as np
 from harness.data.image_cache import Content
 from harness.data.readers import npz
 from harness.errors import DataError, Offline
-from harness.execution.locks import FileLock
+from harness.storage.file_lock import FileLock
 
 PARTS = ("train", "val", "test")
 """In the order of ``Dataset.given``: 0, 1, 2."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from harness.ensembling.selection import best_subset, greedy_selection
-from harness.ensembling.voting import soft_vote
+from harness.evaluation.voting import soft_vote
 from tests.harness.ensembling.members import f1, make_members, members_and_labels
 
 

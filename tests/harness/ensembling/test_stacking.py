@@ -12,8 +12,8 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from harness.ensembling.stacking import INVERSE_PENALTIES, fit_stacking
-from harness.ensembling.voting import soft_vote
 from harness.errors import UserError
+from harness.evaluation.voting import soft_vote
 from tests.harness.ensembling.members import f1, make_members, members_and_labels
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.commands.verify import verify
 from harness.ensembling.builder import fit_ensembles, group_members
 from harness.ensembling.throughput import measure, measure_all
 from harness.errors import UserError
 from harness.execution.devices import Device
-from harness.reporting.publish import verify, write_tables
+from harness.reporting.publish import write_tables
 from harness.schema.protocol import Protocol
 from harness.storage.records import Store
 from tests.harness.conftest import made_record, save_finished

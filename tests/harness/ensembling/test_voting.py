@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from harness.ensembling.voting import fit_weights, soft_vote
+from harness.ensembling.voting import fit_weights
 from harness.evaluation.metrics import cross_entropy
+from harness.evaluation.voting import soft_vote
 from tests.harness.ensembling.members import make_members, members_and_labels
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.execution.locks import DeviceLock, FileLock, LockOwner, RunLock, lock_folder
+from harness.execution.locks import DeviceLock, LockOwner, RunLock, lock_folder
+from harness.storage.file_lock import FileLock
 
 ROOT = Path(__file__).parents[3]
 HOLDER = """
@@ -41,34 +42,6 @@ def start_holder(folder: Path, mode: str, seconds: float) -> subprocess.Popen[st
 
 
 # --- files ----------------------------------------------------------------------------------------
-
-
-def test_a_file_lock_excludes_threads_and_other_locks_of_one_process(tmp_path: Path) -> None:
-    path, order = tmp_path / "new folder" / "x.lock", list[str]()
-    first, second = FileLock(path), FileLock(path)
-    assert first.acquire()
-    assert not second.acquire(blocking=False)
-
-    def wait() -> None:
-        with second:
-            order.append("second")
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    order.append("first")
-    first.release()
-    thread.join(20)
-    assert order == ["first", "second"]
-    assert second.waited_seconds > 0
-    first.release()  # Not held any more: nothing happens.
-    assert first.acquire(blocking=False)
-
-
-def test_shared_locks_exclude_exclusive_ones_alone(tmp_path: Path) -> None:
-    path = tmp_path / "x.lock"
-    with FileLock(path, shared=True), FileLock(path, shared=True):
-        assert not FileLock(path).acquire(blocking=False)
-    assert FileLock(path).acquire(blocking=False)
 
 
 def test_a_file_system_without_locks_grants_every_lock(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.reporting.publish import verify
+from harness.commands.verify import verify
 
 RESULTS = Path(__file__).parents[3] / "results"
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.commands.verify import verify
 from harness.ensembling.builder import fit_ensembles, group_members
 from harness.errors import DataError, UserError
 from harness.reporting.external import (
@@ -18,7 +19,7 @@ from harness.reporting.external import (
     import_predictions,
     read_prediction_file,
 )
-from harness.reporting.publish import read_boards, verify, write_tables
+from harness.reporting.publish import read_boards, write_tables
 from harness.storage.records import Store
 from tests.harness.conftest import CLASSES, made_predictions, made_record, save_finished
 

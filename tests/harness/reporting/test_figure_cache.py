@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.commands.verify import verify
 from harness.reporting import figures, publish
 from harness.reporting import plots as plotting
 from harness.reporting.figure_cache import FigureCache, stored_digest
@@ -158,26 +159,26 @@ def test_nothing_is_drawn_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_verify_names_a_figure_that_is_not_the_records(tmp_path: Path) -> None:
     publish.write_tables(folder(tmp_path))
-    assert publish.verify(tmp_path) == []
+    assert verify(tmp_path) == []
     forest = next(tmp_path.glob("figures/*/forest.svg"))
     right = forest.read_text()
     digest = stored_digest(forest)
     forest.write_text(right.replace(digest, digest[::-1]))
-    assert any("forest.svg" in line for line in publish.verify(tmp_path))
+    assert any("forest.svg" in line for line in verify(tmp_path))
     forest.write_text(right)
     other = tmp_path / "figures" / "other-board" / "forest.svg"
     other.parent.mkdir()
     other.write_text(right)
     mine = other.with_name("mine.svg")
     mine.write_text("<svg></svg>")
-    assert [line.split(":")[0] for line in publish.verify(tmp_path)] == [str(other)]
+    assert [line.split(":")[0] for line in verify(tmp_path)] == [str(other)]
     publish.write_tables(tmp_path)
-    assert publish.verify(tmp_path) == []
+    assert verify(tmp_path) == []
     assert mine.exists()
     assert not other.exists()
     page = tmp_path / "index.html"
     page.write_text(page.read_text() + " ")
-    assert [line.split(":")[0] for line in publish.verify(tmp_path)] == [str(page)]
+    assert [line.split(":")[0] for line in verify(tmp_path)] == [str(page)]
 
 
 def test_no_boards_have_no_figures(tmp_path: Path) -> None:

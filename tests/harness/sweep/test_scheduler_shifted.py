@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.commands.verify import verify
 from harness.evaluation import metrics
 from harness.execution.devices import Device
 from harness.execution.processes import ProcessResult
-from harness.reporting.publish import verify, write_tables
+from harness.reporting.publish import write_tables
 from harness.schema.events import Event
 from harness.schema.predictions import Predictions
 from harness.schema.records import Finished

@@ -1,0 +1,86 @@
+"""What ``verify`` does: recompute every printed number from the stored predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.ensembling.builder import EnsembleMembers, Member, vote_mismatch
+from harness.evaluation import metrics
+from harness.reporting.figure_cache import FigureCache
+from harness.reporting.publish import boards_of, published_texts
+from harness.schema.records import EnsembleRecord, Record
+from harness.storage.records import Store
+
+
+def verify(results: Path) -> list[str]:
+    """The mismatches between a results folder and its stored predictions; empty if there are none.
+
+    Recomputes every metric of every record and the hash of its predictions, then tables and page
+    byte for byte, and the digest of each figure. Raises StoreError naming what cannot be read.
+    """
+    store = Store(results)
+    records = store.all_records()
+    mismatches = [line for record in records for line in _metric_mismatches(store, record)]
+    if mismatches:  # The tables rest on them.
+        return mismatches
+    ranked = boards_of(store, records)
+    figures = FigureCache(results, ranked)
+    mismatches = [*_ensemble_mismatches(store, records), *figures.mismatches()]
+    for path, text in published_texts(results, ranked, figures).items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            mismatches.append(
+                f"{path}: not what the records give; 'wbc-bench leaderboard' writes it"
+            )
+    return mismatches
+
+
+def _metric_mismatches(store: Store, record: Record) -> Iterator[str]:
+    if record.evaluation is None:
+        return
+    path, stored = store.record_path(record.subject), record.evaluation
+    computed = metrics.evaluate(store.predictions(record.subject), record.data.class_names)
+    if computed.predictions_sha256 != stored.predictions_sha256:
+        yield f"{path}: the stored predictions are not those of this record"
+    for difference in _differences(stored.model_dump(), computed.model_dump(), ""):
+        yield f"{path}: {difference}"
+
+
+def _ensemble_mismatches(store: Store, records: Sequence[Record]) -> Iterator[str]:
+    """Ensembles whose predictions are not what their rule makes of their members."""
+    by_id: dict[str, Member] = {
+        record.subject.id: record
+        for record in records
+        if record.evaluation and not isinstance(record, EnsembleRecord)
+    }
+    for record in records:
+        if not isinstance(record, EnsembleRecord):
+            continue
+        path, members = store.record_path(record.subject), record.ensemble.members
+        missing = [member for member in members if member not in by_id]
+        if missing:
+            yield f"{path}: its member {missing[0]} has no record here"
+            continue
+        group = EnsembleMembers(store, tuple(by_id[member] for member in members))
+        if mismatch := vote_mismatch(group, record):
+            yield f"{path}: {mismatch}"
+
+
+def _differences(stored: Any, computed: Any, name: str) -> Iterator[str]:
+    """Each value that differs, by its dotted name.
+
+    Floats are equal up to the last bits, which depend on the order of a processor's additions.
+    """
+    match stored, computed:
+        case dict(), dict():
+            for key, value in computed.items():
+                yield from _differences(stored.get(key), value, f"{name}.{key}")
+        case tuple(), tuple() if len(stored) == len(computed):
+            for i, (left, right) in enumerate(zip(stored, computed, strict=True)):
+                yield from _differences(left, right, f"{name}.{i}")
+        case float(), float() if math.isclose(stored, computed, rel_tol=0, abs_tol=1e-9):
+            return
+        case _ if stored != computed:
+            yield f"{name.removeprefix('.')} is {stored}, the predictions give {computed}"
