@@ -172,7 +172,7 @@ class StandIn:
             raise fate
         if fate is not None:
             return fate
-        if (Path(job.data) / "images.npy").exists():
+        if (Path(job.data) / "labels.npy").exists():
             dataset = open_dataset(Path(job.data))
             ids = dict(vars(split_indices(job.run.split, dataset)))
             parts = made_predictions(job.run, ids, dataset.labels)

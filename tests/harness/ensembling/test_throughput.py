@@ -27,7 +27,7 @@ def test_members_are_timed_one_after_the_other(tmp_path: Path) -> None:
     (together,) = group_members(store, ["lite0", "mobilenetv2"])
     fitted = fit_ensembles(together, ("soft vote", "weighted vote"))
     write_tables(tmp_path)
-    assert "§ By formula" in (tmp_path / "LEADERBOARD.md").read_text()
+    assert "§ Computed from the members' rates" in (tmp_path / "LEADERBOARD.md").read_text()
     measure_all(store, list(fitted.records), CPU)
     soft, weighted = store.ensembles()
     assert soft.cost is not None
