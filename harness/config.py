@@ -148,7 +148,7 @@ def load(path: Path | None, profile: Profile, *, gpu: bool = False) -> Benchmark
         benchmark = Benchmark.model_validate(_complete_protocols(tables, gpu))
     except ValidationError as error:
         raise ConfigError(f"{path or 'built-in defaults'}: {_describe(error)}") from None
-    return _resolve_paths(_with_current_streams(benchmark), path)
+    return _resolve_paths(_with_current_versions(benchmark), path)
 
 
 def augmentation_named(name: str) -> Augmentation:
@@ -192,12 +192,9 @@ def _complete_protocols(tables: Mapping[str, Any], gpu: bool) -> dict[str, Any]:
     return {**tables, "protocol": complete({}), "variants": variants}
 
 
-def _with_current_streams(benchmark: Benchmark) -> Benchmark:
+def _with_current_versions(benchmark: Benchmark) -> Benchmark:
     protocols = {
-        name: protocol.model_copy(
-            update={"augmentation": protocol.augmentation.with_current_stream()}
-        )
-        for name, protocol in benchmark.protocols.items()
+        name: protocol.with_current_version() for name, protocol in benchmark.protocols.items()
     }
     return benchmark.model_copy(update={"protocol": protocols.pop(""), "variants": protocols})
 

@@ -88,13 +88,15 @@ def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
 
     Nested blocks (ConvNeXt's stem and downsampling) are flattened.
     """
-    return list(dropwhile(lambda layer: isinstance(layer, PREPROCESSING_LAYERS), _flatten(model)))
+    return list(
+        dropwhile(lambda layer: isinstance(layer, PREPROCESSING_LAYERS), flatten_layers(model))
+    )
 
 
-def _flatten(model: keras.Model) -> Iterator[keras.layers.Layer]:
+def flatten_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            yield from _flatten(layer)
+            yield from flatten_layers(layer)
         else:
             yield layer
 
@@ -148,7 +150,7 @@ def _speed_up_depthwise(model: keras.Model) -> None:
 
     Weights and results stay; TensorFlow's CPU kernel for groups is 25-35 times slower.
     """
-    for layer in _flatten(model):
+    for layer in flatten_layers(model):
         if not isinstance(layer, layers.Conv2D):
             continue
         channels_per_group, filters = layer.kernel.shape[-2:]

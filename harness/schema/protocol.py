@@ -66,6 +66,11 @@ class Loss(FrozenModel):
     this number of images (report 003: 1,500). With an augmentation, no repeat is the same."""
 
 
+ESTIMATED_BATCHNORM = 2
+"""Protocol version from which the statistics of a BatchNorm that is trained are estimated anew
+before each validation (harness.training.batchnorm), instead of being moving averages."""
+
+
 class Protocol(FrozenModel):
     """The fixed hyperparameters. ``version`` is raised by hand when training changes."""
 
@@ -83,3 +88,10 @@ class Protocol(FrozenModel):
     """Replaces both phases where the weights are random; without it the backbone stays frozen."""
     test_views: int = added_field(1, ge=1, le=8)
     """Test-time augmentation: the number of flips and quarter turns that are averaged."""
+
+    def with_current_version(self) -> Protocol:
+        """The protocol as this version of the program trains it."""
+        trains_batchnorm = self.from_scratch or self.fine_tuning or self.head.batch_norm
+        version = max(self.version, ESTIMATED_BATCHNORM) if trains_batchnorm else self.version
+        augmentation = self.augmentation.with_current_stream()
+        return self.model_copy(update={"version": version, "augmentation": augmentation})

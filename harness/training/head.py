@@ -13,6 +13,9 @@ from harness.training.head_optimizer import EPSILON, HeadOptimizer
 from harness.training.loop import Learner
 from harness.training.losses import class_weights, loss_targets
 
+ESTIMATION_ROWS = 1024
+"""Of the training features, at most, on which BatchNorm statistics are estimated."""
+
 
 @dataclass(frozen=True)
 class Standardizer:
@@ -116,6 +119,9 @@ class HeadLearner(Learner):
         return loss
 
     def predict_validation(self) -> np.ndarray:
+        if self._head.batch_norm:
+            features = self._epoch.features
+            self._network.estimate_batchnorm(features[:: -(-len(features) // ESTIMATION_ROWS)])
         return self._network.forward(self._validation)
 
     def get_weights(self) -> tuple[np.ndarray, list[np.ndarray]]:

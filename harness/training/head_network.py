@@ -88,6 +88,18 @@ class HeadNetwork:
             penalty = 2 * self._head.l2 * self.weights + self._head.l1 * np.sign(self.weights)
             self.gradient += self._penalised * penalty
 
+    def estimate_batchnorm(self, x: np.ndarray) -> None:
+        """Set the mean and variance of each BatchNorm to those of features (n, width).
+
+        Of a training set: moving averages lag behind the weights (see harness.training.batchnorm).
+        """
+        for i, (kernel, bias, *norm) in enumerate(self._layers[:-1]):
+            x = x @ kernel + bias
+            if norm:
+                self.moving[i] = np.stack([x.mean(axis=0), x.var(axis=0)])
+                x = self._normalise(x, i, None)
+            x = np.maximum(x, 0)
+
     def keras_weights(self) -> list[np.ndarray]:
         """Every weight in the order of a Keras model of the same layers."""
         moving = iter(self.moving)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from harness.schema.protocol import Phase
+from harness.training.batchnorm import BatchNormEstimator
 from harness.training.checkpoint import Checkpoint
 from harness.training.context import RunContext
 from harness.training.device_images import DeviceImages
@@ -16,6 +17,12 @@ from harness.training.losses import class_weights, loss_targets
 from harness.training.model import build_optimizer, equal_micro_batches
 from harness.training.throughput import count_parameters
 from harness.training.train_step import TrainStep, to_numpy
+
+ESTIMATION_SHARE = 0.15
+"""Of the training images, on which BatchNorm statistics are estimated. It takes about 5 % of an
+epoch's time, since a training step costs three forward passes."""
+FEWEST_BATCHES, MOST_BATCHES = 8, 40
+"""Of that estimation."""
 
 
 class NetworkLearner(Learner):
@@ -31,7 +38,10 @@ class NetworkLearner(Learner):
         batch_size = min(phase.batch_size, len(context.ids("train")))
         self.micro_batches = equal_micro_batches(batch_size, context.options.micro_batches)
         optimizer = build_optimizer(phase.optimizer, self.micro_batches)
-        self._step = TrainStep(self._model, optimizer, context.compile_timer)
+        timer = context.compile_timer
+        self._step = TrainStep(self._model, optimizer, timer)
+        self._batchnorm = BatchNormEstimator(self._model, context.device_lock, timer)
+        self._estimation_batches = _estimation_batches(context, batch_size // self.micro_batches)
 
     @property
     def sample_count(self) -> int:
@@ -63,6 +73,9 @@ class NetworkLearner(Learner):
 
     def predict_validation(self) -> np.ndarray:
         self._step.sync_variables()
+        if self._batchnorm.layers:
+            images, _ = self._context.device_images("train")
+            self._batchnorm.estimate(images.take, self._estimation_batches)
         images, rows = self._context.device_images("validation")
         features = self._context.extractor.extract(images.take, rows)
         return to_numpy(self._head(features, training=False))
@@ -108,3 +121,13 @@ class NetworkLearner(Learner):
             for variable in self._step.optimizer.variables[1:]
             if "gradient_accumulator" not in variable.path
         ]
+
+
+def _estimation_batches(context: RunContext, batch_size: int) -> list[np.ndarray]:
+    """Rows of training images, not augmented, in batches of one size; the same in every epoch."""
+    rows = np.random.default_rng([context.run.seed, *b"batchnorm"]).permutation(
+        context.ids("train")
+    )
+    count = round(ESTIMATION_SHARE * len(rows) / batch_size)
+    count = min(max(count, FEWEST_BATCHES), MOST_BATCHES, len(rows) // batch_size)
+    return list(rows[: count * batch_size].reshape(count, batch_size))

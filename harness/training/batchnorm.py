@@ -1,0 +1,104 @@
+"""Population statistics of the BatchNorm layers that are trained.
+
+Keras predicts with moving averages. Their momentum differs between networks (.9 to .999), and on a
+few thousand images they lag behind the weights for many epochs. Here means and variances are
+estimated anew, with the weights as they are, on some training images (Wu and Johnson 2021,
+Rethinking "Batch" in BatchNorm, arXiv:2105.07576, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from harness.execution.locks import DeviceLock
+from harness.training.train_step import CompileTimer, compiled, to_numpy
+from zoo.factory import flatten_layers
+
+
+class BatchNormEstimator:
+    """Estimates the statistics of a model's trainable BatchNorm layers; ``layers`` may be none."""
+
+    def __init__(
+        self, model: keras.Model, device_lock: DeviceLock, compile_timer: CompileTimer
+    ) -> None:
+        layers = list(flatten_layers(model))
+        batch_norm = keras.layers.BatchNormalization
+        self.layers = [x for x in layers if isinstance(x, batch_norm) and x.trainable]
+        self._dropouts = [x for x in layers if isinstance(x, keras.layers.Dropout)]
+        self._model, self._device_lock = model, device_lock
+        self._compile_timer = compile_timer
+        match keras.backend.backend():
+            case "jax":
+                self._step = self._jax_step()
+            case "torch":
+                import torch
+
+                self._step = torch.no_grad()(self._batch_statistics)
+            case _:
+                self._step = compiled(self._batch_statistics)
+
+    def estimate(self, take: Callable[[np.ndarray], Any], batches: Iterable[np.ndarray]) -> None:
+        """Set means and variances to those of some training images.
+
+        ``batches``: rows of the images of each batch, all of one size; ``take`` returns the images
+        in some rows. The variance is that within the batches and between their means.
+        """
+        statistics = []
+        with self._training_mode():
+            for rows in batches:
+                with self._device_lock.shared():
+                    statistics.append(to_numpy(self._compile_timer.call(self._step, take(rows))))
+        means, variances = np.split(np.asarray(statistics, np.float64), 2, axis=1)
+        mean, variance = means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0)
+        ends = np.cumsum([layer.moving_mean.shape[0] for layer in self.layers])[:-1]
+        for layer, *values in zip(
+            self.layers, np.split(mean, ends), np.split(variance, ends), strict=True
+        ):
+            layer.moving_mean.assign(values[0].astype(np.float32))
+            layer.moving_variance.assign(values[1].astype(np.float32))
+
+    @contextmanager
+    def _training_mode(self) -> Iterator[None]:
+        """Without momentum a layer's averages are the statistics of the last batch; no dropout."""
+        momenta = [layer.momentum for layer in self.layers]
+        rates = [layer.rate for layer in self._dropouts]
+        try:
+            for layer in self.layers:
+                layer.momentum = 0.0
+            for layer in self._dropouts:
+                layer.rate = 0.0
+            yield
+        finally:
+            for layer, momentum in zip(self.layers, momenta, strict=True):
+                layer.momentum = momentum
+            for layer, rate in zip(self._dropouts, rates, strict=True):
+                layer.rate = rate
+
+    @property
+    def _variables(self) -> list[keras.Variable]:
+        """The means of all layers, then their variances."""
+        means = [layer.moving_mean for layer in self.layers]
+        return means + [layer.moving_variance for layer in self.layers]
+
+    def _batch_statistics(self, images: Any) -> Any:
+        """Means, then variances, of a batch at all layers, in one vector."""
+        self._model(images, training=True)
+        return ops.concatenate([ops.convert_to_tensor(v) for v in self._variables])
+
+    def _jax_step(self) -> Callable[[Any], Any]:
+        trainable, others = self._model.trainable_variables, self._model.non_trainable_variables
+        index = {id(variable): i for i, variable in enumerate(others)}
+        places = [index[id(variable)] for variable in self._variables]
+
+        def statistics(learnt: list[Any], state: list[Any], images: Any) -> Any:
+            _, state = self._model.stateless_call(learnt, state, images, training=True)
+            return ops.concatenate([state[place] for place in places])
+
+        step = compiled(statistics)
+        return lambda images: step([v.value for v in trainable], [v.value for v in others], images)
