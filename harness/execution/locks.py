@@ -25,7 +25,7 @@ RUN_LOCK, ARTEFACTS_LOCK = "run.lock", "artefacts.lock"
 
 
 class LockOwner(BaseModel):
-    """What the holder of a run lock wrote about itself."""
+    """What the owner of a run lock wrote about itself."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -64,7 +64,7 @@ class RunLock(FileLock):
         return True
 
     def owner(self) -> LockOwner | None:
-        """The present holder; None where nobody holds the lock."""
+        """The present owner; None where the lock is free."""
         try:  # NFS locks only what is open for writing, and another user's file cannot be.
             writable = os.access(self.path, os.W_OK)
             with self.path.open("r+" if writable else "r", encoding="utf-8") as file:

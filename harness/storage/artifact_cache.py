@@ -1,7 +1,7 @@
 """The cache of everything that is expensive to compute: each artifact is created once.
 
 An artifact is a folder of files, ``ROOT/KEY`` or ``ROOT/GROUP/KEY``. It is created by one process
-at a time, in a hidden folder beside it; sizes and checksums go into its ``manifest.json``, the
+at a time, in a hidden folder next to it; sizes and checksums go into its ``manifest.json``, the
 files are synced, and the folder is renamed. The kernel drops the lock of a process that dies, by
 which its leftovers are recognised.
 """

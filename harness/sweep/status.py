@@ -1,6 +1,6 @@
 """What the sweeps in a results folder are doing, for another terminal.
 
-While a run is under way, its sweep writes its state beside its artefacts, once a second at most.
+While a run is under way, its sweep writes its state next to its artefacts, once a second at most.
 Whether it is still under way is what its run lock says, not that file.
 """
 
