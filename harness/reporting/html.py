@@ -16,13 +16,11 @@ from typing import Any
 from markupsafe import Markup
 
 from harness.reporting import columns, findings
-from harness.reporting.ablation import studies
 from harness.reporting.leaderboard import Board, Row
-from harness.reporting.overview import first_rows, overviews
+from harness.reporting.overview import first_rows
 from harness.reporting.plots import Plot, confusion, slug
-from harness.reporting.provenance import headings
 from harness.reporting.table import Cell, Column
-from harness.reporting.templates import ASSETS, environment
+from harness.reporting.templates import ASSETS, render
 from harness.schema.records import Epoch
 
 SOLID = 0.5
@@ -36,30 +34,23 @@ Pictures = Mapping[str, Sequence[tuple[Plot, str]]]
 
 def html(boards: Sequence[Board], pictures: Pictures) -> str:
     """The whole index.html."""
-    every = tuple(boards)
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        environment()
-        .get_template("page.html")
-        .render(
-            boards=every,
-            headings=headings(every),
-            overviews=overviews(every),
-            studies=studies(every),
-            pictures={board: pictures.get(slug(board), ()) for board in every},
-            slug=slug,
-            row_id=row_id,
-            first_rows=first_rows,
-            inlined=inlined,
-            facts=facts,
-            shaded_confusion=shaded_confusion,
-            membership_of=membership_of,
-            learning_curve=learning_curve,
-            style=Markup((ASSETS / "page.css").read_text(encoding="utf-8")),
-            script=Markup(script),
-            script_digest=digest,
-        )
+    return render(
+        "page.html",
+        boards,
+        pictures={board: pictures.get(slug(board), ()) for board in boards},
+        slug=slug,
+        row_id=row_id,
+        first_rows=first_rows,
+        inlined=inlined,
+        facts=facts,
+        shaded_confusion=shaded_confusion,
+        membership_of=membership_of,
+        learning_curve=learning_curve,
+        style=Markup((ASSETS / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_digest=digest,
     )
 
 

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from harness.reporting import ablation, columns, findings, provenance, tables
-from harness.reporting.overview import MOST_NETWORKS
+from harness.reporting.leaderboard import Board
+from harness.reporting.overview import MOST_NETWORKS, overviews
 from harness.reporting.table import escape
 
 ASSETS = Path(__file__).with_name("assets")
+
+
+def render(template: str, boards: Sequence[Board], **variables: Any) -> str:
+    """A template with the boards of a folder, their headings, and what compares them."""
+    boards = tuple(boards)
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            boards=boards,
+            headings=provenance.headings(boards),
+            overviews=overviews(boards),
+            studies=ablation.studies(boards),
+            **variables,
+        )
+    )
 
 
 @cache
