@@ -196,7 +196,9 @@ def _with_current_versions(benchmark: Benchmark) -> Benchmark:
     protocols = {
         name: protocol.with_current_version() for name, protocol in benchmark.protocols.items()
     }
-    return benchmark.model_copy(update={"protocol": protocols.pop(""), "variants": protocols})
+    split = benchmark.split.with_current_version()
+    changed = {"split": split, "protocol": protocols.pop(""), "variants": protocols}
+    return benchmark.model_copy(update=changed)
 
 
 def _resolve_paths(benchmark: Benchmark, path: Path | None) -> Benchmark:

@@ -29,6 +29,9 @@ Mode = Literal["mixed", "full"]
 PAIRS = tuple(product(corruptions.CORRUPTIONS, corruptions.SEVERITIES))
 """(corruption, severity), 11 x 5, in the order of ``full``."""
 
+SEVERITY_ORDER = np.array([0, 4, 1, 2, 3])
+"""Of their indices, in a circle, so that any neighbours have about the mean of all."""
+
 _BATCH = 256
 
 
@@ -47,16 +50,19 @@ def assign_corruptions(labels: np.ndarray, data: str, split: Split) -> np.ndarra
     """The index in ``PAIRS`` (n,) of each test image of the mixed copy.
 
     ``labels`` (n,) are those of the test images in the order of their ids, ``data`` is the
-    fingerprint. Even: over all images each pair comes as often as any other, or once more, and
-    over the images of a class each corruption does. Shuffled within that.
+    fingerprint. Even: over all images, and over the images of a class, each corruption, each
+    severity and each pair comes as often as any other, or once more. Shuffled within that.
     """
     rng = np.random.default_rng(_seed(data, split))
     count, severities = len(corruptions.CORRUPTIONS), len(corruptions.SEVERITIES)
     position = np.arange(len(labels))
-    # Any 11 neighbours have 11 different corruptions, and any 55 all the pairs.
     corruption = rng.permutation(count)[position % count]
-    offset = rng.integers(severities, size=count)
-    severity = (position // count + offset[corruption]) % severities
+    if split.shift_version == 1:  # Even over all images, but not over those of a class.
+        offset = rng.integers(severities, size=count)
+        severity = (position // count + offset[corruption]) % severities
+    else:
+        # 11 and 5 have no common divisor: any 55 neighbours have all the pairs.
+        severity = SEVERITY_ORDER[(position + rng.integers(severities)) % severities]
     shuffled = rng.permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     pairs = np.empty(len(labels), np.int64)

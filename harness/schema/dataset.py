@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -40,12 +40,19 @@ class Subset(FrozenModel):
     test: int = Field(ge=1)
 
 
+SHIFT_VERSION = 2
+"""Version of the shifted test: raised when a test image would get another corruption. From 2 on
+severities are even within classes too."""
+
 Count = Annotated[int, Field(ge=1)]
 Ratios = tuple[float, float, float]
 
 
 class Split(FrozenModel):
     """The rule by which images are train, validation or test, reproducible from the data alone."""
+
+    NOT_CONFIGURABLE: ClassVar[tuple[str, ...]] = ("shift_version",)
+    """Fields that only the program sets."""
 
     ratios: Ratios = (0.7, 0.1, 0.2)
     """Train, validation and test; also as a string of percents, "72/8/20"."""
@@ -60,6 +67,12 @@ class Split(FrozenModel):
     folds: int = added_field(0, ge=0, le=100)
     """Number of folds, of which ``fold`` is the test part; the ratios divide the others."""
     fold: int = added_field(0, ge=0)
+    shift_version: int = added_field(1, ge=1)
+    """``SHIFT_VERSION`` when the run was planned: other corruptions make another board."""
+
+    def with_current_version(self) -> Split:
+        """The same split, with the shifted test of this version of the program."""
+        return self.model_copy(update={"shift_version": SHIFT_VERSION})
 
     @field_validator("ratios", mode="before")
     @classmethod

@@ -46,19 +46,45 @@ def opened(folder: Path) -> tuple[Dataset, np.ndarray]:
 # --- assignment ---------------------------------------------------------------------------------
 
 
+def spreads(pairs: np.ndarray) -> list[int]:
+    """How much more often the most frequent corruption, severity and pair come than the rarest."""
+    severities = len(corruptions.SEVERITIES)
+    parts = (pairs // severities, 11), (pairs % severities, severities), (pairs, len(PAIRS))
+    return [int(np.ptp(np.bincount(part, minlength=count))) for part, count in parts]
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 120), min_size=2, max_size=9), st.integers(0, 99))
 def test_corruptions_are_assigned_evenly(sizes: list[int], seed: int) -> None:
-    """Over all images each pair, and over a class each corruption, as often or once more."""
+    """Over all and over a class, each corruption, severity and pair as often or once more."""
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    pairs = assign_corruptions(labels, "f" * 24, Split(seed=seed, shift_version=2))
+    assert max(spreads(pairs)) <= 1
+    for k, size in enumerate(sizes):
+        assert max(spreads(pairs[labels == k])) <= 1
+        assert abs((pairs[labels == k] % 5 + 1).sum() - 3 * size) <= 2
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 120), min_size=2, max_size=9), st.integers(0, 99))
+def test_records_of_before_keep_their_assignment(sizes: list[int], seed: int) -> None:
+    """Version 1: pairs are even over all images, corruptions over a class, severities not."""
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
     pairs = assign_corruptions(labels, "f" * 24, Split(seed=seed))
-    assert np.ptp(np.bincount(pairs, minlength=len(PAIRS))) <= 1
-    corruption = pairs // len(corruptions.SEVERITIES)
-    for k in range(len(sizes)):
-        assert (
-            np.ptp(np.bincount(corruption[labels == k], minlength=len(corruptions.CORRUPTIONS)))
-            <= 1
-        )
+    assert spreads(pairs)[2] <= 1
+    assert all(spreads(pairs[labels == k])[0] <= 1 for k in range(len(sizes)))
+
+
+def test_severities_of_a_class_have_their_mean_in_the_middle() -> None:
+    """30 images of each of eight classes: 3, where version 1 gave between 2.6 and 3.4."""
+
+    def means(version: int) -> np.ndarray:
+        labels = np.arange(240) % 8
+        pairs = assign_corruptions(labels, "a" * 24, Split(shift_version=version))
+        return np.array([(pairs[labels == k] % 5 + 1).mean() for k in range(8)])
+
+    assert np.ptp(means(1)) > 0.5
+    np.testing.assert_array_equal(means(2), 3)
 
 
 def test_the_assignment_depends_on_the_data_and_the_split_alone() -> None:
@@ -67,11 +93,12 @@ def test_the_assignment_depends_on_the_data_and_the_split_alone() -> None:
     np.testing.assert_array_equal(first, assign_corruptions(labels, "a" * 24, Split()))
     assert (first != assign_corruptions(labels, "b" * 24, SPLIT)).mean() > 0.5
     assert (first != assign_corruptions(labels, "a" * 24, Split(seed=1))).mean() > 0.5
+    assert (first != assign_corruptions(labels, "a" * 24, Split(shift_version=2))).mean() > 0.5
 
 
 def test_a_pair_is_independent_of_class_and_position() -> None:
     labels = np.repeat(np.arange(8), 110)
-    pairs = assign_corruptions(labels, "a" * 24, SPLIT)
+    pairs = assign_corruptions(labels, "a" * 24, Split(shift_version=2))
     assert abs(np.corrcoef(labels, pairs)[0, 1]) < 0.1
     assert abs(np.corrcoef(np.arange(len(labels)), pairs % 5)[0, 1]) < 0.1
 
