@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import click
 from harness import __version__
 from harness.commands import options
 from harness.commands.options import FILE
-from harness.errors import NoRoom, UserError, is_no_room
+from harness.errors import IgnoredFile, UserError, is_no_room, path_error
 
 SHELLS = ("bash", "zsh", "fish")
 EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -23,6 +25,7 @@ EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 def main() -> None:
     """Run a command line: a user error is one line and exit code 2, anything else is a bug."""
     signal.signal(signal.SIGTERM, _interrupt)
+    _prepare_output()
     try:
         code = cli.main(prog_name="wbc-bench", standalone_mode=False)
     except UserError as error:
@@ -36,15 +39,33 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        if not is_no_room(error):
+        if error.filename is None and not is_no_room(error):
             raise
-        code = _print_error(str(NoRoom.at(error.filename or "somewhere")))
+        code = _print_error(str(path_error(error)))
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _print_error(message: str) -> int:
     click.echo(f"wbc-bench: {' '.join(message.split())}", err=True)
     return EXIT_INPUT
+
+
+def _prepare_output() -> None:
+    """Names in any encoding can be written, and warnings are one line on stderr, each once."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    warnings.simplefilter("always", IgnoredFile)
+    show, shown = warnings.showwarning, set[str]()
+
+    def show_in_one_line(message: Any, category: type[Warning], *place: Any) -> None:
+        if not issubclass(category, IgnoredFile):
+            show(message, category, *place)
+        elif str(message) not in shown:  # Other libraries reset what Python knows of as shown.
+            shown.add(str(message))
+            _print_error(str(message))
+
+    warnings.showwarning = show_in_one_line  # type: ignore[assignment]
 
 
 def _interrupt(*_: object) -> None:
@@ -88,7 +109,7 @@ def plan(budget: float | None, **request: Any) -> None:
 
 
 @cli.command()
-@options.results
+@options.existing_results
 def status(results: Path) -> None:
     """Show what is running in a results folder, from another terminal."""
     import time
@@ -136,7 +157,7 @@ def init(force: bool) -> None:
 
 
 @cli.command()
-@options.results
+@options.existing_results
 def leaderboard(results: Path) -> None:
     """Write the tables again from the records."""
     from harness.reporting.publish import write_tables
@@ -145,7 +166,7 @@ def leaderboard(results: Path) -> None:
 
 
 @cli.command()
-@options.results
+@options.existing_results
 def verify(results: Path) -> int:
     """Recompute every published number from the stored predictions."""
     from harness.commands import verify as verification
@@ -191,6 +212,7 @@ def ensemble(
         if search or rules or measure:
             raise UserError("--joint trains one network; --search and --rule combine finished runs")
         return train_joint(members, DataOptions(**training), results)
+    options.check_existing_results(results)
     for name, value in training.items():
         if value is not None:
             option = "data" if name == "source" else name
@@ -208,7 +230,7 @@ def ensemble(
 @cli.command()
 @options.recipe_argument("first")
 @options.recipe_argument("second")
-@options.results
+@options.existing_results
 def compare(first: str, second: str, results: Path) -> None:
     """Test whether two rows differ (paired tests; names, imports or ids)."""
     from harness.reporting.compare import compare as compare_rows
@@ -240,7 +262,7 @@ def import_(file: Path, name: str, labels: Path | None, force: bool, results: Pa
     show_default=True,
 )  # fmt: skip
 @click.option("--out", type=FILE, default=Path(), help="[this folder]")
-@options.results
+@options.existing_results
 def export(name: str, kind: Any, out: Path, results: Path) -> None:
     """Write a row's predictions for other programs; `import` reads them."""
     from harness.reporting.external import export_predictions

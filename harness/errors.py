@@ -47,6 +47,18 @@ class NoRoom(UserError):
         return cls(f"{place}: {problem}; make room, and the same command goes on from here")
 
 
+class IgnoredFile(UserWarning):
+    """Something in a results folder that is no record of it, and is left out by every command."""
+
+
+def path_error(error: OSError, path: object = None) -> UserError:
+    """What the system says about a user's path, as one line that names the path."""
+    place = error.filename if path is None else path
+    if is_no_room(error):
+        return NoRoom.at(place or "somewhere")
+    return UserError(f"{place or 'a file'}: {error.strerror or error}")
+
+
 def is_no_room(error: BaseException) -> bool:
     """Whether an error says that a disk, a quota or the largest file size is used up."""
     if not isinstance(error, OSError):

@@ -9,10 +9,12 @@ from typing import Any
 
 import click
 
-from harness.errors import did_you_mean
+from harness.errors import UserError, did_you_mean
 
 CONFIG = "benchmark.toml"
 FILE = click.Path(path_type=Path)
+RESULTS_HOLD = ("records", "external", "outside", "ensembles", "artefacts", "LEADERBOARD.md")
+"""Any of these makes a folder a results folder."""
 
 
 class Subcommands(click.Group):
@@ -56,6 +58,32 @@ def several(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
+def is_results(folder: Path) -> bool:
+    """Whether a folder holds what a sweep or an import writes."""
+    return any((folder / name).exists() for name in RESULTS_HOLD)
+
+
+def check_results(folder: Path) -> Path:
+    """A folder that is there, or can be made. Raises UserError for anything else."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; --results names a folder")
+    return folder
+
+
+def check_existing_results(folder: Path) -> Path:
+    """A folder with results. Raises UserError that names the nearest one."""
+    if is_results(check_results(folder)):
+        return folder
+    parent = folder.parent
+    others = [e for e in parent.iterdir() if is_results(e)] if parent.is_dir() else []
+    by_name = {other.name: str(other) for other in others}
+    hint = did_you_mean(folder.name, by_name) if by_name else "; 'wbc-bench run' makes one"
+    for name, path in by_name.items():
+        hint = hint.replace(repr(name), repr(path))
+    problem = "holds no results" if folder.exists() else "no such results folder"
+    raise UserError(f"{folder}: {problem}{hint}")
+
+
 def recipe_argument(name: str, **settings: Any) -> Any:
     return click.argument(name, shell_complete=complete_recipe, **settings)
 
@@ -67,10 +95,17 @@ profile = click.option(
     "--profile", type=click.Choice(["quick", "full"]),
     help="[full where a GPU is visible, else quick]",
 )  # fmt: skip
-results = click.option(
-    "--results", type=FILE, default=Path("results"), show_default=True,
-    help="Folder for records, tables and artefacts.",
-)  # fmt: skip
+
+
+def _results(**settings: Any) -> Any:
+    return click.option(
+        "--results", type=FILE, default=Path("results"), show_default=True,
+        help="Folder for records, tables and artefacts.", **settings,
+    )  # fmt: skip
+
+
+results = _results(callback=lambda ctx, param, folder: check_results(folder))
+existing_results = _results(callback=lambda ctx, param, folder: check_existing_results(folder))
 cleaning = several(
     click.option("--clean", is_flag=True, help="Leave out what 'data audit' would remove."),
     click.option("--mask", is_flag=True, help="Paint everything white but the cells."),

@@ -206,6 +206,10 @@ class EnsembleRecord(Evaluation):
         )
 
 
+PIXEL_BASELINE = "raw-pixels"
+"""The name of the pixel baseline, which no import can have."""
+
+
 class External(FrozenModel):
     """Predictions that no run of this program made: imported, or a baseline without a network."""
 

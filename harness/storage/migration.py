@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.schema.records import ExternalRecord
-from harness.storage.records import FORMER_EXTERNAL, read_record, write_record
+from harness.storage.records import FORMER_EXTERNAL, read_record, record_files, write_record
 
 
 def migrate(results: Path) -> None:
@@ -15,7 +15,7 @@ def migrate(results: Path) -> None:
     Where that folder has a record of the same name, that is the newer one. Raises StoreError.
     """
     former = results / FORMER_EXTERNAL
-    for path in sorted(former.glob("*.json")):
+    for path in record_files(former):
         moved = results / "external" / path.name
         if not moved.exists():
             write_record(moved, read_record(path, ExternalRecord))

@@ -11,14 +11,16 @@ results/artefacts/ID/             predictions and features of every part, traine
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from pydantic import ValidationError
 
-from harness.errors import StoreError
+from harness.errors import IgnoredFile, StoreError
 from harness.schema.predictions import Predictions, digest
 from harness.schema.records import (
     SCHEMA,
@@ -37,6 +39,10 @@ from harness.storage.predictions import read_predictions, write_predictions
 FEATURES = "features.npz"
 PREDICTIONS = "predictions.npy"
 CHECKPOINT = "checkpoint"
+RECORD_NAME = re.compile(r"[^.].*-[0-9a-f]{16}\.json", re.DOTALL)
+"""Of a file that may be a record; it is one if the content has that name."""
+NAMED_FILES = 3
+"""The most foreign files that one warning names."""
 FORMER_EXTERNAL = "outside"
 """Where older versions keep what is in ``external`` now."""
 
@@ -68,12 +74,26 @@ class Store:
         return (*self.records(), *self.ensembles(), *self.external_records())
 
     def _read_all(self, kind: type[RecordT], *folders: str) -> tuple[RecordT, ...]:
-        paths = {
-            path.name: path
-            for folder in reversed(folders)
-            for path in (self.root / folder).glob("*.json")
-        }
-        return tuple(read_record(path, kind) for _, path in sorted(paths.items()))
+        """Each record under its own name; whatever else lies there is named and left out."""
+        paths: dict[str, Path] = {}
+        foreign: list[Path] = []
+        for folder in map(self.root.joinpath, reversed(folders)):
+            own = {path.name: path for path in record_files(folder)}
+            paths |= own
+            foreign += [
+                path
+                for path in folder.glob("*.json*")
+                if path.name not in own and path.suffix != ".tmp"
+            ]
+        records = []
+        for _, path in sorted(paths.items()):
+            record = read_record(path, kind)
+            if self.record_path(record.subject).name == path.name:
+                records.append(record)
+            else:
+                foreign.append(path)
+        _warn_of(foreign)
+        return tuple(records)
 
     @overload
     def find(self, subject: Run) -> RunRecord | None: ...
@@ -86,7 +106,13 @@ class Store:
         kinds: dict[type, Any]
         kinds = {Run: RunRecord, Ensemble: EnsembleRecord, External: ExternalRecord}
         path = self.record_path(subject)
-        return read_record(path, kinds[type(subject)]) if path.exists() else None
+        if not path.exists():
+            return None
+        record = read_record(path, kinds[type(subject)])
+        if record.subject.id == subject.id:
+            return record
+        _warn_of([path])
+        return None
 
     def record_path(self, subject: Subject) -> Path:
         match subject:
@@ -114,7 +140,7 @@ class Store:
 
     def set_aside_torn(self, report: Callable[[str], object]) -> None:
         """Rename run records that are no JSON, so that their runs are pending; report each."""
-        for path in sorted((self.root / "records").glob("*.json")):
+        for path in record_files(self.root / "records"):
             try:
                 json.loads(path.read_bytes())
             except ValueError:
@@ -163,6 +189,21 @@ class Store:
                     self.save_predictions(record.subject, parts)
                     return parts
         raise problem
+
+
+def record_files(folder: Path) -> list[Path]:
+    """The files of a folder that are named as a record is, by name."""
+    return sorted(path for path in folder.glob("*.json") if RECORD_NAME.fullmatch(path.name))
+
+
+def _warn_of(foreign: Sequence[Path]) -> None:
+    """Warn of files that are no records under their own names: by sync clients, or by hand."""
+    for folder in sorted({path.parent for path in foreign}):
+        names = sorted(path.name for path in foreign if path.parent == folder)
+        more = f" and {len(names) - NAMED_FILES} more" if len(names) > NAMED_FILES else ""
+        listed = ", ".join(map(repr, names[:NAMED_FILES]))
+        text = f"{folder}: ignored what is no record under its own name: {listed}{more}"
+        warnings.warn(IgnoredFile(text), stacklevel=2)
 
 
 def read_record(path: Path, kind: type[RecordT]) -> RecordT:

@@ -9,13 +9,12 @@ from harness.data.shifted_test import Shifted
 from harness.evaluation import metrics
 from harness.schema.dataset import Dataset, DataSummary, Parts
 from harness.schema.predictions import SHIFTED, Predictions
-from harness.schema.records import External, ExternalRecord
+from harness.schema.records import PIXEL_BASELINE, External, ExternalRecord
 from harness.schema.run import Run
 from harness.storage.records import Store
 from harness.training.head import HeadLearner
 from harness.training.loop import fit
 
-NAME = "raw-pixels"
 SIDE = 24
 """Pixels of the small images: enough for a cell's size, shape and colour."""
 
@@ -58,8 +57,9 @@ def _pixels(images: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 def exists(store: Store, run: Run, with_shifted: bool = False) -> bool:
     """Whether the run's baseline has a record, and its score on the shifted test if asked for."""
-    external = External(name=NAME, reference=run)
-    if not store.record_path(external).exists():
+    external = External(name=PIXEL_BASELINE, reference=run)
+    record = store.find(external)
+    if record is None or not record.baseline:
         return False
     return not with_shifted or SHIFTED in store.predictions(external)
 
@@ -73,7 +73,7 @@ def add(
     shifted: Shifted | None = None,
 ) -> None:
     """Train the baseline of a run and save its record. ``board``: the profile and the data."""
-    external = External(name=NAME, reference=run)
+    external = External(name=PIXEL_BASELINE, reference=run)
     predictions = predict(run, data, parts, shifted)
     profile, summary = board
     record = ExternalRecord(

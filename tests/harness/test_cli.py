@@ -20,7 +20,7 @@ from harness.ensembling.builder import RULES
 from harness.storage.files import write_arrays
 from harness.storage.predictions import write_predictions
 from harness.storage.records import FEATURES, PREDICTIONS, Store
-from tests.harness.conftest import StandIn, made_predictions, made_record, save_finished
+from tests.harness.conftest import StandIn, made_predictions, made_record, made_run, save_finished
 from zoo.registry import RECIPES
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -702,13 +702,53 @@ def test_a_header_that_claims_more_than_the_file_holds(
     assert "lying.npz" in err
 
 
-def test_a_bug_keeps_its_traceback(wbc: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_keeps_its_traceback(
+    wbc: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
+    (tmp_path / "results" / "records").mkdir(parents=True)
     monkeypatch.setattr("harness.reporting.publish.write_tables", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         wbc("leaderboard")
+
+
+READERS = (("leaderboard",), ("verify",), ("status",), ("compare", "v16", "r50"),
+           ("export", "v16"), ("ensemble", "v16", "r50", "--rule", "greedy"))  # fmt: skip
+
+
+@pytest.mark.parametrize("words", READERS, ids=" ".join)
+def test_a_mistyped_results_folder_is_no_empty_board(
+    wbc: Cli, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    save_finished(Store(tmp_path / "results"), made_record())
+    code, _, err = wbc(*words, "--results", "resluts")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "resluts: no such results folder; did you mean 'results'?" in err
+    assert not (tmp_path / "resluts").exists()
+    (tmp_path / "file").touch()
+    assert "file: is a file" in wbc(*words, "--results", "file")[2]
+
+
+@pytest.mark.parametrize("words", READERS, ids=" ".join)
+def test_what_is_no_record_is_named_once_and_ignored(
+    wbc: Cli, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    store = Store(tmp_path / "results")
+    for name in ("vgg16", "resnet50"):
+        save_finished(store, made_record(name))
+    path = store.record_path(made_run())
+    wbc("leaderboard")
+    before = wbc(*words)[1]
+    copied = path.read_bytes()
+    (path.parent / "vgg16 (conflicted copy).json").write_bytes(copied)
+    (path.parent / f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    (path.parent / "vgg16-0123456789abcdef.json").write_bytes(copied)
+    code, out, err = wbc(*words)
+    assert (code, out) == (0, before)
+    assert err.count("\n") == 1
+    assert all(name in err for name in ("._vgg16", "conflicted copy", "0123456789abcdef"))
 
 
 def test_help_needs_no_writable_folder(wbc: Cli, tmp_path: Path) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from harness.errors import StoreError
 from harness.schema.records import SCHEMA
@@ -124,3 +128,41 @@ def test_damaged_arrays_are_named_and_pickles_are_never_opened(tmp_path: Path) -
         read_arrays(path)
     with pytest.raises(ValueError, match="Object arrays"):
         write_arrays(path, {"x": np.array([object()])})
+
+
+def test_a_copy_has_an_id_of_its_own() -> None:
+    run = made_run()
+    assert run.id == made_run().id
+    assert run.model_copy(update={"seed": 1}).id == made_run(seed=1).id
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)
+        .map(lambda name: name[:40])
+        .map(lambda name: f"{name}.json"),
+        st.sampled_from(["its own", "empty", "folder", "link"]),
+        max_size=4,
+    )
+)
+@settings(max_examples=30, deadline=None)
+def test_only_own_records_are_believed(strange: dict[str, str]) -> None:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        store = Store(Path(folder))
+        store.save(made_record())
+        own = store.record_path(made_run())
+        for name, kind in strange.items():
+            path = own.parent / name
+            match kind:
+                case "its own":
+                    path.write_bytes(own.read_bytes())
+                case "empty":
+                    path.touch()
+                case "folder":
+                    path.mkdir()
+                case "link":
+                    path.symlink_to(own)
+        assert store.records() == (made_record(),)
+        assert len(warned) == bool(strange)
+        assert all(repr(name) in str(warned[0].message) for name in sorted(strange)[:3])
