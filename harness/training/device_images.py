@@ -24,13 +24,13 @@ class DeviceImages:
 
     def __init__(self, images: np.ndarray, memory_budget: int) -> None:
         self.on_device = images.nbytes <= memory_budget
-        self._images = ops.convert_to_tensor(np.asarray(images)) if self.on_device else images
+        self.array = ops.convert_to_tensor(np.asarray(images)) if self.on_device else images
 
     def take(self, indices: np.ndarray) -> Any:
         """The batch of images at these indices."""
         if self.on_device:
-            return _gather()(self._images, indices.astype(np.int32))
-        return np.asarray(self._images[indices])
+            return _gather()(self.array, indices.astype(np.int32))
+        return np.asarray(self.array[indices])
 
 
 def memory_budget() -> int:

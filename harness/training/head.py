@@ -107,7 +107,10 @@ class HeadLearner(Learner):
     def on_epoch_begin(self, epoch: int) -> None:
         self._epoch = self._epochs[epoch % len(self._epochs)]
 
-    def train_on_batch(self, indices: np.ndarray, learning_rate: float) -> float:
+    def train_on_batches(self, batches: np.ndarray, learning_rate: float) -> np.ndarray:
+        return np.array([self._train_on_batch(indices, learning_rate) for indices in batches])
+
+    def _train_on_batch(self, indices: np.ndarray, learning_rate: float) -> float:
         activations = Activations()
         probabilities = self._network.forward(self._epoch.features[indices], activations)
         logs = np.log(np.clip(probabilities, EPSILON, 1.0))

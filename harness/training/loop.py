@@ -7,9 +7,9 @@ learning rate, records the learning curve, stops early and restores the best wei
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, SupportsFloat
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -44,10 +44,10 @@ class Learner(Protocol):
     def on_epoch_begin(self, epoch: int) -> None:
         """Load the training images of this epoch, counted from 0; they may be augmented."""
 
-    def train_on_batch(self, indices: np.ndarray, learning_rate: float) -> SupportsFloat:
-        """Train on the images at these indices; returns their mean cross-entropy before the step.
+    def train_on_batches(self, batches: np.ndarray, learning_rate: float) -> np.ndarray:
+        """A step on each batch of images, given by their indices (steps, B).
 
-        It may still be computed on a device: its value is read when the epoch is over.
+        Returns the mean cross-entropy (steps,) of each batch before its step.
         """
 
     def predict_validation(self) -> np.ndarray:
@@ -90,10 +90,8 @@ def fit(
         schedule, start = state.schedule, time.perf_counter()
         learner.on_epoch_begin(schedule.epoch)
         count = learner.sample_count
-        losses = [
-            learner.train_on_batch(indices, schedule.learning_rate)
-            for indices in shuffled_batches(name, seed, schedule.epoch, phase.batch_size, count)
-        ]
+        batches = shuffled_batches(name, seed, schedule.epoch, phase.batch_size, count)
+        losses = learner.train_on_batches(batches, schedule.learning_rate)
         probabilities = learner.predict_validation()
         loss = cross_entropy(validation_targets, probabilities)
         following = next_state(phase, schedule, loss)
@@ -101,11 +99,11 @@ def fit(
             phase=name,
             epoch=following.epoch,
             learning_rate=schedule.learning_rate,
-            train_loss=float(np.mean([float(each) for each in losses])),
+            train_loss=float(np.mean(losses)),
             validation_loss=loss,
             validation_f1=macro_f1(labels, probabilities.argmax(axis=1), classes),
             seconds=time.perf_counter() - start,
-            samples=len(losses) * min(phase.batch_size, count),
+            samples=batches.size,
         )
         improved = following.best_epoch == following.epoch
         best_weights = learner.get_weights() if improved else state.best_weights
@@ -116,15 +114,12 @@ def fit(
     return state.history
 
 
-def shuffled_batches(
-    name: str, seed: int, epoch: int, size: int, count: int
-) -> Iterator[np.ndarray]:
-    """Indices (size,) of an epoch's shuffled batches, from phase, seed and epoch alone.
+def shuffled_batches(name: str, seed: int, epoch: int, size: int, count: int) -> np.ndarray:
+    """Indices (steps, size) of an epoch's shuffled batches, from phase, seed and epoch alone.
 
     All batches are full, so that a framework compiles one shape; the few images that are left out
     differ from epoch to epoch.
     """
     shuffled = np.random.default_rng([seed, epoch, *name.encode()]).permutation(count)
     size = min(size, count)
-    for start in range(0, count - size + 1, size):
-        yield shuffled[start : start + size]
+    return shuffled[: count - count % size].reshape(-1, size)

@@ -51,25 +51,37 @@ class NetworkLearner(Learner):
         self._images = None  # Frees the memory of an augmented epoch before the next one.
         training_epoch = self._context.training_epoch(epoch, self._epochs)
         self._images, self._rows, self._targets = training_epoch
+        self._chunk = self._step.chunk if self._images.on_device else 1
         smoothing = self._loss.label_smoothing
         self._loss_targets = loss_targets(self._targets, self._class_weights, smoothing)
         self._on_batch_end = self._context.callbacks.counter(self.sample_count)
 
-    def train_on_batch(self, indices: np.ndarray, learning_rate: float) -> Any:
+    def train_on_batches(self, batches: np.ndarray, learning_rate: float) -> np.ndarray:
         """In micro-batches of equal size: the mean of their losses is that of the batch."""
         self._step.set_learning_rate(learning_rate)
-        losses = [self._train_on(part) for part in np.split(indices, self.micro_batches)]
-        self._on_batch_end(len(indices))
-        return sum(losses) / self.micro_batches
+        parts = batches.reshape(len(batches) * self.micro_batches, -1)
+        chunks = np.array_split(parts, -(-len(parts) // self._chunk))
+        device_lock, losses = self._context.device_lock, []
+        for chunk in chunks:
+            with device_lock.shared():
+                loss = self._train_on(chunk)
+                # On a device of the run's own it is read when the epoch is over.
+                losses.append(loss if device_lock.own else to_numpy(loss))
+            self._on_batch_end(chunk.size)
+        values = [
+            to_numpy(loss).reshape(-1)[: len(chunk)]
+            for loss, chunk in zip(losses, chunks, strict=True)
+        ]
+        return np.concatenate(values).reshape(len(batches), -1).mean(axis=1, dtype=np.float64)
 
-    def _train_on(self, indices: np.ndarray) -> Any:
-        """The loss; on a device of the run's own it is not waited for."""
+    def _train_on(self, chunk: np.ndarray) -> Any:
+        """The losses of the batches at these indices (n, B), at least n."""
         assert self._images is not None, "an epoch begins before its batches"
-        device_lock = self._context.device_lock
-        with device_lock.shared():
-            images = self._images.take(self._rows[indices])
-            loss = self._step(images, self._targets[indices], self._loss_targets[indices])
-            return loss if device_lock.own else float(to_numpy(loss))
+        batches = self._rows[chunk], self._targets[chunk], self._loss_targets[chunk]
+        if self._chunk > 1:
+            return self._step.loop(self._images.array, *batches)
+        ((rows,), (targets,), (loss_targets,)) = batches
+        return self._step(self._images.take(rows), targets, loss_targets)
 
     def predict_validation(self) -> np.ndarray:
         self._step.sync_variables()

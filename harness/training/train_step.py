@@ -18,6 +18,10 @@ from keras import ops
 from harness.training.model import jit
 from zoo.batchnorm_folding import fold_batchnorm
 
+CHUNK = 16
+"""Steps of one call, at most, where the backend runs many in one. Their work on a GPU takes longer
+than the host needs to start them; another run on the same device waits no longer than this."""
+
 
 def to_numpy(tensor: Any) -> np.ndarray:
     """Any backend's tensor or variable as an array of the host, once it is computed."""
@@ -115,8 +119,8 @@ class TrainStep:
         optimizer.build(model.trainable_variables)
         match keras.backend.backend():
             case "jax":
-                self._stateless_step = compiled(self._jax_step, donate=(0,))
-                self._step = self._stateful_jax_step
+                self._step = self._stateful(compiled(self._jax_step, donate=(0,)))
+                self._loop = self._stateful(compiled(self._jax_loop, donate=(0,)))
             case "tensorflow":
                 self._step = compiled(self._tensorflow_step)
             case _:
@@ -129,6 +133,24 @@ class TrainStep:
         harness.training.losses). Both float32 (n, K).
         """
         return self._compile_timer.call(self._step, images, targets, loss_targets)
+
+    @property
+    def chunk(self) -> int:
+        """Steps of one call of ``loop``, at most; 1 where the backend has no such call."""
+        return CHUNK if keras.backend.backend() == "jax" else 1
+
+    def loop(
+        self, images: Any, rows: np.ndarray, targets: np.ndarray, loss_targets: np.ndarray
+    ) -> Any:
+        """One step after the other in one call: the batches are ``rows`` (n, B) of the images.
+
+        ``images`` are in the device's memory, the targets (n, B, K). Returns ``CHUNK`` losses, of
+        which the first n count: any n is the same compiled program. Not for a CPU, whose
+        convolutions XLA computes many times slower inside a loop.
+        """
+        batches = rows.astype(np.int32), targets, loss_targets
+        padded = [np.resize(array, (CHUNK, *array.shape[1:])) for array in batches]
+        return self._compile_timer.call(self._loop, images, *padded, np.int32(len(rows)))
 
     def set_learning_rate(self, learning_rate: float) -> None:
         if learning_rate != self._learning_rate:
@@ -159,12 +181,31 @@ class TrainStep:
         )
         return ops.mean(weighted * mass[:, 0]) + sum(penalties), ops.mean(plain)
 
-    def _stateful_jax_step(self, *batch: Any) -> Any:
-        if self._state is None:
-            self._state = tuple([v.value for v in variables] for variables in self._variables())
-        plain, self._state = self._stateless_step(self._state, *batch)
-        plain.copy_to_host_async()  # On the host when the epoch is over.
-        return plain
+    def _stateful(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """``step`` with the weights and the optimizer's state that the last call has left."""
+
+        def call(*batch: Any) -> Any:
+            if self._state is None:
+                self._state = tuple([v.value for v in variables] for variables in self._variables())
+            plain, self._state = step(self._state, *batch)
+            plain.copy_to_host_async()  # On the host when the epoch is over.
+            return plain
+
+        return call
+
+    def _jax_loop(
+        self, state: Any, images: Any, rows: Any, targets: Any, loss_targets: Any, count: Any
+    ) -> Any:
+        import jax
+
+        def step(i: Any, carry: Any) -> Any:
+            state, losses = carry
+            batch = ops.take(images, rows[i], axis=0), targets[i], loss_targets[i]
+            plain, state = self._jax_step(state, *batch)
+            return state, losses.at[i].set(plain)
+
+        state, losses = jax.lax.fori_loop(0, count, step, (state, ops.zeros(CHUNK)))
+        return losses, state
 
     def _jax_step(self, state: Any, images: Any, targets: Any, loss_targets: Any) -> Any:
         import jax

@@ -69,8 +69,8 @@ def compare_steps(head: Head, loss: Loss, optimizer: Optimizer, steps: int = 6) 
     weights = targets @ class_weights(loss, targets)  # Of hard labels, Keras's are ours.
     for epoch in range(steps):
         rate = optimizer.learning_rate / (1 + epoch)
-        indices = next(shuffled_batches("frozen", 0, epoch, 16, COUNT))
-        ours.train_on_batch(indices, rate)
+        indices = shuffled_batches("frozen", 0, epoch, 16, COUNT)[0]
+        ours.train_on_batches(indices[None], rate)
         theirs.optimizer.learning_rate = rate
         theirs.train_on_batch(features[indices], targets[indices], weights[indices])
         for array, expected in zip(ours.keras_weights(), theirs.get_weights(), strict=True):
