@@ -22,9 +22,8 @@ from harness.schema.base import FrozenModel
 from harness.schema.dataset import Split
 from harness.schema.protocol import Protocol
 from harness.schema.records import Rule
-from harness.schema.run import Backend, Shift
+from harness.schema.run import Backend, Profile, Shift
 
-Profile = Literal["quick", "full"]
 FILENAME = "benchmark.toml"
 ALL = "all"
 """In place of the names of all variants."""

@@ -9,9 +9,10 @@ from pathlib import Path
 import pooch
 
 from harness.audit.pipeline import Workspace
-from harness.config import FILENAME, Benchmark, DataSettings, Profile, load
+from harness.config import FILENAME, Benchmark, DataSettings, load
 from harness.execution import devices
 from harness.execution.devices import Device
+from harness.schema.run import Profile
 
 
 @dataclass(frozen=True)

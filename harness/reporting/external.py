@@ -29,7 +29,7 @@ from harness.reporting.compare import rows_named
 from harness.reporting.leaderboard import Board, Parts
 from harness.reporting.publish import read_boards
 from harness.schema.predictions import Predictions
-from harness.schema.records import External, ExternalRecord
+from harness.schema.records import EXTERNAL_NAME, External, ExternalRecord
 from harness.storage.files import write_arrays, write_atomically
 from harness.storage.records import Store
 from zoo.registry import find
@@ -92,8 +92,7 @@ def import_predictions(
 
 
 def _check_name(name: str) -> None:
-    pattern = External.model_fields["name"].metadata[0].pattern
-    if not re.match(pattern, name):
+    if not re.fullmatch(EXTERNAL_NAME, name):
         raise UserError(f"{name!r} is no name: lower case letters, digits, '-', '_' and '.'")
     try:
         recipe = find(name).name

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from harness.schema.base import FrozenModel, added_field
+from harness.schema.base import MOST, FrozenModel, added_field
 from zoo.errors import did_you_mean
 
 STREAM = 2
@@ -251,7 +251,7 @@ class Augmentation(FrozenModel):
     validation_share: Share = added_field(0.0)
     """Fraction of the validation images that are augmented too, once (report 001: 0.7)."""
     validation_policy: Policy = added_field((RandAugment(),))
-    stream: int = added_field(1, ge=1)
+    stream: int = added_field(1, ge=1, le=MOST)
     """``STREAM`` when the run was planned: other pixels make another run."""
 
     @model_validator(mode="after")

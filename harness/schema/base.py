@@ -1,12 +1,38 @@
-"""The base of all schema types."""
+"""The base of all schema types, and the bounds of the values in them."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""What moves a terminal's cursor, changes its colours, or turns the direction of a text."""
+
+
+def printable(text: str) -> str:
+    """A text on one line, without characters that a terminal would obey."""
+    if CONTROL.search(text) is None:
+        return text
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
+
+
+MOST = 2**53
+"""The largest whole number that a float and JavaScript hold exactly."""
+
+Text = Annotated[str, AfterValidator(printable)]
+Name = Annotated[str, Field(max_length=300), AfterValidator(printable)]
+Id = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Amount = Annotated[float, Field(ge=0, le=1e18)]
+Rate = Annotated[float, Field(gt=0, le=1e18)]
+Score = Annotated[float, Field(ge=0, le=1 + 1e-6)]
+"""A fraction that was computed, and rounded."""
 
 
 class FrozenModel(BaseModel):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from harness.schema.base import FrozenModel, added_field
+from harness.schema.base import MOST, Count, FrozenModel, Name, added_field
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,21 @@ class Dataset:
         return len(self.labels)
 
 
+Size = Annotated[int, Field(ge=1, le=MOST)]
+
+
 class Subset(FrozenModel):
     """The largest number of images of each part, stratified, to fit a small machine."""
 
-    train: int = Field(ge=1)
-    validation: int = Field(ge=1)
-    test: int = Field(ge=1)
+    train: Size
+    validation: Size
+    test: Size
 
 
 SHIFT_VERSION = 2
 """Version of the shifted test: raised when a test image would get another corruption. From 2 on
 severities are even within classes too."""
 
-Count = Annotated[int, Field(ge=1)]
 Ratios = tuple[float, float, float]
 
 
@@ -56,11 +58,11 @@ class Split(FrozenModel):
 
     ratios: Ratios = (0.7, 0.1, 0.2)
     """Train, validation and test; also as a string of percents, "72/8/20"."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MOST)
     use_given: bool = True
     """Keep the source's own split, if it has one."""
     subset: Subset | None = None
-    counts: tuple[Count, Count, Count] | None = added_field(None)
+    counts: tuple[Size, Size, Size] | None = added_field(None)
     """Numbers of images instead of ratios; the remaining images are in no part."""
     balanced_test: bool = added_field(False)
     """Equally many test images of each class (report 000)."""
@@ -109,10 +111,17 @@ class Parts:
 
 
 class DataSummary(FrozenModel):
-    name: str
-    images: int
-    image_size: int
-    class_names: tuple[str, ...]
-    train: int
-    validation: int
-    test: int
+    name: Name
+    images: Size
+    image_size: int = Field(ge=1, le=1024)
+    class_names: tuple[Name, ...] = Field(min_length=2)
+    train: Count
+    validation: Count
+    test: Size
+
+    @field_validator("class_names")
+    @classmethod
+    def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("two classes have the same name")
+        return names

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from harness.schema.base import FrozenModel
+from harness.schema.base import Amount, Count, FrozenModel
 
 
 class Ledger(FrozenModel):
     """What one run used. The micro-batches of a batch count as that batch, once."""
 
-    epochs_on_features: int
+    epochs_on_features: Count
     """Epochs of the head alone, in the frozen phase: the backbone does not run in them."""
-    feature_rows_learnt: int
+    feature_rows_learnt: Count
     """Rows of stored features in the gradient steps of those epochs."""
-    images_embedded: int
+    images_embedded: Count
     """Training images that the frozen backbone turned into features, without gradients; an image
     counts in every pass, once without augmentation and once for each augmented epoch."""
-    epochs_on_images: int
+    epochs_on_images: Count
     """Epochs of the whole network: fine-tuning and from scratch."""
-    images_learnt: int
+    images_learnt: Count
     """Images in the gradient steps of those epochs, once a step."""
-    device_seconds: float
+    device_seconds: Amount
     """Wall seconds in which the run held its device's lock: loading the framework, building,
     augmenting, training, inference and measuring throughput, without waiting, reading and writing.
     Runs that share the lock each count in full. Epochs from a checkpoint count with the seconds
     that they took. On a GPU without other runs: all seconds from the start to the end of the
     evaluation, since steps are asynchronous there."""
-    energy_joules: float | None = None
+    energy_joules: Amount | None = None
     """Energy of the device from the run's start to its end, idle or not: a GPU's board, or the
     processor packages. None where it cannot be measured, or where the run was resumed."""
     energy_exclusive: bool = False

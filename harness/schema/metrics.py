@@ -2,42 +2,58 @@
 
 from __future__ import annotations
 
-from harness.schema.base import FrozenModel, added_field
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from harness.schema.base import MOST, Count, FrozenModel, Name, Rate, Score, added_field
+
+Loss = Annotated[float, Field(ge=-0.01, le=1e6)]
+"""Nats; below 0 where imported probabilities sum to a little more than 1."""
+Brier = Annotated[float, Field(ge=0, le=2.1)]
+Interval = tuple[Score, Score]
 
 
 class ClassMetrics(FrozenModel):
-    name: str
-    support: int
-    precision: float
-    recall: float
-    f1: float
+    name: Name
+    support: Count
+    precision: Score
+    recall: Score
+    f1: Score
 
 
 class Metrics(FrozenModel):
     """Metrics of one part. Fractions 0-1; macro: the unweighted mean over the classes."""
 
-    images: int
-    macro_f1: float
-    accuracy: float
-    balanced_accuracy: float
-    macro_precision: float
-    macro_recall: float
-    auc: float | None
+    images: int = Field(ge=1, le=MOST)
+    macro_f1: Score
+    accuracy: Score
+    balanced_accuracy: Score
+    macro_precision: Score
+    macro_recall: Score
+    auc: Score | None
     """One versus rest, macro; None where a class is absent from the part."""
-    log_loss: float
+    log_loss: Loss
     """Nats per image."""
-    brier: float
+    brier: Brier
     """0 to 2."""
-    calibration_error: float
+    calibration_error: Score
     """Expected calibration error of the predicted class, 15 bins."""
-    macro_f1_interval: tuple[float, float]
+    macro_f1_interval: Interval
     """95 % interval over test sets with the same class counts, like that of accuracy."""
-    macro_f1_sd: float
+    macro_f1_sd: Score
     """Standard deviation over such test sets."""
-    accuracy_interval: tuple[float, float]
+    accuracy_interval: Interval
     per_class: tuple[ClassMetrics, ...]
-    confusion: tuple[tuple[int, ...], ...]
+    confusion: tuple[tuple[Count, ...], ...]
     """Rows: the true class; columns: the predicted one."""
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Metrics:
+        classes = len(self.per_class)
+        if len(self.confusion) != classes or any(len(row) != classes for row in self.confusion):
+            raise ValueError(f"confusion must have {classes} rows of {classes} numbers")
+        return self
 
 
 class Calibrated(FrozenModel):
@@ -46,16 +62,16 @@ class Calibrated(FrozenModel):
     Predicted classes, and with them F1, do not change.
     """
 
-    temperature: float
+    temperature: Rate
     """Fitted on the validation images; above 1 lowers confidence."""
-    log_loss: float
-    brier: float
-    calibration_error: float
-    flagged: int
+    log_loss: Loss
+    brier: Brier
+    calibration_error: Score
+    flagged: Count
     """Number of the least confident test images, at most 2 % of all."""
-    caught: int
+    caught: Count
     """Errors among the flagged."""
-    errors: int
+    errors: Count
     """All errors."""
 
 
@@ -69,4 +85,4 @@ class Evaluation(FrozenModel):
     """Metrics of the shifted test; None where it was not predicted."""
     calibrated: Calibrated | None
     """None without a validation part, on which the temperature is fitted."""
-    predictions_sha256: str
+    predictions_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")

@@ -7,15 +7,17 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from harness.schema.augmentation import Augmentation
-from harness.schema.base import FrozenModel, added_field
+from harness.schema.base import MOST, FrozenModel, added_field
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Factor = Annotated[float, Field(ge=0, le=1e9)]
+Positive = Annotated[int, Field(ge=1, le=MOST)]
 
 
 class Optimizer(FrozenModel):
     name: Literal["adam", "adamw", "nadam", "lion", "sgd"] = "adam"
     learning_rate: float = Field(1e-3, gt=0, le=10)
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: Factor = 0.0
     momentum: Fraction = 0.9
     """For SGD (Nesterov); the others ignore it."""
 
@@ -25,43 +27,43 @@ class Schedule(FrozenModel):
 
     name: Literal["constant", "plateau", "cosine_restarts"] = "constant"
     factor: float = Field(0.3, gt=0, lt=1)
-    patience: int = Field(3, ge=1)
-    period: int = Field(10, ge=1)
+    patience: Positive = 3
+    period: Positive = 10
     minimum: Fraction = 1e-6
 
 
 class Phase(FrozenModel):
     """A training phase of at most ``epochs``, with early stopping on the validation loss."""
 
-    epochs: int = Field(50, ge=1)
-    batch_size: int = Field(32, ge=1)
+    epochs: Positive = 50
+    batch_size: Positive = 32
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
-    patience: int = Field(8, ge=1)
+    patience: Positive = 8
     """Epochs without a better validation loss before stopping; the best weights are restored."""
-    unfreeze: Annotated[float, Field(gt=0, le=1)] | Annotated[int, Field(ge=1)] = 0.4
+    unfreeze: Annotated[float, Field(gt=0, le=1)] | Positive = 0.4
     """In fine-tuning: the last layers of the backbone, as a fraction or a number."""
 
 
 class Head(FrozenModel):
     """The classifier on the pooled features: dense layers, then softmax."""
 
-    units: tuple[Annotated[int, Field(ge=1)], ...] = (128,)
+    units: tuple[Positive, ...] = (128,)
     dropout: Fraction = 0.3
     batch_norm: bool = False
-    l1: float = Field(0.0, ge=0)
-    l2: float = Field(1e-4, ge=0)
+    l1: Factor = 0.0
+    l2: Factor = 1e-4
     standardise: bool = True
     """Standardise each feature by its training mean and deviation before the first layer."""
-    damping: float = added_field(0.0, ge=0)
+    damping: Factor = added_field(0.0)
     """Multiple of the mean variance of all features that is added to the variance of each, so that
     standardising does not amplify features that hardly vary."""
 
 
 class Loss(FrozenModel):
     label_smoothing: Fraction = 0.0
-    class_weight: Literal["none", "balanced"] | tuple[Annotated[float, Field(ge=0)], ...] = "none"
-    oversampling: bool | Annotated[int, Field(ge=1)] = added_field(False)
+    class_weight: Literal["none", "balanced"] | tuple[Factor, ...] = "none"
+    oversampling: bool | Positive = added_field(False)
     """Repeat training images of rare classes until all classes are as large as the largest, or have
     this number of images (report 003: 1,500). With an augmentation, no repeat is the same."""
 
@@ -74,7 +76,7 @@ before each validation (harness.training.batchnorm), instead of being moving ave
 class Protocol(FrozenModel):
     """The fixed hyperparameters. ``version`` is raised by hand when training changes."""
 
-    version: int = 1
+    version: Positive = 1
     image_size: int = Field(96, ge=16, le=1024)
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     inference_batch: int = Field(32, ge=1, le=4096)

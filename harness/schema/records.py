@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AfterValidator, AliasChoices, Field, model_validator
 
-from harness.schema.base import FrozenModel, added_field
+from harness.schema.base import (
+    MOST,
+    Amount,
+    Count,
+    FrozenModel,
+    Id,
+    Name,
+    Rate,
+    Score,
+    Text,
+    added_field,
+)
 from harness.schema.dataset import DataSummary
 from harness.schema.ledger import Ledger
-from harness.schema.metrics import Evaluation
-from harness.schema.run import Run
+from harness.schema.metrics import Brier, Evaluation, Loss
+from harness.schema.run import Profile, Run, known_recipe
 
 SCHEMA = 1
 """Version of the record files. Raised when their meaning changes."""
+
+
+Parameters = Annotated[int, Field(ge=1, le=MOST)]
+EXTERNAL_NAME = r"^[a-z0-9][a-z0-9_.-]{0,59}$"
+SHARES_TOLERANCE = 1e-6
+"""Largest distance of the sum of an ensemble's shares from 1."""
 
 
 class Throughput(FrozenModel):
@@ -25,61 +43,61 @@ class Throughput(FrozenModel):
     With several test views, an image counts once for all of them.
     """
 
-    median: float
-    p5: float
-    p95: float
-    batches: int
-    batch_size: int
-    precision: str
-    device: str
+    median: Rate
+    p5: Rate
+    p95: Rate
+    batches: Count
+    batch_size: Count
+    precision: Name
+    device: Name
     exclusive: bool
     """Whether nothing else of this sweep ran on the device at the same time."""
 
 
 class Cost(FrozenModel):
-    parameters: int
-    trainable_parameters: int
-    multiply_adds: int
+    parameters: Parameters
+    trainable_parameters: Count
+    multiply_adds: Count
     """Per image at the protocol's size, backbone and head."""
     throughput: Throughput
-    peak_memory_mb: float
+    peak_memory_mb: Amount
     """Peak resident memory of the run's process, MiB."""
-    peak_device_memory_mb: float | None = None
+    peak_device_memory_mb: Amount | None = None
 
 
 class Timings(FrozenModel):
     """Seconds. ``training`` is all phases, with feature extraction."""
 
-    start: float
-    build: float
-    training: float
-    evaluation: float
-    total: float
-    compile: float | None = added_field(None)
+    start: Amount
+    build: Amount
+    training: Amount
+    evaluation: Amount
+    total: Amount
+    compile: Amount | None = added_field(None)
     """Part of training and evaluation: first calls minus warm ones. None: not measured."""
 
 
 class Environment(FrozenModel):
-    wbc_bench: str
-    python: str
-    keras: str
-    backend: str
-    numpy: str
-    platform: str
-    cores: int
+    wbc_bench: Name
+    python: Name
+    keras: Name
+    backend: Name
+    numpy: Name
+    platform: Name
+    cores: Count
 
 
 class Epoch(FrozenModel):
     """An epoch of the learning curve. Losses are mean cross-entropies, without penalties."""
 
     phase: Literal["frozen", "fine-tuning", "from scratch"]
-    epoch: int
-    learning_rate: float
-    train_loss: float
-    validation_loss: float
-    validation_f1: float
-    seconds: float
-    samples: int = added_field(0)
+    epoch: Count
+    learning_rate: Amount
+    train_loss: Amount
+    validation_loss: Amount
+    validation_f1: Score
+    seconds: Amount
+    samples: Count = added_field(0)
     """In its steps: images, in the frozen phase rows of features; 0: not counted."""
 
 
@@ -90,10 +108,10 @@ class Outcome(FrozenModel):
     timings: Timings
     environment: Environment
     history: tuple[Epoch, ...]
-    micro_batches: int = added_field(1, validation_alias=AliasChoices("micro_batches", "parts"))
+    micro_batches: Count = added_field(1, validation_alias=AliasChoices("micro_batches", "parts"))
     """Into which each batch was split, because memory was too small for the whole of it. Older
     records call the field ``parts``."""
-    resumed: int = added_field(0)
+    resumed: Count = added_field(0)
     """Epochs restored from a checkpoint; their seconds count in ``training``."""
     ledger: Ledger | None = added_field(None)
     """None for runs made before there was one."""
@@ -105,8 +123,18 @@ class Finished(Outcome, Evaluation):
 
 class Failed(FrozenModel):
     status: Literal["failed"] = "failed"
-    reason: str
-    log_tail: tuple[str, ...] = ()
+    reason: Text
+    log_tail: tuple[Text, ...] = ()
+
+
+def _check_parts(evaluation: Evaluation, data: DataSummary) -> None:
+    """Raises ValueError where metrics are of other classes than the record's data."""
+    for part in ("validation", "test", "shifted"):
+        metrics = getattr(evaluation, part)
+        if metrics and tuple(metric.name for metric in metrics.per_class) != data.class_names:
+            raise ValueError(f"{part}.per_class must be the classes of the data")
+    if (evaluation.validation is None) != (evaluation.calibrated is None):
+        raise ValueError("validation and calibrated belong together")
 
 
 class RunRecord(FrozenModel):
@@ -114,11 +142,19 @@ class RunRecord(FrozenModel):
 
     schema_number: int = SCHEMA
     run: Run
-    profile: str
+    profile: Profile
     data: DataSummary
-    note: str = ""
+    note: Text = ""
     """What a reader of its row must know, such as a fall-back to random weights."""
     result: Annotated[Finished | Failed, Field(discriminator="status")]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunRecord:
+        if isinstance(self.result, Finished):
+            _check_parts(self.result, self.data)
+            if self.result.validation is None:
+                raise ValueError("result.validation is missing")
+        return self
 
     @property
     def finished(self) -> bool:
@@ -136,11 +172,23 @@ class RunRecord(FrozenModel):
 Rule = Literal["soft vote", "weighted vote", "greedy", "best subset", "stacking", "concatenation"]
 
 
+def _member_name(name: str) -> str:
+    """A recipe, or ``@`` and the name of an import. Raises ValueError."""
+    if not name.startswith("@"):
+        return known_recipe(name)
+    if not re.fullmatch(EXTERNAL_NAME, name[1:]):
+        raise ValueError("must be a recipe, or @ and the name of an import")
+    return name
+
+
+MemberName = Annotated[str, Field(max_length=1000), AfterValidator(_member_name)]
+
+
 class Ensemble(FrozenModel):
     """Members and a rule. Which members were selected, and their weights, is in the record."""
 
     rule: Rule
-    members: tuple[str, ...] = Field(min_length=2)
+    members: tuple[Id, ...] = Field(min_length=2)
     """Ids of the members' runs."""
 
     @cached_property
@@ -151,11 +199,11 @@ class Ensemble(FrozenModel):
 class EnsembleCost(FrozenModel):
     """Sums over the members that the rule selected."""
 
-    parameters: int
-    multiply_adds: int
-    images_per_second: float
+    parameters: Parameters
+    multiply_adds: Count
+    images_per_second: Rate
     """Computed: the members in sequence, each at its measured rate."""
-    device: str
+    device: Text
     throughput: Throughput | None = None
     """Measured: the members in sequence in one process; None where it was not."""
 
@@ -163,11 +211,11 @@ class EnsembleCost(FrozenModel):
 class CalibratedMembers(FrozenModel):
     """Test metrics of the same vote over temperature-scaled members."""
 
-    temperatures: tuple[float, ...]
-    macro_f1: float
-    log_loss: float
-    brier: float
-    calibration_error: float
+    temperatures: tuple[Rate, ...]
+    macro_f1: Score
+    log_loss: Loss
+    brier: Brier
+    calibration_error: Score
 
 
 class EnsembleRecord(Evaluation):
@@ -175,21 +223,33 @@ class EnsembleRecord(Evaluation):
 
     schema_number: int = SCHEMA
     ensemble: Ensemble
-    recipes: tuple[str, ...]
+    recipes: tuple[MemberName, ...]
     """Of the members, in order."""
-    shares: tuple[float, ...]
+    shares: tuple[Score, ...]
     """The weight of each member in the vote, summing to 1; 0 for those not selected. Equal for
     stacking and concatenation, which weight inputs and not members."""
     run: Run
     """The first member's; data, split, protocol and seed are the same for all."""
-    profile: str
+    profile: Profile
     data: DataSummary
     cost: EnsembleCost | None
     """None where a member's cost is unknown, as for external predictions."""
-    seconds: float
+    seconds: Amount
     """Of fitting and predicting."""
     calibrated_members: CalibratedMembers | None = None
     """Only for rules that vote."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EnsembleRecord:
+        _check_parts(self, self.data)
+        members = len(self.ensemble.members)
+        if len(self.recipes) != members or len(self.shares) != members:
+            raise ValueError(f"recipes and shares must have an entry for each of {members} members")
+        if abs(sum(self.shares) - 1) > SHARES_TOLERANCE:
+            raise ValueError("shares must sum to 1")
+        if self.calibrated_members and len(self.calibrated_members.temperatures) != members:
+            raise ValueError("calibrated_members must have a temperature for each member")
+        return self
 
     @property
     def subject(self) -> Ensemble:
@@ -213,7 +273,7 @@ PIXEL_BASELINE = "raw-pixels"
 class External(FrozenModel):
     """Predictions that no run of this program made: imported, or a baseline without a network."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,59}$")
+    name: str = Field(pattern=EXTERNAL_NAME)
     reference: Run = Field(validation_alias=AliasChoices("reference", "beside"))
     """A run with the same data, split, protocol and seed. Older records call it ``beside``."""
 
@@ -234,10 +294,15 @@ class ExternalRecord(Evaluation):
     """Older records call it ``outside``."""
     baseline: bool = False
     """Whether this program made them, as a baseline for the networks."""
-    note: str
+    note: Text
     """Their origin."""
-    profile: str
+    profile: Profile
     data: DataSummary
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExternalRecord:
+        _check_parts(self, self.data)
+        return self
 
     @property
     def run(self) -> Run:

@@ -6,41 +6,61 @@ No path, host or date is part of it, so the same run has the same id on every ma
 from __future__ import annotations
 
 import hashlib
-from functools import cached_property
-from typing import Literal
+from functools import cache, cached_property
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from harness.schema.augmentation import EpochCacheSettings
-from harness.schema.base import FrozenModel
+from harness.schema.base import MOST, FrozenModel
 from harness.schema.dataset import Split
 from harness.schema.protocol import Protocol
+from zoo.errors import UnknownName
+from zoo.registry import find
 
 Backend = Literal["tensorflow", "jax", "torch"]
 """Keras' backend. Like the device, not part of a run's id: it is in the environment."""
 
+Profile = Literal["quick", "full"]
+"""The settings for a machine: a CPU or a GPU."""
+
 Shift = Literal["none", "mixed", "full"]
 """The shifted test: none, one random corruption per test image, or all corruptions of each."""
+
+
+@cache
+def known_recipe(name: str) -> str:
+    """The name of a recipe of the zoo, as the zoo writes it. Raises ValueError."""
+    try:
+        recipe = find(name)
+    except UnknownName as error:
+        raise ValueError(str(error)) from None
+    if recipe.name != name:
+        raise ValueError(f"must be {recipe.name!r}")
+    return name
+
+
+RecipeName = Annotated[str, Field(max_length=1000), AfterValidator(known_recipe)]
 
 
 class Weights(FrozenModel):
     """The initial weights of the backbone, identified by the hash of their file."""
 
     source: Literal["imagenet", "file", "random"]
-    digest: str | None = None
+    digest: str | None = Field(None, pattern=r"^[a-z0-9:+]{1,4000}$")
     """``md5:...`` for files that Keras pins by MD5, else ``sha256:...``; None: random weights."""
 
 
 class Run(FrozenModel):
     """One network trained once: everything that can change its predictions."""
 
-    recipe: str
+    recipe: RecipeName
     weights: Weights
     protocol: Protocol
-    data: str
+    data: str = Field(pattern=r"^[0-9a-f]{16,64}$")
     """Fingerprint of the Dataset."""
     split: Split
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MOST)
 
     @cached_property
     def id(self) -> str:
