@@ -21,6 +21,7 @@ import numpy as np
 from harness.data import corruptions
 from harness.errors import DataError
 from harness.schema.dataset import Dataset, Split
+from harness.schema.predictions import EVERY_SHIFT_COPIES
 from harness.storage.artifact_cache import ArtifactCache
 from harness.storage.files import write_images
 
@@ -31,6 +32,8 @@ PAIRS = tuple(product(corruptions.CORRUPTIONS, corruptions.SEVERITIES))
 
 SEVERITY_ORDER = np.array([0, 4, 1, 2, 3])
 """Of their indices, in a circle, so that any neighbours have about the mean of all."""
+
+assert len(PAIRS) == EVERY_SHIFT_COPIES
 
 _BATCH = 256
 

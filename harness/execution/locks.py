@@ -12,13 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from harness.errors import UserError
+from harness.errors import StoreError, UserError
 from harness.execution.devices import Device
+from harness.schema.base import Amount, Count, Name
 from harness.storage.file_lock import FileLock
+from harness.storage.files import open_plain
 
 RUN_LOCK, ARTEFACTS_LOCK = "run.lock", "artefacts.lock"
+MOST_OWNER = 4096
+"""Characters of what an owner writes about itself."""
 
 
 # --- runs ----------------------------------------------------------------------------------------
@@ -29,11 +33,11 @@ class LockOwner(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    recipe: str = "?"
-    seed: int = 0
-    host: str = "?"
-    pid: int = 0
-    since: float | None = None
+    recipe: Name = "?"
+    seed: Count = 0
+    host: Name = "?"
+    pid: Count = 0
+    since: Amount | None = None
     """Seconds of the epoch at which the lock was taken."""
 
 
@@ -48,6 +52,9 @@ class RunLock(FileLock):
 
     def acquire_for(self, recipe: str, seed: int) -> bool:
         """Take the lock without waiting and write down its owner; False if another has it."""
+        folder = self.path.parent
+        if folder.is_symlink():
+            raise StoreError(f"{folder}: a symbolic link; nothing is written through it")
         if not self.acquire(blocking=False):
             return False
         owner = LockOwner(
@@ -67,13 +74,14 @@ class RunLock(FileLock):
         """The present owner; None where the lock is free."""
         try:  # NFS locks only what is open for writing, and another user's file cannot be.
             writable = os.access(self.path, os.W_OK)
-            with self.path.open("r+" if writable else "r", encoding="utf-8") as file:
+            descriptor = open_plain(self.path, os.O_RDWR if writable else os.O_RDONLY)
+            with os.fdopen(descriptor, "r+" if writable else "r", encoding="utf-8") as file:
                 if self._lock(file, shared=True, blocking=False):
                     return None
-                return LockOwner.model_validate_json(file.read())
-        except FileNotFoundError:
+                return LockOwner.model_validate_json(file.read(MOST_OWNER))
+        except (FileNotFoundError, StoreError):  # A link or a FIFO is nobody's lock.
             return None
-        except (PermissionError, ValidationError):
+        except (PermissionError, ValueError):
             return LockOwner()  # Windows lets nobody read a locked file.
 
 

@@ -20,6 +20,7 @@ from harness.schema.base import FrozenModel
 from harness.schema.events import DoneEvent, Event, FailedEvent, FailureStatus, read_event
 from harness.schema.records import Failed, Outcome
 from harness.schema.run import Job
+from harness.storage.files import open_new
 
 LOG = "log.txt"
 LOG_TAIL_LINES = 12
@@ -65,7 +66,7 @@ class Children:
         self, command: tuple[str, ...], log: Path, environment: Mapping[str, str]
     ) -> _Process | None:
         """Start a child in a process group of its own; None once ``stop`` was called."""
-        with self._lock, log.open("wb") as file:
+        with self._lock, open_new(log) as file:
             if self.stopped:
                 return None
             process = subprocess.Popen(

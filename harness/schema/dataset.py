@@ -69,7 +69,7 @@ class Split(FrozenModel):
     folds: int = added_field(0, ge=0, le=100)
     """Number of folds, of which ``fold`` is the test part; the ratios divide the others."""
     fold: int = added_field(0, ge=0)
-    shift_version: int = added_field(1, ge=1)
+    shift_version: int = added_field(1, ge=1, le=MOST)
     """``SHIFT_VERSION`` when the run was planned: other corruptions make another board."""
 
     def with_current_version(self) -> Split:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from harness.schema.base import FrozenModel
+from harness.schema.base import FrozenModel, Name, Text
 from harness.schema.records import Epoch
 
 FailureStatus = Literal["failed", "wrong input", "no room", "out of memory"]
@@ -16,7 +16,7 @@ class PhaseEvent(FrozenModel):
     """A phase begins: of ``steps`` epochs where it trains, of images or 1 otherwise."""
 
     event: Literal["phase"] = "phase"
-    name: str
+    name: Name
     steps: int
 
 
@@ -47,14 +47,14 @@ class MessageEvent(FrozenModel):
     """A line about the machine, shown once though several runs may report it."""
 
     event: Literal["message"] = "message"
-    text: str
+    text: Text
 
 
 class WarningEvent(FrozenModel):
     """A line about this run."""
 
     event: Literal["warning"] = "warning"
-    text: str
+    text: Text
 
 
 class DoneEvent(FrozenModel):
@@ -68,7 +68,7 @@ class FailedEvent(FrozenModel):
     """The task has failed by an exception. Nothing follows."""
 
     event: Literal["failed"] = "failed"
-    reason: str
+    reason: Text
     status: FailureStatus
 
 

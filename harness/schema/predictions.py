@@ -23,6 +23,12 @@ class Predictions:
 SHIFTED, EVERY_SHIFT, PLAIN = "shifted", "every-shift", "plain-"
 """Further parts: the mixed shifted copy; the test images with all 55 corruptions and severities,
 one pair after the other; and, for a run with several views, either test in the first view only."""
+EVERY_SHIFT_COPIES = 55
+"""Of each test image."""
+PARTS = (
+    "train", "validation", "test", SHIFTED, EVERY_SHIFT, f"{PLAIN}test", f"{PLAIN}{SHIFTED}",
+    f"{PLAIN}{EVERY_SHIFT}",
+)  # fmt: skip
 
 
 def digest(parts: Mapping[str, Predictions]) -> str:

@@ -14,12 +14,15 @@ two results folders.
 from __future__ import annotations
 
 import errno
+import os
 import time
 from pathlib import Path
 from typing import IO
 
 import portalocker
 from portalocker import LockFlags
+
+from harness.storage.files import open_plain
 
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -41,10 +44,14 @@ class FileLock:
         self._file: IO[str] | None = None
 
     def acquire(self, blocking: bool = True) -> bool:
-        """Take the lock; False where another holds it and ``blocking`` is false."""
+        """Take the lock; False where another holds it and ``blocking`` is false.
+
+        Raises StoreError where the path is a link or no regular file, and OSError.
+        """
         start = time.perf_counter()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = self.path.open("a+", encoding="utf-8")
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+        file = os.fdopen(open_plain(self.path, flags), "a+", encoding="utf-8")
         try:
             acquired = self._lock(file, self.shared, blocking)
         except BaseException:

@@ -1,9 +1,11 @@
-"""Files and arrays, written completely or not at all."""
+"""Files and arrays: written completely or not at all, and read only where they are plain files."""
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 import struct
 import zipfile
 import zlib
@@ -20,6 +22,64 @@ DAMAGED = (
     zipfile.BadZipFile,
 )  # fmt: skip
 """What reading a damaged npz can raise."""
+
+
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def open_plain(path: Path, flags: int) -> int:
+    """The descriptor of a regular file that no link leads to. Raises StoreError, OSError.
+
+    Whatever else has its name, a FIFO or a device, is not waited for.
+    """
+    waits_for_nobody = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags | waits_for_nobody | _NO_LINK, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK) and path.is_symlink():
+            raise StoreError(f"{path}: a symbolic link, which is not followed; delete it") from None
+        if error.errno == errno.ENXIO:
+            raise StoreError(f"{path}: not a regular file; delete it") from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise StoreError(f"{path}: not a regular file; delete it")
+    return descriptor
+
+
+def open_new(path: Path) -> io.BufferedRandom:
+    """Open an empty file for writing, instead of whatever has its name: a link is replaced."""
+    path.unlink(missing_ok=True)
+    return path.open("x+b")
+
+
+def read_plain(path: Path, most: int) -> bytes:
+    """The content of a regular file of at most ``most`` bytes. Raises StoreError, OSError."""
+    with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise StoreError(f"{path}: {size:,} bytes are more than the {most:,} it may have")
+        return file.read(size)
+
+
+def unreadable(path: Path, error: BaseException) -> StoreError:
+    """What to say of a file that is damaged, or whose user may not read it."""
+    if isinstance(error, PermissionError):
+        return StoreError(f"{path}: cannot be read: {error.strerror}")
+    return StoreError(f"{path}: cannot be read ({error}); delete it and run again")
+
+
+def no_link_between(root: Path, path: Path) -> Path:
+    """The path, whose folders below ``root`` are no links: nothing is written through one.
+
+    Raises StoreError naming the link.
+    """
+    for folder in path.parents:
+        if folder == root:
+            break
+        if folder.is_symlink():
+            raise StoreError(f"{folder}: a symbolic link; nothing is written through it")
+    return path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -63,4 +123,4 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except DAMAGED as error:
-        raise StoreError(f"{path}: cannot be read ({error}); delete it and run again") from None
+        raise unreadable(path, error) from None

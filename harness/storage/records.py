@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from harness.errors import IgnoredFile, StoreError
-from harness.schema.predictions import Predictions, digest
+from harness.schema.predictions import SHIFTED, Predictions, digest
 from harness.schema.records import (
     SCHEMA,
     Ensemble,
@@ -33,7 +34,7 @@ from harness.schema.records import (
     Subject,
 )
 from harness.schema.run import Run
-from harness.storage.files import write_atomically
+from harness.storage.files import no_link_between, read_plain, unreadable, write_atomically
 from harness.storage.predictions import read_predictions, write_predictions
 
 FEATURES = "features.npz"
@@ -45,6 +46,10 @@ NAMED_FILES = 3
 """The most foreign files that one warning names."""
 FORMER_EXTERNAL = "outside"
 """Where older versions keep what is in ``external`` now."""
+
+MOST_RECORD_BYTES = 1 << 26
+NO_SCHEMA = 10_000
+"""No version of the record files will ever be as high."""
 
 RecordT = TypeVar("RecordT", RunRecord, EnsembleRecord, ExternalRecord)
 
@@ -128,7 +133,7 @@ class Store:
 
     def save(self, record: Record) -> None:
         """Write a record, after everything that it stands for."""
-        write_record(self.record_path(record.subject), record)
+        write_record(no_link_between(self.root, self.record_path(record.subject)), record)
 
     def record_version(self, run: Run) -> tuple[int, int] | None:
         """Changes whenever the record of a run is written; None while there is none."""
@@ -142,7 +147,7 @@ class Store:
         """Rename run records that are no JSON, so that their runs are pending; report each."""
         for path in record_files(self.root / "records"):
             try:
-                json.loads(path.read_bytes())
+                from_json(read_plain(path, MOST_RECORD_BYTES))
             except ValueError:
                 path.replace(path.with_suffix(".torn"))
                 report(f"{path}: damaged, and kept as {path.stem}.torn; the run is made again")
@@ -153,14 +158,15 @@ class Store:
         return self.root / "artefacts" / run.id
 
     def drop_checkpoints(self, run: Run) -> None:
-        for path in self.artefacts(run).glob(f"{CHECKPOINT}*"):
+        folder = self.artefacts(run)
+        for path in folder.glob(f"{CHECKPOINT}*") if not folder.is_symlink() else ():
             path.unlink(missing_ok=True)
 
     def predictions_path(self, subject: Subject) -> Path:
         return self.root / "predictions" / f"{subject.id}.npy"
 
     def save_predictions(self, subject: Subject, parts: Mapping[str, Predictions]) -> None:
-        write_predictions(self.predictions_path(subject), parts)
+        write_predictions(no_link_between(self.root, self.predictions_path(subject)), parts)
 
     def predictions(self, subject: Subject) -> dict[str, Predictions]:
         """Predictions by part: validation, test, and what else was evaluated. Raises StoreError."""
@@ -177,6 +183,7 @@ class Store:
         try:
             parts = self.predictions(record.subject)
             if digest(parts) == evaluation.predictions_sha256:
+                _check_fit(path, parts, record)
                 return parts
             problem = StoreError(f"{path}: not the predictions that the record rests on")
         except StoreError as error:
@@ -186,6 +193,7 @@ class Store:
                 parts = read_predictions(self.artefacts(record.subject) / PREDICTIONS)
                 parts.pop("train", None)
                 if digest(parts) == evaluation.predictions_sha256:
+                    _check_fit(path, parts, record)
                     self.save_predictions(record.subject, parts)
                     return parts
         raise problem
@@ -209,26 +217,45 @@ def _warn_of(foreign: Sequence[Path]) -> None:
 def read_record(path: Path, kind: type[RecordT]) -> RecordT:
     """The record in a file. Raises StoreError with what to do about one that cannot be read."""
     try:
-        content = path.read_bytes()
+        content = read_plain(path, MOST_RECORD_BYTES)
         record = kind.model_validate_json(content)
         if record.schema_number == SCHEMA and "schema_number" in record.model_fields_set:
             return record
     except OSError as error:
-        raise StoreError(f"{path}: not a record ({error}); delete it and run again") from None
+        raise unreadable(path, error) from None
     except ValidationError as error:
         problem = error.errors()[0]
     try:
-        number = json.loads(content).get("schema_number")
+        number = from_json(content).get("schema_number")
     except (ValueError, AttributeError) as error:
         raise StoreError(f"{path}: not a record ({error}); delete it and run again") from None
     if number == SCHEMA:
         field = ".".join(map(str, problem["loc"]))
-        raise StoreError(f"{path}: {field}: {problem['msg']}; delete it and run again")
-    if isinstance(number, int) and number > SCHEMA:
+        message = problem["msg"].removeprefix("Value error, ")[:300]
+        reason = f"{field}: {message}" if field else message
+        raise StoreError(f"{path}: {reason}; delete it and run again")
+    if isinstance(number, int) and SCHEMA < number < NO_SCHEMA:
         advice = f"is newer than this wbc-bench (schema {SCHEMA}): update it"
     else:
         advice = f"is older than {SCHEMA}: delete the record and run again"
-    raise StoreError(f"{path}: record schema {number} {advice}")
+    raise StoreError(f"{path}: record schema {str(number)[:20]} {advice}")
+
+
+def _check_fit(path: Path, parts: Mapping[str, Predictions], record: Record) -> None:
+    """Raises StoreError for predictions of other classes or images than the record's data."""
+    data, evaluation = record.data, record.evaluation
+    assert evaluation is not None
+    classes = parts["test"].probabilities.shape[1]
+    if classes != len(data.class_names):
+        raise StoreError(f"{path}: of {classes} classes, the record has {len(data.class_names)}")
+    for part, of_record in (
+        ("validation", evaluation.validation), ("test", evaluation.test),
+        (SHIFTED, evaluation.shifted),
+    ):  # fmt: skip
+        images = len(parts[part].ids) if part in parts else 0
+        expected = of_record.images if of_record else 0
+        if images != expected:
+            raise StoreError(f"{path}: {images} {part} images, the record has {expected}")
 
 
 def write_record(path: Path, record: Record) -> None:

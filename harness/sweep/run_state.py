@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.schema.base import Amount, Count, FrozenModel, Name
 from harness.schema.events import EpochEvent, Event, MemoryEvent, PhaseEvent, StepEvent
 from harness.schema.records import Epoch
 
@@ -18,6 +19,18 @@ WINDOW_SECONDS = 10.0
 STALE_SECONDS = 30.0
 """Without an image, after which there is no rate: the run may be waiting for its device."""
 SAVED = ("phase", "total", "done", "rate", "resident_mb", "device_mb")
+
+
+class _Saved(FrozenModel):
+    """What a file says of a state."""
+
+    epoch: Epoch | None
+    phase: Name
+    total: Count
+    done: Count
+    rate: Amount | None
+    resident_mb: Amount | None
+    device_mb: Amount | None
 
 
 @dataclass
@@ -119,6 +132,5 @@ class RunState:
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> RunState:
-        """Raises KeyError, TypeError or ValueError for what another version saved."""
-        epoch = Epoch.model_validate(saved["epoch"]) if saved["epoch"] else None
-        return cls(epoch=epoch, **{name: saved[name] for name in SAVED})
+        """Raises ValueError for what another version saved."""
+        return cls(**dict(_Saved.model_validate(saved)))

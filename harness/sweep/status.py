@@ -12,10 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic_core import from_json
+
+from harness.errors import StoreError
 from harness.execution.locks import RUN_LOCK, LockOwner, RunLock
 from harness.execution.processes import LOG
 from harness.schema.events import Event, PhaseEvent
 from harness.schema.records import Failed, RunRecord
+from harness.storage.files import open_new, read_plain
 from harness.storage.records import Store
 from harness.sweep.callbacks import ProgressCallback
 from harness.sweep.planner import PlannedRun
@@ -23,6 +27,7 @@ from harness.sweep.run_state import RunState
 
 STATUS_FILE = "status.json"
 INTERVAL_SECONDS = 1.0
+MOST_STATE_BYTES = 1 << 16
 
 
 @dataclass
@@ -51,7 +56,8 @@ def _write(path: Path, state: RunState) -> None:
     """Without syncing: the file is of no use after a crash. A full disk does not matter to it."""
     temporary = path.with_name(f"{path.name}-new")
     try:
-        temporary.write_text(json.dumps(state.to_dict()), encoding="utf-8")
+        with open_new(temporary) as file:
+            file.write(json.dumps(state.to_dict()).encode())
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -59,8 +65,8 @@ def _write(path: Path, state: RunState) -> None:
 
 def _read(path: Path) -> RunState:
     try:
-        return RunState.from_dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError, KeyError):
+        return RunState.from_dict(from_json(read_plain(path, MOST_STATE_BYTES)))
+    except (OSError, StoreError, ValueError):
         return RunState()  # Nothing yet, or by another version.
 
 

@@ -19,14 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import is_no_room
+from harness.errors import StoreError, is_no_room
 from harness.schema.records import Epoch
+from harness.storage.files import open_new, read_plain
 from harness.storage.records import CHECKPOINT
 from harness.training.schedule import ScheduleState
 
 TIME_SHARE = 0.05
 """Of a run's time, at most, for checkpoints: those of a large network are written less often."""
 DIGEST_BYTES = 64
+MOST_BYTES = 1 << 36
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class CheckpointManager:
             try:
                 arrays = read(path)
                 meta = json.loads(str(arrays.pop("meta")))
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, StoreError, ValueError, KeyError) as error:
                 self.warn(f"{path}: damaged ({error}); continuing from the one before")
                 continue
             if meta["signature"] == dict(self.signature) and meta["phase"] == phase:
@@ -115,7 +117,7 @@ class CheckpointManager:
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays and their checksum, without a copy of all of them in memory."""
-    with path.open("w+b") as file:
+    with open_new(path) as file:
         np.savez(file, allow_pickle=False, **dict(arrays))
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -126,7 +128,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def read(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint. Raises ValueError where the content is not what was written."""
-    content = memoryview(path.read_bytes())
+    content = memoryview(read_plain(path, MOST_BYTES))
     arrays, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
     if hashlib.sha256(arrays).hexdigest().encode() != bytes(digest):
         raise ValueError("the checksum does not match")

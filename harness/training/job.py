@@ -25,7 +25,7 @@ from harness.schema.events import EpochEvent, MessageEvent, PhaseEvent, WarningE
 from harness.schema.ledger import Ledger
 from harness.schema.records import Environment, Outcome, Timings
 from harness.schema.run import Job
-from harness.storage.files import write_arrays
+from harness.storage.files import open_new, write_arrays
 from harness.storage.predictions import write_predictions
 from harness.storage.records import FEATURES, PREDICTIONS
 from harness.training.checkpoint import CheckpointManager
@@ -157,5 +157,6 @@ def _write(output: Path, result: TrainingResult) -> None:
 def _save_weights(model: keras.Model, path: Path) -> None:
     """Write to a temporary file, then rename: a killed HDF5 write leaves a torn file."""
     temporary = path.with_name(f"tmp-{path.name}")
+    open_new(temporary).close()  # In place of a link of this name.
     model.save_weights(temporary)
     temporary.replace(path)
