@@ -125,7 +125,7 @@ def zoo() -> None:
     """List the recipes: names, aliases, parameters, sizes, preprocessing."""
     from tabulate import tabulate
 
-    from zoo.registry import RECIPES
+    from zoo.registry import RECIPES, REPORT_RECIPES
 
     rows = [
         {
@@ -136,10 +136,11 @@ def zoo() -> None:
             "input": recipe.native_size,
             "smallest": recipe.minimum_size,
             "preprocessing": recipe.preprocessing,
+            "starts from": "ImageNet weights" if recipe.pretrained else "scratch; not in --all",
         }
-        for recipe in RECIPES
+        for recipe in (*RECIPES, *REPORT_RECIPES)
     ]
-    align = ("left", "left", "right", "right", "right", "right", "left")
+    align = ("left", "left", "right", "right", "right", "right", "left", "left")
     click.echo(tabulate(rows, headers="keys", disable_numparse=True, colalign=align))
 
 

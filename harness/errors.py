@@ -5,7 +5,7 @@
     ├── UnknownName           a name that is not known, with the nearest one
     ├── DataError             a data source that cannot be read or must not be used
     ├── Offline               a download is needed and there is no network
-    ├── ImageSizeError        images too small for a recipe
+    ├── ImageSizeError        images of a size that a recipe cannot take
     ├── WeightsError          weights that are missing, damaged or do not fit the recipe
     ├── StoreError            a results or cache folder that cannot be read or written
     └── NoRoom                a disk that is full, or the limit of a cache

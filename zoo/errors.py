@@ -22,7 +22,7 @@ class Offline(UserError):
 
 
 class ImageSizeError(UserError):
-    """Images too small for a recipe."""
+    """Images of a size that a recipe cannot take."""
 
 
 class WeightsError(UserError):

@@ -32,10 +32,10 @@ WeightsFiles = Path | None | Sequence[Path | None]
 def build(recipe: Recipe, image_size: int, weights: WeightsFiles = None) -> keras.Model:
     """The recipe's backbone, from raw pixels to globally average-pooled features.
 
-    In: RGB pixels 0-255 of any dtype, (B, image_size, image_size, 3). Out: (B, feature_width).
+    In: RGB pixels 0-255 of any dtype, (B, image_size, image_size, 3). Out: (B, features).
     Preprocessing is part of the graph, in float32 under any global policy. Random weights are
-    drawn from Keras's global seed. Raises ImageSizeError when the image is too small for the
-    network, WeightsError when a file does not fit it.
+    drawn from Keras's global seed. Raises ImageSizeError when the network cannot take images of
+    this size, WeightsError when a file does not fit it.
     """
     count = len(recipe.branches) or 1
     files = weights if isinstance(weights, Sequence) else (weights,) * count
@@ -58,11 +58,8 @@ def branches(model: keras.Model) -> list[keras.Model]:
 
 
 def _build_backbone(recipe: Recipe, image_size: int, weights: Path | None) -> keras.Model:
-    if image_size < recipe.minimum_size:
-        raise ImageSizeError(
-            f"image_size {image_size} is too small for {recipe.name}; "
-            f"it needs at least {recipe.minimum_size}"
-        )
+    if problem := recipe.size_problem(image_size):
+        raise ImageSizeError(f"image_size {image_size} is {problem}")
     shape = (image_size, image_size, 3)
     pixels = keras.Input(shape, dtype="float32", name="pixels")
     module, name = recipe.constructor.split(":")

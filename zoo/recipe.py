@@ -55,11 +55,41 @@ class Recipe:
     preprocessing: Preprocessing
     native_size: int = 224
     minimum_size: int = 32
+    size_multiple: int = 1
+    """Of which image sizes must be a multiple."""
     feature_width: int
+    """At the native size; it depends on the size only where ``flattened``."""
+    flattened: bool = False
+    """Whether the last feature map is flattened, not pooled."""
     parameters: int
     multiply_adds: int
     imagenet: KerasFile | PackageFile | None
-    """None for a joint network, whose branches have their own."""
+    """None for a joint network, whose branches have their own, and for a network without pretrained
+    weights, which is always trained from scratch."""
     citation: str
     branches: tuple[Recipe, ...] = ()
     """Backbones whose features a joint network concatenates."""
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether there are ImageNet weights for it, or for a branch of it."""
+        return self.imagenet is not None or any(branch.pretrained for branch in self.branches)
+
+    def features_at(self, image_size: int) -> int:
+        """The width of its features of images of this size."""
+        if self.branches:
+            return sum(branch.features_at(image_size) for branch in self.branches)
+        scale = (image_size / self.native_size) ** 2 if self.flattened else 1
+        return round(scale * self.feature_width)
+
+    def size_problem(self, image_size: int) -> str:
+        """Why it cannot take images of this size; empty where it can."""
+        if image_size < self.minimum_size:
+            return f"too small for {self.name}: its smallest input is {self.minimum_size} pixels"
+        if image_size % self.size_multiple:
+            near = max(round(image_size / self.size_multiple), 1) * self.size_multiple
+            return (
+                f"no size for {self.name}, which needs a multiple of {self.size_multiple}; "
+                f"{near} is the nearest"
+            )
+        return ""

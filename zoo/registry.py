@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 from zoo.errors import UnknownName
 from zoo.recipe import KerasFile, PackageFile, Recipe
 
@@ -208,18 +211,50 @@ RECIPES: tuple[Recipe, ...] = (
         "accuracy on vision models with EfficientNet-Lite, 2020",
     ),
 )
+
+REPORT_RECIPES: tuple[Recipe, ...] = (
+    Recipe(
+        name="basic", title="Basic CNN", aliases=("basiccnn",),
+        constructor="zoo.networks.reports:BasicCNN", preprocessing="tf",
+        native_size=96, size_multiple=4, flattened=True,
+        feature_width=36_864, parameters=19_392, multiply_adds=274_563_072, imagenet=None,
+        citation="Report 002: the basic model; the layers are an assumption",
+    ),
+    Recipe(
+        name="mnv3light", title="MobileNetV3 light", aliases=("mobilenetv3light",),
+        constructor="zoo.networks.reports:MobileNetV3Light", preprocessing="tf", native_size=96,
+        feature_width=1280, parameters=1_398_608, multiply_adds=497_726_464, imagenet=None,
+        citation="Report 002: MobileNetV3 light; the layers are an assumption",
+    ),
+    Recipe(
+        name="mnv3heavy", title="MobileNetV3 heavy", aliases=("mobilenetv3heavy",),
+        constructor="zoo.networks.reports:MobileNetV3Heavy", preprocessing="tf", native_size=96,
+        feature_width=1280, parameters=42_004_448, multiply_adds=14_755_559_424, imagenet=None,
+        citation="Report 002: MobileNetV3 heavy; the layers are an assumption",
+    ),
+    Recipe(
+        name="unet", title="U-Net classifier", aliases=("unetclassifier",),
+        constructor="zoo.networks.reports:UNetClassifier", preprocessing="tf",
+        native_size=96, size_multiple=16,
+        feature_width=64, parameters=31_031_680, multiply_adds=36_874_944_512, imagenet=None,
+        citation="Report 003: the custom model; the layers are an assumption",
+    ),
+)
+"""Networks of reports 002 and 003, without pretrained weights and outside the zoo that ``--all``
+trains. The reports give no layer tables: see ``zoo.networks.reports``."""
 # fmt: on
 
 
 def find(name: str) -> Recipe:
-    """The recipe of this name or alias, ignoring case, hyphens and underscores.
+    """The recipe of this name or alias, ignoring case, spaces, hyphens and underscores.
 
     ``a+b+c`` is the joint network of these branches. Raises UnknownName with the nearest name.
     """
     if "+" in name:
         return _joint(tuple(dict.fromkeys(find(part) for part in name.split("+"))))
-    known = {spelling: recipe for recipe in RECIPES for spelling in (recipe.name, *recipe.aliases)}
-    recipe = known.get(name.lower().replace("-", "").replace("_", "").strip())
+    recipes = (*RECIPES, *REPORT_RECIPES)
+    known = {spelling: recipe for recipe in recipes for spelling in (recipe.name, *recipe.aliases)}
+    recipe = known.get(re.sub(r"[\s_-]", "", name.lower()))
     if recipe is None:
         raise UnknownName("recipe", name, known)
     return recipe
@@ -237,6 +272,7 @@ def _joint(branches: tuple[Recipe, ...]) -> Recipe:
         preprocessing="inside",
         native_size=max(branch.native_size for branch in branches),
         minimum_size=max(branch.minimum_size for branch in branches),
+        size_multiple=math.lcm(*(branch.size_multiple for branch in branches)),
         feature_width=sum(branch.feature_width for branch in branches),
         parameters=sum(branch.parameters for branch in branches),
         multiply_adds=sum(branch.multiply_adds for branch in branches),

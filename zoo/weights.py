@@ -42,7 +42,8 @@ def local_imagenet_file(recipe: Recipe) -> Path | None:
 
 
 def _source(recipe: Recipe) -> KerasFile | PackageFile:
-    assert recipe.imagenet is not None, "a joint network has no weights of its own"
+    if recipe.imagenet is None:
+        raise WeightsError(f"{recipe.name}: there are no ImageNet weights for it")
     return recipe.imagenet
 
 

@@ -41,9 +41,10 @@ class Duration(click.ParamType[float]):
 
 
 def complete_recipe(ctx: click.Context, param: click.Parameter, prefix: str) -> list[str]:
-    from zoo.registry import RECIPES
+    from zoo.registry import RECIPES, REPORT_RECIPES
 
-    names = [name for recipe in RECIPES for name in (recipe.name, *recipe.aliases)]
+    recipes = (*RECIPES, *REPORT_RECIPES)
+    names = [name for recipe in recipes for name in (recipe.name, *recipe.aliases)]
     return [name for name in names if name.startswith(prefix)]
 
 

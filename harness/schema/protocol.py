@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.schema.augmentation import Augmentation
 from harness.schema.base import MOST, FrozenModel, added_field
@@ -45,12 +45,28 @@ class Phase(FrozenModel):
     """In fine-tuning: the last layers of the backbone, as a fraction or a number."""
 
 
+class HeadLayer(NamedTuple):
+    """A hidden layer of a head: dense, BatchNorm, activation, dropout."""
+
+    units: int
+    batch_norm: bool
+    dropout: float
+
+
 class Head(FrozenModel):
     """The classifier on the pooled features: dense layers, then softmax."""
 
     units: tuple[Positive, ...] = (128,)
-    dropout: Fraction = 0.3
-    batch_norm: bool = False
+    dropout: Fraction | tuple[Fraction, ...] = 0.3
+    """After each hidden layer: one rate for all of them, or one a layer."""
+    batch_norm: bool | tuple[bool, ...] = False
+    """After each dense layer and before its activation: for all of them, or one a layer."""
+    activation: Literal["relu", "hard-swish"] = added_field("relu")
+    """Of the hidden layers; hard-swish: x min(max(x + 3, 0), 6) / 6 (report 002)."""
+    input_batch_norm: bool = added_field(False)
+    """BatchNorm of the features, before the first dense layer (report 004)."""
+    input_dropout: Fraction = added_field(0.0)
+    """Dropout of the features, before the first dense layer (report 004)."""
     l1: Factor = 0.0
     l2: Factor = 1e-4
     standardise: bool = True
@@ -58,6 +74,30 @@ class Head(FrozenModel):
     damping: Factor = added_field(0.0)
     """Multiple of the mean variance of all features that is added to the variance of each, so that
     standardising does not amplify features that hardly vary."""
+
+    @model_validator(mode="after")
+    def _one_value_a_layer(self) -> Head:
+        for name in ("dropout", "batch_norm"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != len(self.units):
+                raise ValueError(
+                    f"{name} has {len(value)} values, but units has {len(self.units)} layers"
+                )
+        return self
+
+    @property
+    def layers(self) -> tuple[HeadLayer, ...]:
+        """The hidden layers, first to last."""
+        count = len(self.units)
+        norms = (
+            self.batch_norm if isinstance(self.batch_norm, tuple) else (self.batch_norm,) * count
+        )
+        rates = self.dropout if isinstance(self.dropout, tuple) else (self.dropout,) * count
+        return tuple(map(HeadLayer, self.units, norms, rates))
+
+    @property
+    def has_batch_norm(self) -> bool:
+        return self.input_batch_norm or any(layer.batch_norm for layer in self.layers)
 
 
 class Loss(FrozenModel):
@@ -93,7 +133,7 @@ class Protocol(FrozenModel):
 
     def with_current_version(self) -> Protocol:
         """The protocol as this version of the program trains it."""
-        trains_batchnorm = self.from_scratch or self.fine_tuning or self.head.batch_norm
+        trains_batchnorm = self.from_scratch or self.fine_tuning or self.head.has_batch_norm
         version = max(self.version, ESTIMATED_BATCHNORM) if trains_batchnorm else self.version
         augmentation = self.augmentation.with_current_stream()
         return self.model_copy(update={"version": version, "augmentation": augmentation})

@@ -123,7 +123,8 @@ def disk_mb(planned: PlannedRun, data: DataSummary) -> float:
     protocol, random = planned.run.protocol, planned.run.weights.source == "random"
     is_trained = protocol.from_scratch if random else protocol.fine_tuning
     weights = planned.recipe.parameters if is_trained else 0
-    return 4 * (images * planned.recipe.feature_width + weights) / 1024**2
+    features = images * planned.recipe.features_at(protocol.image_size)
+    return 4 * (features + weights) / 1024**2
 
 
 def memory_mb(planned: PlannedRun, records: Sequence[RunRecord], device: str) -> float | None:

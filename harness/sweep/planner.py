@@ -68,11 +68,8 @@ def plan_runs(
 def _check(benchmark: Benchmark, recipes: Sequence[Recipe], data: Dataset) -> None:
     size, classes = benchmark.protocol.image_size, len(data.class_names)
     for recipe in recipes:
-        if size < recipe.minimum_size:
-            raise ConfigError(
-                f"protocol.image_size = {size} is too small for {recipe.name}: "
-                f"its smallest input is {recipe.minimum_size} pixels"
-            )
+        if problem := recipe.size_problem(size):
+            raise ConfigError(f"protocol.image_size = {size} is {problem}")
     for variant, protocol in benchmark.protocols.items():
         weights = protocol.loss.class_weight
         if isinstance(weights, tuple) and len(weights) != classes:

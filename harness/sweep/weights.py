@@ -46,7 +46,7 @@ def resolve_weights(
             file = zoo_weights.user_file(recipe, files[recipe.name])
             weights = Weights(source="file", digest=f"sha256:{zoo_weights.sha256(file)}")
             resolved[recipe.name] = ResolvedWeights(weights, (file,))
-        elif settings.source == "random":
+        elif settings.source == "random" or not recipe.pretrained:
             resolved[recipe.name] = ResolvedWeights(Weights(source="random"))
         else:
             report(f"looking for the ImageNet weights of {recipe.name}")

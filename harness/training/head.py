@@ -122,7 +122,7 @@ class HeadLearner(Learner):
         return loss
 
     def predict_validation(self) -> np.ndarray:
-        if self._head.batch_norm:
+        if self._head.has_batch_norm:
             features = self._epoch.features
             self._network.estimate_batchnorm(features[:: -(-len(features) // ESTIMATION_ROWS)])
         return self._network.forward(self._validation)

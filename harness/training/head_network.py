@@ -8,6 +8,7 @@ and penalty with Keras step by step.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,22 +25,26 @@ class Activations:
     """What the forward pass in training mode leaves for the backward pass, layer by layer."""
 
     inputs: list[np.ndarray] = field(default_factory=list)
-    gates: list[np.ndarray] = field(default_factory=list)
-    """Derivatives of ReLU and dropout."""
-    norms: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    """Of each dense layer."""
+    gates: list[np.ndarray | None] = field(default_factory=list)
+    """Derivatives of activation and dropout, first those of the features; None: 1."""
+    norms: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     """Normalised values, and 1 / deviation."""
 
 
 class HeadNetwork:
-    """Dense, BatchNorm, ReLU and dropout for each hidden layer, then dense and softmax.
+    """Dense, BatchNorm, activation and dropout for each hidden layer, then dense and softmax.
 
-    ``weights`` are all trainable ones in one float32 vector, in Keras's order; ``moving`` are the
-    mean and variance of each BatchNorm. First weights and dropout come from the seed alone.
+    ``weights`` are all trainable ones in one float32 vector, in Keras's order. ``moving`` are the
+    mean and variance of each BatchNorm, first that of the features; empty where there is none.
+    First weights and dropout come from the seed alone.
     """
 
     def __init__(self, head: Head, width: int, classes: int, seed: int) -> None:
         self._head = head
         self._rng = np.random.default_rng([seed, *b"head"])
+        self._norms = (head.input_batch_norm, *(layer.batch_norm for layer in head.layers))
+        self._dropouts = (head.input_dropout, *(layer.dropout for layer in head.layers))
         layers = self._initial_layers(width, classes)
         arrays = [array for layer in layers for array in layer]
         self.weights = np.concatenate([array.ravel() for array in arrays])
@@ -47,43 +52,28 @@ class HeadNetwork:
         self._layers, self._gradients = _views(self.weights, layers), _views(self.gradient, layers)
         kernels = [np.full(array.size, array.ndim == 2, np.float32) for array in arrays]
         self._penalised = np.concatenate(kernels)
-        normed = head.units if head.batch_norm else ()
-        self.moving = [np.stack([np.zeros(n, np.float32), np.ones(n, np.float32)]) for n in normed]
+        self.moving = [
+            np.stack([np.zeros(n, np.float32), np.ones(n, np.float32)]) if norm else np.empty(0)
+            for norm, n in zip(self._norms, (width, *head.units), strict=True)
+        ]
 
     def forward(self, x: np.ndarray, activations: Activations | None = None) -> np.ndarray:
         """Probabilities (n, K) of features (n, width); in training mode with ``activations``."""
-        *hidden, (kernel, bias) = self._layers
-        for i, (hidden_kernel, hidden_bias, *norm) in enumerate(hidden):
+        for i, (kernel, bias) in self._dense_layers():
+            x = self._transform(x, i - 1, activations)
             if activations is not None:
                 activations.inputs.append(x)
-            x = x @ hidden_kernel + hidden_bias
-            if norm:
-                x = self._normalise(x, i, activations)
-            x = np.maximum(x, 0)
-            if activations is not None:
-                gate = (x > 0).astype(np.float32)
-                if self._head.dropout:
-                    retain = np.float32(1 - self._head.dropout)
-                    gate *= (self._rng.random(x.shape, dtype=np.float32) < retain) / retain
-                x = x * gate
-                activations.gates.append(gate)
-        if activations is not None:
-            activations.inputs.append(x)
-        return softmax(x @ kernel + bias)
+            x = x @ kernel + bias
+        return softmax(x)
 
     def backward(self, delta: np.ndarray, activations: Activations) -> None:
         """Set ``gradient``, penalties included, from the gradient of the logits (n, K)."""
-        last = len(self._layers) - 1
-        for i in range(last, -1, -1):
-            kernel, (d_kernel, d_bias, *_) = self._layers[i][0], self._gradients[i]
-            if i < last:
-                delta = delta * activations.gates[i]
-                if self._head.batch_norm:
-                    delta = self._normalise_backward(delta, i, activations)
-            np.matmul(activations.inputs[i].T, delta, out=d_kernel)
+        for i, (kernel, _) in reversed(list(self._dense_layers())):
+            d_kernel, d_bias = self._gradients[i][:2]
+            np.matmul(activations.inputs[i - 1].T, delta, out=d_kernel)
             np.sum(delta, axis=0, out=d_bias)
-            if i > 0:
-                delta = delta @ kernel.T
+            if i > 1 or self._norms[0]:
+                delta = self._transform_backward(delta @ kernel.T, i - 1, activations)
         if self._head.l1 or self._head.l2:
             penalty = 2 * self._head.l2 * self.weights + self._head.l1 * np.sign(self.weights)
             self.gradient += self._penalised * penalty
@@ -93,32 +83,68 @@ class HeadNetwork:
 
         Of a training set: moving averages lag behind the weights (see harness.training.batchnorm).
         """
-        for i, (kernel, bias, *norm) in enumerate(self._layers[:-1]):
-            x = x @ kernel + bias
-            if norm:
-                self.moving[i] = np.stack([x.mean(axis=0), x.var(axis=0)])
-                x = self._normalise(x, i, None)
-            x = np.maximum(x, 0)
+        for i, (kernel, bias) in self._dense_layers():
+            if self._norms[i - 1]:
+                self.moving[i - 1] = np.stack([x.mean(axis=0), x.var(axis=0)])
+            x = self._transform(x, i - 1, None) @ kernel + bias
 
     def keras_weights(self) -> list[np.ndarray]:
         """Every weight in the order of a Keras model of the same layers."""
-        moving = iter(self.moving)
-        return [array for layer in self._layers for array in (*layer, *next(moving, ()))]
+        moving = [*self.moving, np.empty(0)]
+        pairs = zip(self._layers, moving, strict=True)
+        return [array for layer, statistics in pairs for array in (*layer, *statistics)]
+
+    def _dense_layers(self) -> Iterator[tuple[int, list[np.ndarray]]]:
+        """Index, kernel and bias; index 0 is that of the features' BatchNorm."""
+        return ((i, layer[:2]) for i, layer in enumerate(self._layers) if i)
 
     def _initial_layers(self, width: int, classes: int) -> list[list[np.ndarray]]:
         """Glorot-uniform kernels (Glorot and Bengio 2010), zero biases and betas, one gammas."""
-        layers = []
+        layers: list[list[np.ndarray]] = [[]]
         for units in (*self._head.units, classes):
             limit = math.sqrt(6 / (width + units))
             kernel = self._rng.uniform(-limit, limit, (width, units)).astype(np.float32)
             layers.append([kernel, np.zeros(units, np.float32)])
-            if self._head.batch_norm and len(layers) <= len(self._head.units):
-                layers[-1] += [np.ones(units, np.float32), np.zeros(units, np.float32)]
             width = units
+        for layer, norm, n in zip(
+            layers, self._norms, (len(layers[1][0]), *self._head.units), strict=False
+        ):
+            if norm:
+                layer += [np.ones(n, np.float32), np.zeros(n, np.float32)]
         return layers
 
+    def _transform(self, x: np.ndarray, i: int, activations: Activations | None) -> np.ndarray:
+        """BatchNorm, activation (not of the features) and dropout of a layer's outputs."""
+        gate = None
+        if self._norms[i]:
+            x = self._normalise(x, i, activations)
+        if i:
+            x, gate = self._activate(x)
+        if activations is not None:
+            if rate := self._dropouts[i]:
+                retain = np.float32(1 - rate)
+                mask = (self._rng.random(x.shape, dtype=np.float32) < retain) / retain
+                x, gate = x * mask, mask if gate is None else gate * mask
+            activations.gates.append(gate)
+        return x
+
+    def _activate(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The activation and its derivative."""
+        if self._head.activation == "relu":
+            return np.maximum(x, 0), (x > 0).astype(np.float32)
+        ramp = np.clip(x + 3, 0, 6) / 6
+        return x * ramp, ramp + x / 6 * (np.abs(x) < 3)
+
+    def _transform_backward(
+        self, delta: np.ndarray, i: int, activations: Activations
+    ) -> np.ndarray:
+        gate = activations.gates[i]
+        if gate is not None:
+            delta = delta * gate
+        return self._normalise_backward(delta, i, activations) if self._norms[i] else delta
+
     def _normalise(self, x: np.ndarray, i: int, activations: Activations | None) -> np.ndarray:
-        gamma, beta = self._layers[i][2:]
+        gamma, beta = self._layers[i][-2:]
         if activations is None:
             mean, variance = self.moving[i]
         else:
@@ -128,17 +154,17 @@ class HeadNetwork:
         scale = 1 / np.sqrt(variance + NORM_EPSILON)
         normal = (x - mean) * scale
         if activations is not None:
-            activations.norms.append((normal, scale))
+            activations.norms[i] = normal, scale
         return gamma * normal + beta
 
     def _normalise_backward(
         self, delta: np.ndarray, i: int, activations: Activations
     ) -> np.ndarray:
         normal, scale = activations.norms[i]
-        d_gamma, d_beta = self._gradients[i][2:]
+        d_gamma, d_beta = self._gradients[i][-2:]
         d_gamma[:] = (delta * normal).sum(axis=0)
         d_beta[:] = delta.sum(axis=0)
-        inner = delta * self._layers[i][2]
+        inner = delta * self._layers[i][-2]
         centred = inner - inner.mean(axis=0) - normal * (inner * normal).mean(axis=0)
         return centred * scale
 

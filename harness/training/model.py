@@ -55,13 +55,18 @@ def build_head(
     if standardizer is not None:
         x = _Standardise(standardizer, name="standardise")(x)
     penalty = {"kernel_regularizer": keras.regularizers.L1L2(head.l1, head.l2)}
-    for i, units in enumerate(head.units, start=1):
-        x = layers.Dense(units, name=f"dense_{i}", **penalty)(x)
-        if head.batch_norm:
+    if head.input_batch_norm:
+        x = layers.BatchNormalization(name="batch_norm_0")(x)
+    if head.input_dropout:
+        x = layers.Dropout(head.input_dropout, name="dropout_0")(x)
+    activation = {"relu": "relu", "hard-swish": "hard_silu"}[head.activation]
+    for i, layer in enumerate(head.layers, start=1):
+        x = layers.Dense(layer.units, name=f"dense_{i}", **penalty)(x)
+        if layer.batch_norm:
             x = layers.BatchNormalization(name=f"batch_norm_{i}")(x)
-        x = layers.ReLU(name=f"relu_{i}")(x)
-        if head.dropout:
-            x = layers.Dropout(head.dropout, name=f"dropout_{i}")(x)
+        x = layers.Activation(activation, name=f"{activation}_{i}")(x)
+        if layer.dropout:
+            x = layers.Dropout(layer.dropout, name=f"dropout_{i}")(x)
     x = layers.Dense(classes, name="logits", **penalty)(x)
     outputs = layers.Softmax(dtype="float32", name="probabilities")(x)
     return keras.Model(inputs, outputs, name="head")

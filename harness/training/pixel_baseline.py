@@ -29,7 +29,8 @@ def predict(
     """
     protocol, one_hot = run.protocol, np.eye(len(data.class_names), dtype=np.float32)[data.labels]
     # Undamped: pixels vary alike, and the baseline is to be as strong as it can be.
-    linear = {"units": (), "dropout": 0.0, "standardise": True, "damping": 0.0}
+    linear = {"units": (), "dropout": 0.0, "standardise": True, "damping": 0.0,
+              "input_batch_norm": False, "input_dropout": 0.0}  # fmt: skip
     settings = protocol.head.model_copy(update=linear), protocol.loss, protocol.frozen.optimizer
     train = _pixels(data.images, parts.train), one_hot[parts.train]
     validation = _pixels(data.images, parts.validation)

@@ -34,6 +34,9 @@ def _layer_multiply_adds(layer: keras.layers.Layer) -> int:
         return int(area * inputs * (math.prod(layer.kernel_size) + layer.filters))
     if isinstance(layer, layers.DepthwiseConv2D):
         return int(math.prod(layer.output.shape[1:]) * math.prod(layer.kernel_size))
+    if isinstance(layer, layers.Conv2DTranspose):
+        inputs = math.prod(layer.input.shape[1:])
+        return int(inputs * math.prod(layer.kernel_size) * layer.filters)
     if isinstance(layer, layers.Conv2D):
         inputs = layer.input.shape[-1] // layer.groups
         return int(math.prod(layer.output.shape[1:]) * math.prod(layer.kernel_size) * inputs)

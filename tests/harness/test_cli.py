@@ -21,7 +21,7 @@ from harness.storage.files import write_arrays
 from harness.storage.predictions import write_predictions
 from harness.storage.records import FEATURES, PREDICTIONS, Store
 from tests.harness.conftest import StandIn, made_predictions, made_record, made_run, save_finished
-from zoo.registry import RECIPES
+from zoo.registry import RECIPES, REPORT_RECIPES
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -219,7 +219,7 @@ def test_what_is_no_duration_is_rejected(wbc: Cli, text: str) -> None:
 def test_zoo_lists_every_recipe(wbc: Cli) -> None:
     code, out, _ = wbc("zoo")
     assert code == 0
-    for recipe in RECIPES:
+    for recipe in (*RECIPES, *REPORT_RECIPES):
         assert f"{recipe.parameters:,}" in out
         assert all(alias in out for alias in recipe.aliases)
 

@@ -136,7 +136,7 @@ def test_bfloat16_starts_after_the_preprocessing(case: Case) -> None:
 @pytest.mark.parametrize("recipe", EACH_RECIPE)
 def test_rejects_images_below_the_smallest_size(recipe: Recipe) -> None:
     with pytest.raises(
-        ImageSizeError, match=f"{recipe.name}; it needs at least {recipe.minimum_size}"
+        ImageSizeError, match=f"too small for {recipe.name}.* is {recipe.minimum_size} pixels"
     ):
         build(recipe, recipe.minimum_size - 1)
 

@@ -10,9 +10,10 @@ import pytest
 from tests.zoo.networks import EACH_RECIPE, FROM_KERAS, constructor, instead_of_downloading
 from zoo.errors import UnknownName
 from zoo.recipe import KerasFile, Recipe
-from zoo.registry import RECIPES, find
+from zoo.registry import RECIPES, REPORT_RECIPES, find
 from zoo.weights import KERAS_STORE
 
+EVERY = (*RECIPES, *REPORT_RECIPES)
 PUBLISHED_MILLIONS = {
     "vgg16": 14.71,
     "vgg19": 20.02,
@@ -36,13 +37,13 @@ PUBLISHED_MILLIONS = {
 
 
 def test_names_and_aliases_are_unique() -> None:
-    spellings = [spelling for recipe in RECIPES for spelling in (recipe.name, *recipe.aliases)]
+    spellings = [spelling for recipe in EVERY for spelling in (recipe.name, *recipe.aliases)]
     assert len(set(spellings)) == len(spellings)
     assert all(re.fullmatch("[a-z0-9]+", spelling) for spelling in spellings)
-    assert len({recipe.title for recipe in RECIPES}) == len(RECIPES)
+    assert len({recipe.title for recipe in EVERY}) == len(EVERY)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", EVERY, ids=lambda recipe: recipe.name)
 def test_is_found_under_every_name(recipe: Recipe) -> None:
     for name in (recipe.name, recipe.name.upper(), *recipe.aliases, recipe.title):
         assert find(name) is recipe

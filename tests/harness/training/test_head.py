@@ -42,6 +42,10 @@ HEADS = {
     "two layers, both penalties": Head(units=(16, 8), dropout=0, l1=1e-2, l2=1e-2),
     "batch norm": Head(units=(16, 8), dropout=0, batch_norm=True),
     "not standardised": Head(units=(16,), dropout=0, standardise=False),
+    "hard-swish": Head(units=(16, 8), dropout=0, activation="hard-swish"),
+    "batch norm of one layer": Head(units=(16, 8), dropout=0, batch_norm=(False, True)),
+    "batch norm of the features": Head(units=(16,), dropout=0, input_batch_norm=True),
+    "linear, batch norm of the features": Head(units=(), dropout=0, input_batch_norm=True),
 }
 LOSSES = {
     "plain": Loss(),
@@ -96,11 +100,28 @@ def test_dropout_drops_its_share_while_training_only() -> None:
     network = HeadNetwork(Head(units=(4096,), dropout=0.3), WIDTH, CLASSES, seed=5)
     features, activations = some_data()[0], Activations()
     network.forward(features, activations)
-    (gate,), kernel = activations.gates, network.keras_weights()[0]
+    (_, gate), kernel = activations.gates, network.keras_weights()[0]
+    assert gate is not None
     share = (gate > 0).sum() / (features @ kernel > 0).sum()
     assert share == pytest.approx(0.7, abs=0.01)
     assert gate.max() == pytest.approx(1 / 0.7)
     np.testing.assert_array_equal(network.forward(features), network.forward(features))
+
+
+def test_each_layer_drops_its_own_share_and_the_features_too() -> None:
+    head = Head(units=(512, 512), dropout=(0.0, 0.5), input_dropout=0.25)
+    network, activations = HeadNetwork(head, 400, CLASSES, seed=5), Activations()
+    network.forward(np.ones((64, 400), np.float32), activations)
+    features, first, second = (np.asarray(gate) for gate in activations.gates)
+    assert (features == 0).mean() == pytest.approx(0.25, abs=0.01)
+    assert set(np.unique(first)) == {0, 1}
+    assert set(np.unique(second)) == {0, 2}
+
+
+@pytest.mark.parametrize("name", ["dropout", "batch_norm"])
+def test_values_must_be_as_many_as_layers(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} has 1 values, but units has 2 layers"):
+        Head.model_validate({"units": (16, 8), name: (0,)})
 
 
 def test_fitting_learns_and_restores_the_best_weights() -> None:

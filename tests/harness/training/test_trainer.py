@@ -20,7 +20,7 @@ from harness.schema.run import Job, Run, Weights
 from harness.storage.files import read_arrays
 from harness.storage.predictions import read_predictions
 from harness.storage.records import FEATURES, PREDICTIONS
-from zoo.registry import RECIPES, find
+from zoo.registry import RECIPES, REPORT_RECIPES, find
 from zoo.weights import imagenet_file
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -169,7 +169,7 @@ def test_unfreezing_takes_the_last_layers_and_no_pretrained_batch_norm(
     "recipe",
     [
         pytest.param(r, id=r.name, marks=[] if r.parameters < 5e6 else [pytest.mark.slow])
-        for r in RECIPES
+        for r in (*RECIPES, *REPORT_RECIPES)
     ],
 )
 def test_multiply_adds_are_those_of_the_table(recipe: Any) -> None:
