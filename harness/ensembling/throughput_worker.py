@@ -7,7 +7,6 @@ do not change their speed.
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,6 @@ def _execute(task_text: str, emit: Emit) -> dict[str, Any]:
     with device_lock.shared():
         import keras
 
-        from harness.augmentation.test_time import apply_view
         from harness.training.throughput import Meter
         from harness.training.train_step import Forward, to_numpy
         from zoo.factory import build
@@ -39,20 +37,15 @@ def _execute(task_text: str, emit: Emit) -> dict[str, Any]:
     size = protocol.image_size
     shape = (protocol.inference_batch, size, size, 3)
     batch = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    views = [apply_view(batch, view) for view in range(protocol.test_views)]
 
-    def predict_all() -> None:
-        for forward in networks:
-            for view in views:
-                to_numpy(forward(view))
+    def predict_all(images: np.ndarray) -> np.ndarray:
+        return [to_numpy(forward(images)) for forward in networks][-1]
 
-    meter, step = Meter(), step_reporter(emit)
+    meter, step = Meter(protocol.test_views), step_reporter(emit)
     with device_lock.exclusive() as meter.exclusive:
-        predict_all()  # Warm up: the first call compiles.
+        predict_all(batch)  # Warm up: the first call compiles.
         while not meter.enough():
-            start = time.perf_counter()
-            predict_all()
-            meter.seconds.append(time.perf_counter() - start)
+            meter.measure(predict_all, batch)
             step(len(meter.seconds), len(meter.seconds))
     result = meter.result(len(batch), protocol.precision, task.device_name)
     return result.model_dump(mode="json")

@@ -83,8 +83,13 @@ def failure_status(error: Exception) -> FailureStatus:
 
 
 def _reason(error: Exception) -> str:
-    """The exception's name and the first line of its message that is not empty."""
+    """The exception's name and the first line of its message that is not empty.
+
+    Without the name where training diverged: the message says it.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and isinstance(error, FloatingPointError):
+        return lines[0]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 

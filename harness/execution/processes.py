@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -165,6 +166,18 @@ def resident_gb(pid: int) -> float:
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             total += resident_gb(int(child))
     return total
+
+
+def peak_resident_mb() -> float:
+    """Largest resident size of this process so far, MiB.
+
+    On Linux ``ru_maxrss`` may be that of the parent: it outlasts exec, where VmHWM begins anew.
+    """
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024**2 if sys.platform == "darwin" else 1024)
 
 
 def _kernel_memory_kills() -> int:

@@ -289,7 +289,7 @@ def _row(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Row:
             title = name.replace("-", " ").capitalize() if first.baseline else name
         case _:
             kind, name, title = "network", first.run.recipe, find(first.run.recipe).title
-            weights, note = first.run.weights.source, first.note
+            weights, note = first.run.weights.source, _note(records)
     return Row(
         kind=kind,
         name=name,
@@ -300,6 +300,17 @@ def _row(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Row:
         evaluations=tuple(record.evaluation for record in records if record.evaluation),
         parts=tuple(predictions[record.subject.id] for record in records if record.evaluation),
     )
+
+
+def _note(records: Sequence[Record]) -> str:
+    """The notes of a network's runs; of several seeds, which one it is."""
+    notes: dict[str, None] = {}
+    for record in records:
+        if isinstance(record, RunRecord):
+            seed = f"seed {record.run.seed}: " if len(records) > 1 else ""
+            happened = record.result.notes if isinstance(record.result, Finished) else ()
+            notes |= dict.fromkeys([record.note, *(seed + note for note in happened)])
+    return "; ".join(filter(None, notes))
 
 
 def failed_row(record: RunRecord) -> Row:

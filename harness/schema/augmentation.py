@@ -264,9 +264,17 @@ class Augmentation(FrozenModel):
         return self
 
     def with_current_stream(self) -> Augmentation:
-        """The same augmentation, by this version of the program."""
+        """The same augmentation by this version of the program, without options of no effect."""
+        unused = []
+        if not self.policy or self.stream_epoch(1) == 0:  # There is one epoch, or none.
+            unused.append("frozen_epochs")
+        if not self.validation_share:
+            unused.append("validation_policy")
         active = bool(self.policy or self.validation_share)
-        return self.model_copy(update={"stream": STREAM if active else 1})
+        if not active:
+            unused.append("provider")
+        chosen = self.with_defaults(*unused)
+        return chosen.model_copy(update={"stream": STREAM if active else 1})
 
     def stream_epoch(self, epoch: int) -> int:
         """The augmented epoch that an epoch of training reads: a fixed set has only one."""

@@ -51,6 +51,11 @@ class FrozenModel(BaseModel):
         """The JSON that ids are hashes of: sorted keys, no white space."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
+    def with_defaults(self, *names: str) -> Self:
+        """A copy with these fields at their defaults: options that have no effect."""
+        fields = type(self).model_fields
+        return self.model_copy(update={name: fields[name].default for name in names})
+
 
 def added_field(default: Any, **options: Any) -> Any:
     """A field that came later: left out of the JSON at its default, so that earlier ids stay."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,9 @@ class Optimizer(FrozenModel):
     momentum: Fraction = 0.9
     """For SGD (Nesterov); the others ignore it."""
 
+    def without_unused(self) -> Optimizer:
+        return self if self.name == "sgd" else self.with_defaults("momentum")
+
 
 class Schedule(FrozenModel):
     """The learning rate schedule. Steps are epochs; ``period`` doubles after each restart."""
@@ -30,6 +33,15 @@ class Schedule(FrozenModel):
     patience: Positive = 3
     period: Positive = 10
     minimum: Fraction = 1e-6
+
+    UNUSED: ClassVar = {
+        "constant": ("factor", "patience", "period", "minimum"),
+        "plateau": ("period",),
+        "cosine_restarts": ("factor", "patience"),
+    }
+
+    def without_unused(self) -> Schedule:
+        return self.with_defaults(*self.UNUSED[self.name])
 
 
 class Phase(FrozenModel):
@@ -42,7 +54,16 @@ class Phase(FrozenModel):
     patience: Positive = 8
     """Epochs without a better validation loss before stopping; the best weights are restored."""
     unfreeze: Annotated[float, Field(gt=0, le=1)] | Positive = 0.4
-    """In fine-tuning: the last layers of the backbone, as a fraction or a number."""
+    """In fine-tuning: the last layers of the backbone, as a fraction of all of them, or the number
+    of those that have weights to learn."""
+
+    def without_unused(self, *, unfreezes: bool) -> Phase:
+        phase = self if unfreezes else self.with_defaults("unfreeze")
+        parts = {
+            "optimizer": phase.optimizer.without_unused(),
+            "schedule": phase.schedule.without_unused(),
+        }
+        return phase.model_copy(update=parts)
 
 
 class HeadLayer(NamedTuple):
@@ -99,6 +120,10 @@ class Head(FrozenModel):
     def has_batch_norm(self) -> bool:
         return self.input_batch_norm or any(layer.batch_norm for layer in self.layers)
 
+    def without_unused(self) -> Head:
+        unused = [] if self.units else ["dropout", "batch_norm", "activation"]
+        return self.with_defaults(*unused, *([] if self.standardise else ["damping"]))
+
 
 class Loss(FrozenModel):
     label_smoothing: Fraction = 0.0
@@ -108,9 +133,11 @@ class Loss(FrozenModel):
     this number of images (report 003: 1,500). With an augmentation, no repeat is the same."""
 
 
-ESTIMATED_BATCHNORM = 2
-"""Protocol version from which the statistics of a BatchNorm that is trained are estimated anew
-before each validation (harness.training.batchnorm), instead of being moving averages."""
+VERSION = 2
+"""Of training. From 2 on: a BatchNorm that is trained predicts with statistics that are estimated
+anew before each validation; fine-tuning keeps the weights that it began with where no epoch has a
+lower validation loss, and a number of layers counts those with weights; the head is computed in
+float32 at every precision. Training on frozen features in float32 is as in 1."""
 
 
 class Protocol(FrozenModel):
@@ -132,8 +159,22 @@ class Protocol(FrozenModel):
     """Test-time augmentation: the number of flips and quarter turns that are averaged."""
 
     def with_current_version(self) -> Protocol:
-        """The protocol as this version of the program trains it."""
-        trains_batchnorm = self.from_scratch or self.fine_tuning or self.head.has_batch_norm
-        version = max(self.version, ESTIMATED_BATCHNORM) if trains_batchnorm else self.version
-        augmentation = self.augmentation.with_current_stream()
-        return self.model_copy(update={"version": version, "augmentation": augmentation})
+        """The protocol as this version of the program trains it.
+
+        Options that cannot have an effect beside the others get their defaults, so that they do not
+        move the run's id.
+        """
+        head = self.head.without_unused()
+        fine_tuning, from_scratch = self.fine_tuning, self.from_scratch
+        same = self.precision == "float32" and not (
+            fine_tuning or from_scratch or head.has_batch_norm
+        )
+        changes = {
+            "version": self.version if same else max(self.version, VERSION),
+            "head": head,
+            "augmentation": self.augmentation.with_current_stream(),
+            "frozen": self.frozen.without_unused(unfreezes=False),
+            "fine_tuning": fine_tuning and fine_tuning.without_unused(unfreezes=True),
+            "from_scratch": from_scratch and from_scratch.without_unused(unfreezes=False),
+        }
+        return self.model_copy(update=changes)

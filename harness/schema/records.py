@@ -66,7 +66,10 @@ class Cost(FrozenModel):
 
 
 class Timings(FrozenModel):
-    """Seconds. ``training`` is all phases, with feature extraction."""
+    """Seconds. ``training`` is all phases, with feature extraction.
+
+    Of a resumed run ``training`` and ``total`` include the epochs from the checkpoint.
+    """
 
     start: Amount
     build: Amount
@@ -112,7 +115,9 @@ class Outcome(FrozenModel):
     """Into which each batch was split, because memory was too small for the whole of it. Older
     records call the field ``parts``."""
     resumed: Count = added_field(0)
-    """Epochs restored from a checkpoint; their seconds count in ``training``."""
+    """Epochs restored from a checkpoint."""
+    notes: tuple[Text, ...] = added_field(())
+    """That training diverged, or that fine-tuning kept the weights it began with."""
     ledger: Ledger | None = added_field(None)
     """None for runs made before there was one."""
 

@@ -1,9 +1,7 @@
-"""Memory of the process and of its GPU, by the backend's own account."""
+"""Memory of the GPU, by the backend's own account."""
 
 from __future__ import annotations
 
-import resource
-import sys
 from dataclasses import dataclass
 from functools import cache
 
@@ -54,9 +52,3 @@ def _tensorflow_limit() -> int:
 
     devices = device_lib.list_local_devices()
     return next(int(d.memory_limit) for d in devices if d.device_type == "GPU")
-
-
-def peak_resident_mb() -> float:
-    """Largest resident size of this process so far, MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024**2 if sys.platform == "darwin" else 1024)

@@ -72,10 +72,15 @@ def execute(
     return Outcome(
         cost=result.cost,
         history=result.history,
-        timings=Timings(start=start_seconds, total=time.perf_counter() - start, **result.seconds),
+        timings=Timings(
+            start=start_seconds,
+            total=time.perf_counter() - start + result.seconds_before,
+            **result.seconds,
+        ),
         environment=_environment(),
         micro_batches=result.phases[-1].micro_batches,
         resumed=resumed,
+        notes=result.notes,
         ledger=ledger,
     )
 
@@ -139,7 +144,7 @@ def _device_seconds(device_lock: DeviceLock, result: TrainingResult, start: floa
     """Steps on a GPU of the run's own outlast its lock: there all of its time counts."""
     if device_lock.own:
         return start + sum(result.seconds[step] for step in ("build", "training", "evaluation"))
-    return device_lock.seconds + sum(phase.seconds_before for phase in result.phases)
+    return device_lock.seconds + result.seconds_before
 
 
 def _write(output: Path, result: TrainingResult) -> None:

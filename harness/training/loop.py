@@ -1,11 +1,13 @@
 """The training loop of every phase, whatever is trained.
 
 A Learner trains on batches and predicts the validation images; the loop shuffles, schedules the
-learning rate, records the learning curve, stops early and restores the best weights.
+learning rate, records the learning curve, stops early and restores the best weights. Fine-tuning
+keeps the weights that it began with where no epoch has a lower validation loss.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +31,20 @@ class TrainState:
     history: tuple[Epoch, ...]
     best_weights: Any
     """The learner's weights after its best epoch."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a phase leaves besides the weights in the learner."""
+
+    history: tuple[Epoch, ...]
+    """The learning curve, epochs from a checkpoint included."""
+    notes: tuple[str, ...] = ()
+    """That training diverged, or that the weights are those it began with."""
+
+
+class Diverged(FloatingPointError):
+    """A loss is not finite."""
 
 
 class Learner(Protocol):
@@ -75,43 +91,84 @@ def fit(
     validation_targets: np.ndarray,
     seed: int,
     on_epoch_end: Callable[[Epoch], object] = lambda _: None,
-) -> tuple[Epoch, ...]:
-    """Train to the end of a phase and leave the best epoch's weights in the learner.
+) -> FitResult:
+    """Train to the end of a phase and leave the best weights in the learner.
 
-    ``validation_targets``: one-hot (n, K). Returns the learning curve, epochs from a checkpoint
-    included.
+    ``validation_targets``: one-hot (n, K). Raises Diverged where there are no weights to go back
+    to.
     """
-    labels, classes = validation_targets.argmax(axis=1), validation_targets.shape[1]
+    start = _evaluate_start(learner, validation_targets) if name == "fine-tuning" else None
     state = learner.load_checkpoint(name)
-    state = state or TrainState(initial_state(phase), (), learner.get_weights())
+    state = state or TrainState(
+        initial_state(phase), (), start[1] if start is not None else learner.get_weights()
+    )
     for line in state.history:
         on_epoch_end(line)
+    notes = []
     while not state.schedule.finished:
-        schedule, start = state.schedule, time.perf_counter()
-        learner.on_epoch_begin(schedule.epoch)
-        count = learner.sample_count
-        batches = shuffled_batches(name, seed, schedule.epoch, phase.batch_size, count)
-        losses = learner.train_on_batches(batches, schedule.learning_rate)
-        probabilities = learner.predict_validation()
-        loss = cross_entropy(validation_targets, probabilities)
-        following = next_state(phase, schedule, loss)
-        line = Epoch(
-            phase=name,
-            epoch=following.epoch,
-            learning_rate=schedule.learning_rate,
-            train_loss=float(np.mean(losses)),
-            validation_loss=loss,
-            validation_f1=macro_f1(labels, probabilities.argmax(axis=1), classes),
-            seconds=time.perf_counter() - start,
-            samples=batches.size,
-        )
+        try:
+            line = _train_epoch(learner, name, phase, state.schedule, validation_targets, seed)
+        except Diverged as error:
+            if start is None and not state.history:
+                raise
+            notes.append(str(error))
+            break
+        following = next_state(phase, state.schedule, line.validation_loss)
         improved = following.best_epoch == following.epoch
         best_weights = learner.get_weights() if improved else state.best_weights
         state = TrainState(following, (*state.history, line), best_weights)
         on_epoch_end(line)
         learner.save_checkpoint(name, state)
-    learner.set_weights(state.best_weights)
-    return state.history
+    schedule = state.schedule
+    if start is not None and start[0] <= schedule.best_loss:
+        learner.set_weights(start[1])
+        notes.append(
+            "fine-tuning did not lower the validation loss: the weights are those it began with"
+        )
+    else:
+        learner.set_weights(state.best_weights)
+        notes += [f"the weights are those of epoch {schedule.best_epoch}"] if notes else []
+    return FitResult(state.history, tuple(notes))
+
+
+def _evaluate_start(learner: Learner, validation_targets: np.ndarray) -> tuple[float, Any]:
+    """Validation loss and weights before the first epoch."""
+    loss = cross_entropy(validation_targets, learner.predict_validation())
+    return loss, learner.get_weights()
+
+
+def _train_epoch(
+    learner: Learner,
+    name: PhaseName,
+    phase: Phase,
+    schedule: ScheduleState,
+    validation_targets: np.ndarray,
+    seed: int,
+) -> Epoch:
+    """Train for one epoch and validate. Raises Diverged."""
+    start, epoch = time.perf_counter(), schedule.epoch + 1
+    learner.on_epoch_begin(schedule.epoch)
+    batches = shuffled_batches(name, seed, schedule.epoch, phase.batch_size, learner.sample_count)
+    losses = learner.train_on_batches(batches, schedule.learning_rate)
+    probabilities = learner.predict_validation()
+    loss = cross_entropy(validation_targets, probabilities)
+    train_loss = float(np.mean(losses))
+    for part, value in (("training", train_loss), ("validation", loss)):
+        if not math.isfinite(value):
+            raise Diverged(
+                f"training diverged in epoch {epoch} ({name}): the {part} loss is not finite"
+            )
+    labels, classes = validation_targets.argmax(axis=1), validation_targets.shape[1]
+    return Epoch(
+        phase=name,
+        epoch=epoch,
+        learning_rate=schedule.learning_rate,
+        train_loss=train_loss,
+        validation_loss=loss,
+        validation_f1=macro_f1(labels, probabilities.argmax(axis=1), classes),
+        seconds=time.perf_counter() - start,
+        samples=batches.size,
+    )
 
 
 def shuffled_batches(name: str, seed: int, epoch: int, size: int, count: int) -> np.ndarray:

@@ -45,30 +45,32 @@ def jit() -> bool:
 def build_head(
     head: Head, features: int, classes: int, standardizer: Standardizer | None
 ) -> keras.Model:
-    """The classifier as a Keras model: (B, features) to (B, classes) probabilities in float32.
+    """The classifier as a Keras model: (B, features) to (B, classes) probabilities.
 
-    The same layers, weight for weight, as those of harness.training.head_network.
+    The same layers, weight for weight, as those of harness.training.head_network, and in float32
+    as there, whatever the policy.
     """
     layers = keras.layers
     inputs = keras.Input((features,), dtype="float32")
     x = inputs
     if standardizer is not None:
         x = _Standardise(standardizer, name="standardise")(x)
-    penalty = {"kernel_regularizer": keras.regularizers.L1L2(head.l1, head.l2)}
+    policy = {"dtype": "float32"}
+    dense = policy | {"kernel_regularizer": keras.regularizers.L1L2(head.l1, head.l2)}
     if head.input_batch_norm:
-        x = layers.BatchNormalization(name="batch_norm_0")(x)
+        x = layers.BatchNormalization(name="batch_norm_0", **policy)(x)
     if head.input_dropout:
-        x = layers.Dropout(head.input_dropout, name="dropout_0")(x)
+        x = layers.Dropout(head.input_dropout, name="dropout_0", **policy)(x)
     activation = {"relu": "relu", "hard-swish": "hard_silu"}[head.activation]
     for i, layer in enumerate(head.layers, start=1):
-        x = layers.Dense(layer.units, name=f"dense_{i}", **penalty)(x)
+        x = layers.Dense(layer.units, name=f"dense_{i}", **dense)(x)
         if layer.batch_norm:
-            x = layers.BatchNormalization(name=f"batch_norm_{i}")(x)
-        x = layers.Activation(activation, name=f"{activation}_{i}")(x)
+            x = layers.BatchNormalization(name=f"batch_norm_{i}", **policy)(x)
+        x = layers.Activation(activation, name=f"{activation}_{i}", **policy)(x)
         if layer.dropout:
-            x = layers.Dropout(layer.dropout, name=f"dropout_{i}")(x)
-    x = layers.Dense(classes, name="logits", **penalty)(x)
-    outputs = layers.Softmax(dtype="float32", name="probabilities")(x)
+            x = layers.Dropout(layer.dropout, name=f"dropout_{i}", **policy)(x)
+    x = layers.Dense(classes, name="logits", **dense)(x)
+    outputs = layers.Softmax(name="probabilities", **policy)(x)
     return keras.Model(inputs, outputs, name="head")
 
 
@@ -115,18 +117,28 @@ def equal_micro_batches(batch_size: int, at_least: int) -> int:
 
 
 def unfreeze(network: keras.Model, last: float | int, pretrained: bool) -> None:
-    """Make only the last layers of each backbone trainable, a fraction or a number of them.
+    """Make only the last layers of each backbone trainable: a fraction of all, or a number.
 
-    Pretrained BatchNorm stays frozen, and thus in inference mode: its statistics are better than
-    those of a small set.
+    A number counts the layers that can learn. Pretrained BatchNorm cannot: it stays frozen, and
+    thus in inference mode, since its statistics are better than those of a small set.
     """
     network.trainable = True
     for branch in branches(network):
         layers = backbone_layers(branch)
-        count = round(last * len(layers)) if isinstance(last, float) else last
-        for i, layer in enumerate(layers):
-            batch_norm = isinstance(layer, keras.layers.BatchNormalization)
-            layer.trainable = i >= len(layers) - count and not (batch_norm and pretrained)
+        can_learn = [layer for layer in layers if _can_learn(layer, pretrained)]
+        if isinstance(last, float):
+            part = layers[len(layers) - round(last * len(layers)) :]
+        else:
+            part = can_learn[-last:]
+        chosen = {id(layer) for layer in part} & {id(layer) for layer in can_learn}
+        for layer in layers:
+            layer.trainable = id(layer) in chosen
+
+
+def _can_learn(layer: keras.layers.Layer, pretrained: bool) -> bool:
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return not pretrained
+    return bool(layer.trainable_weights)
 
 
 def make_deterministic(backend: str) -> None:

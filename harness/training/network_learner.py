@@ -35,7 +35,7 @@ class NetworkLearner(Learner):
         self._images: DeviceImages | None = None
         self._model = keras.Model(context.network.input, head(context.network.output))
         self.trainable_parameters = count_parameters(self._model.trainable_weights)
-        batch_size = min(phase.batch_size, len(context.ids("train")))
+        batch_size = min(phase.batch_size, self.sample_count)
         self.micro_batches = equal_micro_batches(batch_size, context.options.micro_batches)
         optimizer = build_optimizer(phase.optimizer, self.micro_batches)
         timer = context.compile_timer
@@ -140,6 +140,7 @@ def _estimation_batches(context: RunContext, batch_size: int) -> list[np.ndarray
     rows = np.random.default_rng([context.run.seed, *b"batchnorm"]).permutation(
         context.ids("train")
     )
+    batch_size = min(batch_size, len(rows))
     count = round(ESTIMATION_SHARE * len(rows) / batch_size)
     count = min(max(count, FEWEST_BATCHES), MOST_BATCHES, len(rows) // batch_size)
     return list(rows[: count * batch_size].reshape(count, batch_size))

@@ -30,6 +30,8 @@ class PhaseResult:
     """Training images that the frozen backbone turned into features, in every pass."""
     seconds_before: float = 0.0
     """Of the epochs that a process before this one has trained."""
+    notes: tuple[str, ...] = ()
+    """As in FitResult."""
 
 
 def train_head(context: RunContext, features: dict[str, np.ndarray], phase: Phase) -> PhaseResult:
@@ -51,10 +53,17 @@ def train_head(context: RunContext, features: dict[str, np.ndarray], phase: Phas
     context.callbacks.on_phase_begin("frozen", phase.epochs)
     targets, on_epoch_end = context.validation_targets, context.callbacks.on_epoch_end
     with context.device_lock.shared():
-        history = fit(learner, "frozen", phase, targets, seed, on_epoch_end)
+        fitted = fit(learner, "frozen", phase, targets, seed, on_epoch_end)
     head = _build_head(context, learner.standardizer)
     head.set_weights(learner.keras_weights())
-    return PhaseResult(head, history, learner.parameters, context.options.micro_batches, embedded)
+    return PhaseResult(
+        head,
+        fitted.history,
+        learner.parameters,
+        context.options.micro_batches,
+        embedded,
+        notes=fitted.notes,
+    )
 
 
 def fine_tune(context: RunContext, head: keras.Model, phase: Phase) -> PhaseResult:
@@ -76,15 +85,16 @@ def _train_network(
     learner = NetworkLearner(context, head, phase)
     context.callbacks.on_phase_begin(name, phase.epochs)
     targets, on_epoch_end = context.validation_targets, context.callbacks.on_epoch_end
-    history = fit(learner, name, phase, targets, context.run.seed, on_epoch_end)
+    fitted = fit(learner, name, phase, targets, context.run.seed, on_epoch_end)
     checkpoints = context.options.checkpoints
     resumed = checkpoints.resumed if checkpoints is not None else 0
     return PhaseResult(
         head,
-        history,
+        fitted.history,
         learner.trainable_parameters,
         learner.micro_batches,
-        seconds_before=sum(line.seconds for line in history[:resumed]),
+        seconds_before=sum(line.seconds for line in fitted.history[:resumed]),
+        notes=fitted.notes,
     )
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import keras
 import numpy as np
 
 from harness.augmentation.test_time import apply_view
 from harness.schema.records import Throughput
-from harness.training.train_step import Forward, to_numpy
+from harness.training.train_step import to_numpy
 from zoo.factory import backbone_layers
 
 MINIMUM_BATCHES = 5
@@ -66,11 +68,12 @@ class Meter:
     def short(self) -> bool:
         return len(self.seconds) < MINIMUM_BATCHES
 
-    def measure(self, forward: Forward, batch: np.ndarray) -> np.ndarray:
+    def measure(self, forward: Callable[[Any], Any], batch: np.ndarray) -> np.ndarray:
         """Time a batch of images on the host; returns its features in the first view.
 
-        One batch is done before the next begins. On a GPU the transfers of its pixels and of its
-        features are included: all recipes pay for the same pixels.
+        The views are made within that time. One batch is done before the next begins. On a GPU the
+        transfers of its pixels and of its features are included: all recipes pay for the same
+        pixels.
         """
         start = time.perf_counter()
         features = to_numpy(forward(batch))

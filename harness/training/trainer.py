@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import keras
 
 from harness.execution.locks import DeviceLock
+from harness.execution.processes import peak_resident_mb
 from harness.schema.dataset import Dataset
 from harness.schema.predictions import Predictions
 from harness.schema.records import Cost, Epoch
 from harness.schema.run import Run
 from harness.training.context import Callbacks, RunContext, TrainOptions
-from harness.training.device_memory import device_memory, peak_resident_mb
+from harness.training.device_memory import device_memory
 from harness.training.evaluate import extract_features, predict_parts
 from harness.training.model import seed_everything
 from harness.training.phases import PhaseResult, fine_tune, train_from_scratch, train_head
@@ -45,6 +46,15 @@ class TrainingResult:
     @property
     def history(self) -> tuple[Epoch, ...]:
         return tuple(line for phase in self.phases for line in phase.history)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(note for phase in self.phases for note in phase.notes)
+
+    @property
+    def seconds_before(self) -> float:
+        """Of the epochs that a process before this one has trained."""
+        return sum(phase.seconds_before for phase in self.phases)
 
     @property
     def counts(self) -> dict[str, int]:

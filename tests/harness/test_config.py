@@ -11,7 +11,7 @@ from harness.config import Benchmark, default_text, load, overlay
 from harness.errors import ConfigError, UnknownName
 from harness.schema.augmentation import STREAM, Augmentation
 from harness.schema.dataset import Subset
-from harness.schema.protocol import Head, Phase, Protocol
+from harness.schema.protocol import VERSION, Head, Phase, Protocol
 
 
 def settings(tmp_path: Path, text: str) -> Path:
@@ -182,3 +182,52 @@ def test_the_stream_is_not_for_users_to_set(tmp_path: Path) -> None:
     file.write_text("[protocol.augmentation]\nstream = 1\n")
     with pytest.raises(ConfigError, match=r"unknown key 'protocol\.augmentation\.stream'"):
         load(file, "quick")
+
+
+def test_training_on_frozen_features_in_float32_keeps_its_version(tmp_path: Path) -> None:
+    """The ids of such runs stay; BatchNorm, fine-tuning and bfloat16 are trained otherwise now."""
+    file = tmp_path / "b.toml"
+    file.write_text(
+        "[variants.normed.head]\nbatch_norm = true\n[variants.linear.head]\nunits = []\n"
+        'batch_norm = true\n[variants.half]\nprecision = "mixed_bfloat16"\n'
+    )
+    quick, full = (load(file, profile) for profile in ("quick", "full"))
+    versions = {name: protocol.version for name, protocol in quick.protocols.items()}
+    assert versions == {"": 1, "normed": VERSION, "linear": 1, "half": VERSION}
+    assert full.protocol.version == VERSION
+
+
+WITHOUT_EFFECT = [
+    ("", "frozen.optimizer.momentum = 0.5"),
+    ("", "frozen.schedule.period = 3"),
+    ("", "frozen.unfreeze = 0.1"),
+    ("", "from_scratch.unfreeze = 3"),
+    ("", "fine_tuning.schedule.period = 3"),
+    ('frozen.schedule.name = "constant"', "frozen.schedule.factor = 0.9"),
+    ('frozen.schedule.name = "cosine_restarts"', "frozen.schedule.patience = 9"),
+    ("", 'augmentation.provider = "keras-cv"'),
+    ("", "augmentation.frozen_epochs = 9"),
+    ('augmentation.policy = "enlarged"', "augmentation.frozen_epochs = 9"),
+    ("", 'augmentation.validation_policy = "traditional"'),
+    ("head.standardise = false", "head.damping = 0.5"),
+    ("head.units = []", "head.dropout = 0.5"),
+    ("head.units = []", "head.batch_norm = true"),
+]
+WITH_EFFECT = [
+    ("", "frozen.schedule.patience = 9"),
+    ("", "fine_tuning.unfreeze = 3"),
+    ('frozen.optimizer.name = "sgd"', "frozen.optimizer.momentum = 0.5"),
+    ('frozen.schedule.name = "cosine_restarts"', "frozen.schedule.period = 3"),
+    ('augmentation.policy = "mixup"', "augmentation.frozen_epochs = 9"),
+    ("augmentation.validation_share = 0.5", 'augmentation.validation_policy = "traditional"'),
+    ("", "head.damping = 0.5"),
+]
+
+
+@pytest.mark.parametrize(("others", "option"), WITHOUT_EFFECT + WITH_EFFECT)
+def test_only_an_option_with_an_effect_makes_another_run(
+    tmp_path: Path, others: str, option: str
+) -> None:
+    texts = (f"[protocol]\n{others}\n", f"[protocol]\n{others}\n{option}\n")
+    one, other = (load(settings(tmp_path, text), "full").protocol for text in texts)
+    assert (one.canonical() == other.canonical()) == ((others, option) in WITHOUT_EFFECT)

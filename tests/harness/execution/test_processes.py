@@ -137,3 +137,16 @@ def test_a_worker_whose_parent_is_gone_ends_itself() -> None:
     assert process.poll() is None
     process.stdin.close()
     assert process.wait(20) == 1
+
+
+def test_the_peak_of_memory_is_the_childs_own() -> None:
+    """Not that of a parent with 400 MB, which ru_maxrss hands on."""
+    child = "from harness.execution.processes import peak_resident_mb; print(peak_resident_mb())"
+    parent = f"""
+import subprocess, sys
+ballast = b"1" * 400_000_000
+print(subprocess.run([sys.executable, "-c", {child!r}], capture_output=True, text=True).stdout)
+"""
+    command = [sys.executable, "-c", parent]
+    peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert 5 < peak < 300

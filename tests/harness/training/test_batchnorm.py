@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.config import load
 from harness.execution.locks import DeviceLock
-from harness.schema.protocol import ESTIMATED_BATCHNORM, Head, Loss, Optimizer, Phase
+from harness.schema.protocol import Head, Loss, Optimizer, Phase
 from harness.schema.run import Weights
 from harness.training.head import HeadLearner
 from harness.training.head_network import HeadNetwork
@@ -112,13 +111,3 @@ def test_a_head_estimates_its_statistics_on_the_training_features() -> None:
     network = HeadNetwork(head, 5, 3, 0)
     network.estimate_batchnorm(features)
     np.testing.assert_array_equal(network.forward(features[:9]), learner.predict_validation())
-
-
-def test_only_protocols_that_train_batchnorm_are_of_the_new_version(tmp_path: Path) -> None:
-    """The ids of runs on frozen features stay what they were."""
-    config = tmp_path / "benchmark.toml"
-    config.write_text("[variants.normed.head]\nbatch_norm = true\n")
-    quick, full = (load(config, profile) for profile in ("quick", "full"))
-    assert quick.protocol.version == 1
-    assert quick.variants["normed"].version == ESTIMATED_BATCHNORM
-    assert full.protocol.version == ESTIMATED_BATCHNORM

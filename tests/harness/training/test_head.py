@@ -129,7 +129,7 @@ def test_fitting_learns_and_restores_the_best_weights() -> None:
     targets = some_data(1)[1]
     fast = Optimizer(learning_rate=0.05)
     phase = Phase(epochs=200, batch_size=16, patience=10, optimizer=fast)
-    curve = fit(ours, "frozen", phase, targets, seed=0)
+    curve = fit(ours, "frozen", phase, targets, seed=0).history
     losses = [line.validation_loss for line in curve]
     assert len(curve) < 200
     assert min(losses) < 0.5 * losses[0]

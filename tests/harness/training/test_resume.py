@@ -122,6 +122,8 @@ def test_a_killed_run_is_resumed_exactly(
     assert outcome_of(ended, killed) == expected
     assert ended.outcome is not None
     assert ended.outcome.resumed >= 2
+    timings = ended.outcome.timings
+    assert timings.total >= timings.start + timings.build + timings.training + timings.evaluation
     curve = [line for line in ended.outcome.history if line.phase != "frozen"]
     assert len(curve) > 4
     if chosen is TUNED:

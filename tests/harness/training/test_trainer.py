@@ -81,7 +81,8 @@ def test_a_joint_network_trains_all_its_branches(smear: Path, tmp_path: Path) ->
     """Multiply-adds, parameters and widths add up; fine-tuning moves every branch."""
     from zoo.factory import branches
 
-    tuned = protocol(fine_tuning=Phase(epochs=1, batch_size=16, unfreeze=1.0))
+    untrained = Phase(epochs=1, batch_size=16, optimizer=Optimizer(learning_rate=1e-9))
+    tuned = protocol(frozen=untrained, fine_tuning=Phase(epochs=3, batch_size=16, unfreeze=1.0))
     chosen = Weights(source="file", digest="sha256:test")
     trained = train(smear, "lite0+mobilenetv2", chosen, tuned, tmp_path)
     parts = [train(smear, name, chosen, protocol(), tmp_path) for name in ("lite0", "mobilenetv2")]
@@ -136,6 +137,37 @@ def test_standardising_costs_no_parameters_and_survives_a_constant_feature() -> 
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
+def test_the_head_is_the_same_at_every_precision() -> None:
+    """It is validated in numpy's float32; bfloat16 would predict with three digits."""
+    import keras
+
+    from harness.training.head_network import HeadNetwork
+    from harness.training.model import build_head
+
+    head, features = Head(units=(32,)), np.random.default_rng(0).normal(0, 3, (40, 24))
+    network = HeadNetwork(head, 24, 8, seed=1)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        built = build_head(head, 24, 8, None)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    built.set_weights(network.keras_weights())
+    validated = network.forward(features.astype(np.float32))
+    np.testing.assert_allclose(np.asarray(built(features)), validated, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_micro_batches_of_an_oversampled_set_that_is_smaller_than_a_batch(
+    smear: Path, tmp_path: Path
+) -> None:
+    phase = Phase(epochs=1, batch_size=95)  # Of 64 cells, 96 with their repeats.
+    chosen = protocol(from_scratch=phase, loss=Loss(oversampling=True))
+    random = Weights(source="random")
+    trained = train(smear, "mobilenet", random, chosen, tmp_path, micro_batches=2)
+    assert trained.history[0].samples == 95
+    assert trained.phases[-1].micro_batches == 5
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "nadam", "lion", "sgd"])
 def test_every_optimizer_is_built_with_its_settings(name: Any) -> None:
     from harness.training.model import build_optimizer
@@ -150,6 +182,7 @@ def test_every_optimizer_is_built_with_its_settings(name: Any) -> None:
 def test_unfreezing_takes_the_last_layers_and_no_pretrained_batch_norm(
     unfrozen: float | int,
 ) -> None:
+    """A fraction of all layers, or a number of those that can learn."""
     import keras
 
     from harness.training.model import unfreeze
@@ -157,12 +190,17 @@ def test_unfreezing_takes_the_last_layers_and_no_pretrained_batch_norm(
 
     network = build(find("mobilenetv2"), 32)
     layers = backbone_layers(network)
-    last = round(unfrozen * len(layers)) if isinstance(unfrozen, float) else unfrozen
     for pretrained in (True, False):
+        can_learn = [
+            bool(layer.weights)
+            and not (pretrained and isinstance(layer, keras.layers.BatchNormalization))
+            for layer in layers
+        ]
+        counted = np.ones(len(layers)) if isinstance(unfrozen, float) else np.array(can_learn)
+        last = round(unfrozen * len(layers)) if isinstance(unfrozen, float) else unfrozen
         unfreeze(network, unfrozen, pretrained)
         for i, layer in enumerate(layers):
-            frozen_norm = pretrained and isinstance(layer, keras.layers.BatchNormalization)
-            assert layer.trainable == (i >= len(layers) - last and not frozen_norm)
+            assert layer.trainable == (can_learn[i] and counted[i:].sum() <= last)
 
 
 @pytest.mark.parametrize(
