@@ -10,6 +10,7 @@ from harness.commands.run import run
 from harness.commands.settings import DataOptions
 from harness.ensembling import builder, throughput
 from harness.ensembling.builder import FittedEnsembles
+from harness.ensembling.members import group_members
 from harness.errors import UserError
 from harness.execution import devices
 from harness.storage.records import Store
@@ -27,7 +28,7 @@ def combine(
     if not (members or search):
         raise UserError("name two or more networks, or say --search for the best of all")
     chosen, store = builder.resolve_rules(rules, search=search), Store(results)
-    for group in builder.group_members(store, members):
+    for group in group_members(store, members):
         fitted = builder.fit_ensembles(group, chosen)
         if measure:
             throughput.measure_all(store, list(fitted.records), devices.visible()[0])

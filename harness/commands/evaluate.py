@@ -12,6 +12,7 @@ from harness.commands.plan import Plan
 from harness.commands.resolve import Experiment
 from harness.data.shifted_test import get_or_corrupt, open_shifted
 from harness.ensembling import builder
+from harness.ensembling.members import group_members
 from harness.errors import UserError
 from harness.schema.records import Rule
 from harness.training import pixel_baseline
@@ -70,7 +71,7 @@ def _add_ensembles(plan: Plan, console: Console) -> Iterator[str]:
             with console.status(f"ensembles of {name or 'all networks'}"):
                 fitted = [
                     builder.fit_ensembles(group, rules, pending=True)
-                    for group in builder.group_members(store, members, run)
+                    for group in group_members(store, members, run)
                 ]
         except UserError as error:
             yield f"ensemble {name or 'search'}: left out: {error}"

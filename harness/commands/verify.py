@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.ensembling.builder import EnsembleMembers, Member, vote_mismatch
+from harness.ensembling.builder import vote_mismatch
+from harness.ensembling.members import EnsembleMembers, Member
 from harness.evaluation import metrics
 from harness.reporting.figure_cache import FigureCache
 from harness.reporting.publish import boards_of, published_texts

@@ -1,23 +1,25 @@
-"""Finished runs -> ensembles: group the members, fit the rules, store the records."""
+"""Members -> ensembles: fit the rules, store the records."""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import TypeVar
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from harness.data.sampling import sample_indices
 from harness.ensembling.concatenation import fit_concatenation
-from harness.ensembling.selection import best_subset, greedy_selection
+from harness.ensembling.cross_fitting import (
+    cross_fitted_vote,
+    fit_without_each_fold,
+)
+from harness.ensembling.members import EnsembleMembers
+from harness.ensembling.selection import best_subsets, greedy_selection
 from harness.ensembling.stacking import fit_stacking
 from harness.ensembling.voting import fit_weights
-from harness.errors import StoreError, UnknownName, UserError, did_you_mean
+from harness.errors import StoreError, UnknownName, UserError
 from harness.evaluation import calibration, metrics
 from harness.evaluation.voting import soft_vote
 from harness.schema.predictions import SHIFTED, Predictions
@@ -26,18 +28,10 @@ from harness.schema.records import (
     Ensemble,
     EnsembleCost,
     EnsembleRecord,
-    ExternalRecord,
     Finished,
     Rule,
     RunRecord,
 )
-from harness.schema.run import Run
-from harness.storage.files import read_arrays
-from harness.storage.predictions import read_predictions
-from harness.storage.records import FEATURES, PREDICTIONS, Store
-from zoo.registry import find
-
-T = TypeVar("T")
 
 PARTS = ("validation", "test", SHIFTED)
 RULES: tuple[Rule, ...] = ("soft vote", "weighted vote", "greedy", "stacking", "concatenation")
@@ -46,7 +40,6 @@ ALL_RULES: tuple[Rule, ...] = (*RULES, "best subset")
 MOST_SEARCHED = 16
 """Members of which all subsets are tried; each further one doubles the work."""
 
-Member = RunRecord | ExternalRecord
 PredictPart = Callable[[str], np.ndarray]
 """Name of a part -> the ensemble's probabilities (n, K)."""
 
@@ -60,132 +53,6 @@ def resolve_rules(names: Sequence[str], *, search: bool) -> tuple[Rule, ...]:
         if name.replace("-", " ") not in known:
             raise UnknownName("rule", name, known)
     return tuple(dict.fromkeys(known[name.replace("-", " ")] for name in names))
-
-
-# --- members -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class EnsembleMembers:
-    """Members that can be combined: they share images, split, protocol and seed."""
-
-    store: Store
-    records: tuple[Member, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(map(_name, self.records))
-
-    @cached_property
-    def parts(self) -> tuple[dict[str, Predictions], ...]:
-        return tuple(self.store.load_verified(record) for record in self.records)
-
-    def have(self, part: str) -> bool:
-        return all(part in parts for parts in self.parts)
-
-    def labels(self, part: str) -> np.ndarray:
-        return self.parts[0][part].labels
-
-    def probabilities(self, part: str) -> np.ndarray:
-        """(m, n, K). Raises UserError if a member has other images, or another order, of a part."""
-        for record, parts in zip(self.records, self.parts, strict=True):
-            path = self.store.predictions_path(record.subject)
-            if part not in parts:
-                raise UserError(f"{path}: has no {part} images, which this rule is fitted on")
-            if not np.array_equal(parts[part].ids, self.parts[0][part].ids):
-                raise UserError(f"{path}: {part} images other than those of {self.names[0]}")
-        return np.stack([parts[part].probabilities for parts in self.parts])
-
-    @cached_property
-    def features(self) -> tuple[dict[str, np.ndarray], ...]:
-        """Each member's pooled features (n, width) by part. Raises UserError."""
-        return tuple(self._read(record, FEATURES, read_arrays) for record in self.records)
-
-    def train_labels(self) -> np.ndarray:
-        return self._read(self.records[0], PREDICTIONS, read_predictions)["train"].labels
-
-    def _read(self, record: Member, file: str, read: Callable[[Path], T]) -> T:
-        if isinstance(record, ExternalRecord):
-            raise UserError(f"{record.external.name} was imported: it has no features")
-        path = self.store.artefacts(record.run) / file
-        remedy = (
-            f"delete {self.store.record_path(record.run)}, then 'wbc-bench run {record.run.recipe}'"
-        )
-        if not path.exists():
-            raise UserError(f"{path} is missing; {remedy}")
-        try:
-            return read(path)
-        except StoreError:
-            raise UserError(f"{path} is damaged; {remedy}") from None
-
-
-def group_members(
-    store: Store, names: Sequence[str], reference: Run | None = None
-) -> tuple[EnsembleMembers, ...]:
-    """The named recipes and imports, once per board and seed for which all are finished.
-
-    Without names: every finished network that is not a joint one. With a ``reference`` run: on
-    its board only. Raises UserError where fewer than two members can be combined.
-    """
-    finished = [r for r in store.records() if r.finished and _same_board(r.run, reference)]
-    imported = [record for record in store.external_records() if not record.baseline]
-    imported_names = {record.external.name for record in imported}
-    requested = tuple(dict.fromkeys(_resolve(name, imported_names) for name in names))
-    if names and len(requested) < 2:
-        raise UserError("an ensemble needs at least two different members")
-    candidates: list[Member] = [r for r in finished if names or not find(r.run.recipe).branches]
-    candidates += imported if names else []
-    for name in requested:
-        if name not in map(_name, candidates):
-            raise UserError(f"{store.root}: no finished run of {name}; 'wbc-bench run {name}'")
-    groups: dict[tuple[str, ...], list[Member]] = defaultdict(list)
-    for record in candidates:
-        run = record.run
-        key = (record.profile, run.data, run.split.canonical(), run.protocol.canonical())
-        groups[(*key, str(run.seed))].append(record)
-    selected = [_one_per_name(groups[key], requested) for key in sorted(groups)]
-    if not any(len(records) > 1 for records in selected):
-        what = " + ".join(requested) or "two finished runs"
-        raise UserError(f"{store.root}: no common images, protocol and seed for {what}")
-    return tuple(EnsembleMembers(store, records) for records in selected if len(records) > 1)
-
-
-def _same_board(run: Run, reference: Run | None) -> bool:
-    return reference is None or (run.data, run.split, run.protocol) == (
-        reference.data, reference.split, reference.protocol,
-    )  # fmt: skip
-
-
-def _resolve(name: str, imported: set[str]) -> str:
-    """A recipe's name, or ``@name`` of an import. Raises UserError."""
-    plain = name.removeprefix("@")
-    if plain in imported:
-        return f"@{plain}"
-    if name.startswith("@"):
-        raise UserError(f"nothing was imported as {plain!r}{did_you_mean(plain, imported)}")
-    try:
-        return find(name).name
-    except UnknownName as error:
-        others = f"; imported: {', '.join(sorted(imported))}" if imported else ""
-        raise UserError(f"{error}{others}") from None
-
-
-def _name(record: Member) -> str:
-    if isinstance(record, ExternalRecord):
-        return f"@{record.external.name}"
-    return record.run.recipe
-
-
-def _one_per_name(records: Sequence[Member], requested: Sequence[str]) -> tuple[Member, ...]:
-    """One record per name, in the requested order; pretrained weights before random ones.
-
-    Empty if a requested one is missing.
-    """
-    best: dict[str, Member] = {}
-    for record in sorted(records, key=lambda r: (r.run.weights.source == "random", r.subject.id)):
-        best.setdefault(_name(record), record)
-    names = requested or sorted(best)
-    return tuple(best[name] for name in names) if best.keys() >= set(names) else ()
 
 
 # --- fitting -------------------------------------------------------------------------------------
@@ -202,14 +69,16 @@ class FittedEnsembles:
 def fit_ensembles(
     members: EnsembleMembers, rules: Sequence[Rule], *, pending: bool = False
 ) -> FittedEnsembles:
-    """Fit every rule and store its predictions and record; if ``pending``, only missing ones.
+    """Fit every rule and store its predictions and record.
 
+    If ``pending``, only those that are missing, or scored on the images they were fitted on.
     Raises UserError if no rule could be fitted, StoreError for what cannot be read.
     """
     records, left_out = [], []
     for rule in rules:
         ensemble = Ensemble(rule=rule, members=tuple(r.subject.id for r in members.records))
-        if pending and members.store.record_path(ensemble).exists():
+        stored = members.store.find(ensemble) if pending else None
+        if stored and not stored.fitted_on_validation:
             continue
         try:
             records.append(_fit_ensemble(members, ensemble))
@@ -222,23 +91,36 @@ def fit_ensembles(
     return FittedEnsembles(tuple(records), tuple(left_out))
 
 
+@dataclass(frozen=True)
+class _FittedRule:
+    """What predicts a part, fitted on train and validation only."""
+
+    predict: PredictPart
+    weights: np.ndarray
+    """Of the members, (m,)."""
+    folds: int = 0
+    fold_weights: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+
+
 def _fit_ensemble(members: EnsembleMembers, ensemble: Ensemble) -> EnsembleRecord:
     start, first = time.perf_counter(), members.records[0]
-    weights, predict = _fit(members, ensemble.rule)
+    fitted = _fit(members, ensemble.rule)
     parts = {}
     for name in filter(members.have, PARTS):
         part = members.parts[0][name]
-        parts[name] = Predictions(part.ids, part.labels, predict(name).astype(np.float32))
+        parts[name] = Predictions(part.ids, part.labels, fitted.predict(name).astype(np.float32))
     record = EnsembleRecord(
         ensemble=ensemble,
         recipes=members.names,
-        shares=tuple(float(weight) for weight in weights / weights.sum()),
+        shares=_shares(fitted.weights),
         run=first.run,
         profile=first.profile,
         data=first.data,
-        cost=_cost(members, ensemble, weights),
+        cost=_cost(members, ensemble, fitted.weights),
         seconds=time.perf_counter() - start,
-        calibrated_members=_calibrated_members(members, ensemble.rule, weights),
+        calibrated_members=_calibrated_members(members, ensemble.rule, fitted.weights),
+        folds=fitted.folds,
+        fold_shares=tuple(map(_shares, fitted.fold_weights)),
         **dict(metrics.evaluate(parts, first.data.class_names)),
     )
     members.store.save_predictions(ensemble, parts)
@@ -246,23 +128,42 @@ def _fit_ensemble(members: EnsembleMembers, ensemble: Ensemble) -> EnsembleRecor
     return record
 
 
-def _fit(members: EnsembleMembers, rule: Rule) -> tuple[np.ndarray, PredictPart]:
-    """The members' weights, and what predicts a part; fitted on train and validation only."""
-    weights = np.ones(len(members.records))
+def _shares(weights: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(weight) for weight in weights / weights.sum())
+
+
+def _fit(members: EnsembleMembers, rule: Rule) -> _FittedRule:
+    """Rules that are fitted on validation predict each of its images without having seen it."""
+    equal = np.ones(len(members.records))
     if rule == "concatenation":
-        return weights, _fit_concatenation(members)
-    if rule != "soft vote":
-        votes, labels = members.probabilities("validation"), members.labels("validation")
-        if rule == "best subset" and len(votes) > MOST_SEARCHED:
-            raise UserError(f"{len(votes)} members are too many: {MOST_SEARCHED} at most")
-        if rule == "stacking":
-            stacked = fit_stacking(votes, labels)
-            return weights, lambda part: stacked(members.probabilities(part))
-        fits = {
-            "weighted vote": fit_weights, "greedy": greedy_selection, "best subset": best_subset,
-        }  # fmt: skip
-        weights = fits[rule](votes, labels).astype(float)
-    return weights, lambda part: soft_vote(members.probabilities(part), weights)
+        return _FittedRule(_fit_concatenation(members), equal)
+    if rule == "soft vote":
+        return _FittedRule(lambda part: soft_vote(members.probabilities(part)), equal)
+    votes, labels = members.probabilities("validation"), members.labels("validation")
+    if rule == "best subset" and len(votes) > MOST_SEARCHED:
+        raise UserError(f"{len(votes)} members are too many: {MOST_SEARCHED} at most")
+    folds = members.folds
+    weights, fold_weights = equal, np.empty((0, 0))
+    if rule == "stacking":
+        combine, cross_fitted = fit_stacking(votes, labels, folds)
+    else:
+        fits = _fit_vote(rule, votes, labels, folds)
+        weights, fold_weights = fits[0], fits[1:]
+        combine = partial(soft_vote, weights=weights)
+        cross_fitted = cross_fitted_vote(votes, folds, fold_weights)
+
+    def predict(part: str) -> np.ndarray:
+        return cross_fitted if part == "validation" else combine(members.probabilities(part))
+
+    return _FittedRule(predict, weights, int(folds.max()) + 1, fold_weights)
+
+
+def _fit_vote(rule: Rule, votes: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Weights (1 + folds, m): fitted on all images, then without each fold."""
+    if rule == "best subset":
+        return best_subsets(votes, labels, folds).astype(float)
+    fit = fit_weights if rule == "weighted vote" else greedy_selection
+    return fit_without_each_fold(fit, votes, labels, folds).astype(float)
 
 
 def _fit_concatenation(members: EnsembleMembers) -> PredictPart:
@@ -337,10 +238,14 @@ def vote_mismatch(members: EnsembleMembers, record: EnsembleRecord) -> str:
     rule, weights = record.ensemble.rule, np.array(record.shares)
     if rule in {"stacking", "concatenation"}:
         return ""
-    vote = soft_vote(members.probabilities("test"), weights)
-    stored = members.store.predictions(record.ensemble)["test"].probabilities
-    if np.abs(vote - stored).max() > 1e-6:
-        return "the stored predictions are not the vote of its members"
+    stored = members.store.predictions(record.ensemble)
+    for part in stored.keys() & {"validation", "test"}:
+        vote = soft_vote(members.probabilities(part), weights)
+        if part == "validation" and record.folds:
+            shares = np.array(record.fold_shares)
+            vote = cross_fitted_vote(members.probabilities(part), members.folds, shares)
+        if np.abs(vote - stored[part].probabilities).max() > 1e-6:
+            return f"the stored {part} predictions are not the vote of its members"
     recorded = record.calibrated_members
     computed = _calibrated_members(members, rule, weights)
     if recorded is None or computed is None:

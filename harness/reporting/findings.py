@@ -5,6 +5,7 @@ Pure functions of a Board, cached where they take long. Two rows are compared on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,7 @@ from harness.evaluation.voting import soft_vote
 from harness.reporting.leaderboard import Board, Row, title_of
 from harness.schema.predictions import SHIFTED
 from harness.schema.protocol import Protocol
+from harness.schema.records import EnsembleRecord
 
 RESAMPLES = 2000
 
@@ -114,6 +116,30 @@ def _membership(board: Board, row: Row, members: dict[str, str]) -> Membership:
             )
         )
     return Membership(row, tuple(analysed), diversity.oracle_macro_f1)
+
+
+def gain_over_soft_vote(board: Board, row: Row) -> Paired | None:
+    """What an ensemble's rule adds to the members' mean on the validation images, over the seeds.
+
+    None for the soft vote itself, and where the rule or a member has not predicted these images.
+    """
+    gains = [_gain_over_soft_vote(board, record) for record in row.ensembles]
+    known = [gain for gain in gains if gain]
+    if not known or len(known) < len(gains):
+        return None
+    return Paired(*np.mean([(g.difference, g.low, g.high, g.p) for g in known], axis=0).tolist())
+
+
+def _gain_over_soft_vote(board: Board, record: EnsembleRecord) -> Paired | None:
+    parts = [board.predictions.get(id_, {}) for id_ in record.ensemble.members]
+    if record.ensemble.rule == "soft vote" or record.fitted_on_validation:
+        return None
+    if not all("validation" in part for part in parts):
+        return None
+    fitted = board.predictions[record.ensemble.id]["validation"]
+    vote = soft_vote(np.stack([part["validation"].probabilities for part in parts]))
+    y_pred = fitted.probabilities.argmax(axis=1), vote.argmax(axis=1)
+    return statistics.paired(fitted.labels, *y_pred, vote.shape[1], RESAMPLES)
 
 
 @cache
@@ -251,5 +277,10 @@ def gain_of_ensembles(board: Board) -> Gain | None:
 
 
 def chosen(rows: Sequence[Row]) -> Row:
-    """The row that the validation images prefer."""
-    return max(rows, key=lambda row: (row.validation_f1, row.name))
+    """The row that the validation images prefer: by macro F1, of equals by log loss."""
+
+    def preference(row: Row) -> tuple[float, float, str]:
+        log_loss = row.validation(lambda metrics: metrics.log_loss)
+        return row.validation_f1, -math.inf if log_loss is None else -log_loss, row.name
+
+    return max(rows, key=preference)

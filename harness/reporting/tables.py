@@ -106,8 +106,19 @@ def _robustness(row: Row) -> Robustness:
 
 
 def ensemble_table(board: Board) -> Table[Row]:
-    """Every ensemble: what its rule made of the members, and what the choice cost."""
-    return Table(ENSEMBLE_COLUMNS, board.ensembles)
+    """Every ensemble: what its rule made of the members, and what that is worth."""
+    gains = {row: findings.gain_over_soft_vote(board, row) for row in board.ensembles}
+
+    def difference(row: Row) -> float | None:
+        gain = gains[row]
+        return gain.difference if gain else None
+
+    gain: Column[Row] = Column(
+        "gain", "Gain over soft vote (points, 95 % interval)", difference, number(2, 100, "+"),
+        mark=lambda row: interval_mark(paired) if (paired := gains[row]) else "",
+    )  # fmt: skip
+    at = next(i for i, column in enumerate(ENSEMBLE_COLUMNS) if column.key == "macro_f1")
+    return Table([*ENSEMBLE_COLUMNS[:at], gain, *ENSEMBLE_COLUMNS[at:]], board.ensembles)
 
 
 def _shares(row: Row) -> str:

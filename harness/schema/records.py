@@ -243,6 +243,17 @@ class EnsembleRecord(Evaluation):
     """Of fitting and predicting."""
     calibrated_members: CalibratedMembers | None = None
     """Only for rules that vote."""
+    folds: int = added_field(0)
+    """Into which the validation images were split: those of a fold are predicted by the rule fitted
+    on the others. 0 for soft vote and concatenation, which fit nothing on them, and in records of
+    before, whose rules are scored on the images they were fitted on."""
+    fold_shares: tuple[tuple[float, ...], ...] = added_field(())
+    """Of a fitted vote: the shares fitted without each fold."""
+
+    @property
+    def fitted_on_validation(self) -> bool:
+        """Whether its validation predictions are of the images that it was fitted on."""
+        return not self.folds and self.ensemble.rule not in {"soft vote", "concatenation"}
 
     @model_validator(mode="after")
     def _consistent(self) -> EnsembleRecord:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from harness.ensembling.selection import best_subset, greedy_selection
+from harness.ensembling.selection import best_subsets, greedy_selection
 from harness.evaluation.voting import soft_vote
 from tests.harness.ensembling.members import f1, make_members, members_and_labels
 
@@ -22,6 +22,10 @@ def test_greedy_is_never_worse_than_its_best_member(case: tuple[np.ndarray, np.n
     assert counts.sum() >= 1
     selected = f1(soft_vote(votes, counts), labels)
     assert selected >= max(f1(vote, labels) for vote in votes) - 1e-9
+
+
+def best_subset(votes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return best_subsets(votes, labels, np.arange(len(labels)) % 2)[0]
 
 
 @given(members_and_labels)
@@ -48,6 +52,20 @@ def test_more_members_than_a_block_are_searched_as_well() -> None:
     assert f1(votes[subset].sum(axis=0), labels) == pytest.approx(best)
 
 
-@pytest.mark.parametrize("select", [greedy_selection, best_subset])
-def test_selecting_takes_no_test_arrays(select: object) -> None:
-    assert list(inspect.signature(select).parameters) == ["probabilities", "labels"]  # type: ignore[arg-type]
+def test_a_search_without_each_fold_is_the_search_of_the_other_images() -> None:
+    votes, labels = make_members(9, 60, 3, seed=5)
+    folds = np.random.default_rng(0).permutation(np.arange(60) % 5)
+    subsets = best_subsets(votes, labels, folds)
+    assert len(subsets) == 6
+    for fold, subset in enumerate(subsets[1:]):
+        kept = folds != fold
+        np.testing.assert_array_equal(subset, best_subset(votes[:, kept], labels[kept]))
+
+
+def test_selecting_takes_no_test_arrays() -> None:
+    for select in (greedy_selection, best_subsets):
+        parameters = list(inspect.signature(select).parameters)
+        assert parameters in (
+            ["probabilities", "labels"],
+            ["probabilities", "labels", "folds"],
+        )

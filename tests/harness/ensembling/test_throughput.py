@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.commands.verify import verify
-from harness.ensembling.builder import fit_ensembles, group_members
+from harness.ensembling.builder import fit_ensembles
+from harness.ensembling.members import group_members
 from harness.ensembling.throughput import measure, measure_all
 from harness.errors import UserError
 from harness.execution.devices import Device

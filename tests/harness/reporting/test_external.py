@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.commands.verify import verify
-from harness.ensembling.builder import fit_ensembles, group_members
+from harness.ensembling.builder import fit_ensembles
+from harness.ensembling.members import group_members
 from harness.errors import DataError, UserError
 from harness.reporting.external import (
     Format,

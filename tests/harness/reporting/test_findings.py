@@ -11,7 +11,8 @@ import pytest
 from harness.data.image_cache import open_dataset
 from harness.data.sources import prepare
 from harness.data.splitting import split_indices
-from harness.ensembling.builder import RULES, fit_ensembles, group_members
+from harness.ensembling.builder import RULES, fit_ensembles
+from harness.ensembling.members import group_members
 from harness.evaluation import metrics
 from harness.reporting import findings
 from harness.reporting.leaderboard import Board, boards
