@@ -28,19 +28,30 @@ def fit_stacking(
     (Neural Networks 5). ``folds`` (n,) are those of the cross-validation. The images of a fold are
     predicted by the fit without them, with the penalty that is best on the other folds.
     """
+    from threadpoolctl import threadpool_limits
+
+    # Threads cost more than they gain on matrices this small: up to twenty times the fit.
+    with threadpool_limits(1):
+        held_out = _predict_folds(probabilities, labels, folds)
+        losses = -np.log(np.maximum(held_out[:, np.arange(len(labels)), labels], EPSILON))
+        best_penalty = INVERSE_PENALTIES[losses.mean(axis=1).argmin()]
+        regression = _fit(probabilities, labels, best_penalty)
+    cross_fitted = np.empty(probabilities.shape[1:])
+    for fold in range(folds.max() + 1):
+        best = losses[:, folds != fold].mean(axis=1).argmin()
+        cross_fitted[folds == fold] = held_out[best, folds == fold]
+    return regression.predict, cross_fitted
+
+
+def _predict_folds(probabilities: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Each image (penalties, n, K) by the fits without its fold, each begun at the one before."""
     held_out = np.empty((len(INVERSE_PENALTIES), *probabilities.shape[1:]))
     for fold in range(folds.max() + 1):
         rows, regression = folds == fold, None
         for i, penalty in enumerate(INVERSE_PENALTIES):
             regression = _fit(probabilities[:, ~rows], labels[~rows], penalty, regression)
             held_out[i, rows] = regression.predict(probabilities[:, rows])
-    losses = -np.log(np.maximum(held_out[:, np.arange(len(labels)), labels], EPSILON))
-    cross_fitted = np.empty(probabilities.shape[1:])
-    for fold in range(folds.max() + 1):
-        best = losses[:, folds != fold].mean(axis=1).argmin()
-        cross_fitted[folds == fold] = held_out[best, folds == fold]
-    best_penalty = INVERSE_PENALTIES[losses.mean(axis=1).argmin()]
-    return _fit(probabilities, labels, best_penalty).predict, cross_fitted
+    return held_out
 
 
 @dataclass(frozen=True)
@@ -94,8 +105,9 @@ def _fit(
         return float(value + scale / 2 * (flat @ flat)), slope.ravel()
 
     options = {"maxiter": 1000, "gtol": 1e-6, "ftol": 1e-10}
-    flat = minimize(loss, regression.weights.ravel(), jac=True, method="L-BFGS-B", options=options)
-    weights = flat.x.reshape(regression.weights.shape)
+    start_at = regression.weights.ravel()
+    found = minimize(loss, start_at, jac=True, method="L-BFGS-B", options=options)
+    weights = found.x.reshape(regression.weights.shape)
     return _Regression(regression.temperature, regression.mean, regression.sd, weights)
 
 

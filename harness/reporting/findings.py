@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -24,6 +24,8 @@ from harness.schema.protocol import Protocol
 from harness.schema.records import EnsembleRecord
 
 RESAMPLES = 2000
+NEGLIGIBLE = 0.01
+"""Macro F1: a member that adds less can be dropped."""
 
 CONFUSED = (
     ("ig", "neutrophil"),
@@ -50,7 +52,7 @@ class Member:
     without: float
     """Macro F1 of the vote without it."""
     gain: Paired
-    """Macro F1 of the vote minus that without the member."""
+    """Macro F1 of the vote minus that without the member; p is Holm-corrected for the members."""
     disagreement: float
     """Share of images that exactly one of two members predicts correctly, mean over the others."""
     q_statistic: float | None
@@ -58,9 +60,10 @@ class Member:
 
     @property
     def verdict(self) -> str:
-        if self.gain.p >= 0.05:
-            return "can be dropped: no significant loss"
-        return "helps" if self.gain.difference > 0 else "hurts"
+        """That no loss is significant does not show that there is none: the interval must."""
+        if self.gain.p < 0.05:
+            return "helps" if self.gain.difference > 0 else "hurts"
+        return "can be dropped" if self.gain.high < NEGLIGIBLE else "cannot be told"
 
 
 @dataclass(frozen=True)
@@ -100,17 +103,22 @@ def _membership(board: Board, row: Row, members: dict[str, str]) -> Membership:
     together = soft_vote(votes).argmax(axis=1)
     y_pred = [vote.argmax(axis=1) for vote in votes]
     diversity = statistics.diversity(board.labels, y_pred, classes)
+    withouts = [soft_vote(np.delete(votes, i, axis=0)).argmax(axis=1) for i in range(len(votes))]
+    gains = [
+        statistics.paired(board.labels, together, without, classes, RESAMPLES)
+        for without in withouts
+    ]
+    adjusted = statistics.holm([gain.p for gain in gains])
     analysed = []
-    for i, name in enumerate(members.values()):
+    for i, (name, without) in enumerate(zip(members.values(), withouts, strict=True)):
         others = np.arange(len(votes)) != i
-        without = soft_vote(votes[others]).argmax(axis=1)
         q = diversity.q_statistic[i, others]
         analysed.append(
             Member(
                 title=title_of(name),
                 alone=macro_f1(board.labels, y_pred[i], classes),
                 without=macro_f1(board.labels, without, classes),
-                gain=statistics.paired(board.labels, together, without, classes, RESAMPLES),
+                gain=replace(gains[i], p=float(adjusted[i])),
                 disagreement=float(diversity.disagreement[i, others].mean()),
                 q_statistic=float(np.nanmean(q)) if np.isfinite(q).any() else None,
             )

@@ -243,11 +243,11 @@ class EnsembleRecord(Evaluation):
     """Of fitting and predicting."""
     calibrated_members: CalibratedMembers | None = None
     """Only for rules that vote."""
-    folds: int = added_field(0)
+    folds: int = added_field(0, ge=0)
     """Into which the validation images were split: those of a fold are predicted by the rule fitted
     on the others. 0 for soft vote and concatenation, which fit nothing on them, and in records of
     before, whose rules are scored on the images they were fitted on."""
-    fold_shares: tuple[tuple[float, ...], ...] = added_field(())
+    fold_shares: tuple[tuple[Score, ...], ...] = added_field(())
     """Of a fitted vote: the shares fitted without each fold."""
 
     @property
@@ -261,8 +261,10 @@ class EnsembleRecord(Evaluation):
         members = len(self.ensemble.members)
         if len(self.recipes) != members or len(self.shares) != members:
             raise ValueError(f"recipes and shares must have an entry for each of {members} members")
-        if abs(sum(self.shares) - 1) > SHARES_TOLERANCE:
+        if any(abs(sum(s) - 1) > SHARES_TOLERANCE for s in (self.shares, *self.fold_shares)):
             raise ValueError("shares must sum to 1")
+        if self.fold_shares and [len(s) for s in self.fold_shares] != [members] * self.folds:
+            raise ValueError("fold_shares must have an entry for each member, in each fold")
         if self.calibrated_members and len(self.calibrated_members.temperatures) != members:
             raise ValueError("calibrated_members must have a temperature for each member")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from harness.data.splitting import split_indices
 from harness.ensembling.builder import RULES, fit_ensembles
 from harness.ensembling.members import group_members
 from harness.evaluation import metrics
+from harness.evaluation.significance import Paired
 from harness.reporting import findings
 from harness.reporting.leaderboard import Board, boards
 from harness.reporting.markdown import markdown
@@ -151,7 +153,8 @@ def test_a_twin_brings_nothing_and_the_words_say_so(tmp_path: Path) -> None:
     (found,) = findings.memberships(board)
     by_title = {member.title: member for member in found.members}
     twin = by_title["EfficientNet-Lite0"]
-    assert twin.verdict == "can be dropped: no significant loss"
+    assert twin.gain.high > findings.NEGLIGIBLE, "of 240 images a loss cannot be excluded"
+    assert twin.verdict == "cannot be told"
     rest = y_prob(0.9, 1) + y_prob(0.85, 9, becomes=2)
     assert twin.without == pytest.approx(metrics.macro_f1(LABELS, rest.argmax(axis=1), 4))
     assert twin.gain.difference == pytest.approx(found.row.macro_f1 - twin.without)
@@ -162,8 +165,44 @@ def test_a_twin_brings_nothing_and_the_words_say_so(tmp_path: Path) -> None:
     ]
     assert twin.disagreement == pytest.approx((right[0] != right[1]).mean() / 2)
     assert found.oracle > found.row.macro_f1
+    assert "cannot be told" in markdown([board])
+    for low, high, p, verdict in (
+        (-0.004, 0.004, 1.0, "can be dropped"),
+        (-0.004, 0.022, 0.3, "cannot be told"),
+        (0.002, 0.008, 0.01, "helps"),
+        (-0.03, -0.01, 0.01, "hurts"),
+    ):
+        gain = Paired((low + high) / 2, low, high, p)
+        assert replace(twin, gain=gain).verdict == verdict
+
+
+def test_a_rule_is_compared_with_the_vote_that_chooses_nothing(tmp_path: Path) -> None:
+    board = make_vote(tmp_path)
+    rows = {row.ensembles[0].ensemble.rule: row for row in board.ensembles}
+    assert findings.gain_over_soft_vote(board, rows["soft vote"]) is None
+    soft = rows["soft vote"].validation_f1
+    for rule in ("weighted vote", "greedy", "stacking"):
+        gain = findings.gain_over_soft_vote(board, rows[rule])
+        assert gain is not None
+        assert gain.difference == pytest.approx(rows[rule].validation_f1 - soft)
+        assert gain.low <= gain.difference <= gain.high
+    assert "Gain over soft vote (points, 95 % interval)" in markdown([board])
+
+
+def test_a_score_on_the_images_of_the_fit_is_marked_and_never_chosen(tmp_path: Path) -> None:
+    """As in records of versions that scored every rule on the images that it was fitted on."""
+    store = Store(tmp_path)
+    make_vote(tmp_path)
+    for record in store.ensembles():
+        store.save(record.model_copy(update={"folds": 0, "fold_shares": ()}))
+    (board,) = read_boards(tmp_path)
+    assert findings.chosen(board.ensembles).ensembles[0].ensemble.rule == "soft vote"
+    rows = {row.ensembles[0].ensemble.rule: row for row in board.ensembles}
+    assert rows["stacking"].fitted_on_validation
+    assert findings.gain_over_soft_vote(board, rows["stacking"]) is None
     page = markdown([board])
-    assert "can be dropped: no significant loss" in page
+    assert "∥ By an earlier version" in page
+    assert "∥" not in markdown([make_vote(tmp_path)])
 
 
 def test_the_words_name_what_validation_would_have_chosen(tmp_path: Path) -> None:
@@ -173,8 +212,7 @@ def test_the_words_name_what_validation_would_have_chosen(tmp_path: Path) -> Non
     for chosen, rows in ((gain.ensemble, board.ensembles), (gain.network, board.networks)):
         assert chosen.validation_f1 == max(row.validation_f1 for row in rows)
     page = markdown([board])
-    for words in ("share the first rank", "Chosen on validation, the best ensemble is",
-                  "significant difference"):  # fmt: skip
+    for words in ("Chosen on validation, the best ensemble is", "significant difference"):
         assert words in page
     alone = board_of(vgg16=y_prob(0.9))
     assert findings.gain_of_ensembles(alone) is None
