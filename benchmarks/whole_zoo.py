@@ -1,15 +1,19 @@
 """The whole zoo trained on real cells, with the time and device use of each recipe.
 
     python benchmarks/whole_zoo.py --data training_set.npz [--clean] [--recipes lite0 v2s ...]
-        [--epochs 30] [--backend jax] [--image-size 96] [--precision auto]
+        [--epochs 30] [--backend jax] [--image-size 96] [--precision auto] [--per-gpu N]
         [--train N --validation N --test N] [--results zoo-results] [--budget SECONDS]
+        [--config FILE [--variant NAME ...]] [--pack FOLDER] [--unpack FOLDER]
     python benchmarks/whole_zoo.py    # a trial of minutes: three small networks, synthetic cells
 
 It writes its settings into the results folder and runs the program's own sweep with them: from
 scratch where ImageNet weights are not available (for all recipes where lite0's package is not
-installed), else fine-tuning, for exactly so many epochs. Then it prints the times of every recipe.
-Finished runs are not repeated; after ``--budget`` seconds the sweep ends, and the same command
-continues from the checkpoints.
+installed), else fine-tuning, for exactly so many epochs. ``--config`` takes the settings file of a
+board instead. Then it prints the times of every recipe. Finished runs are not repeated; after
+``--budget`` seconds the sweep ends, and the same command continues from the checkpoints.
+
+``--pack`` writes the results and the compiled programs into archives of at most 15 MB, also after
+the budget; ``--unpack`` reads them before the sweep, on another machine with the same GPU.
 
 - compile is part of train and evaluate: first calls of compiled steps, less warm ones.
 - images/s in training: of an epoch's training images, its validation pass included, the median of
@@ -18,8 +22,8 @@ continues from the checkpoints.
   weights and by inputs), over the rate of a square matrix product on the same device at the same
   precision, measured before the sweep. Layers that fine-tuning leaves frozen make it too high.
 
-It needs CPython 3.11, the backend and the packages in NEEDED; with jax, TensorFlow must not be
-loaded, and it is an error if it is. Only ``--clean`` needs it, for the embeddings of an audit.
+It needs CPython 3.11 or newer, the backend and the packages in NEEDED. With jax, TensorFlow must
+not be loaded: that is an error.
 """
 
 from __future__ import annotations
@@ -27,9 +31,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from importlib.util import find_spec
@@ -50,6 +56,7 @@ NEEDED = {
 }  # fmt: skip
 """Module -> the package that contains it."""
 PEAK_SECONDS = 2.0
+PIECE = 15_000_000
 TRIAL = {
     "data": "smear@400", "recipes": ["lite0", "mobilenet", "mobilenetv3large"], "epochs": 2,
     "image_size": 32, "train": 96, "validation": 32, "test": 48,
@@ -68,7 +75,12 @@ def main() -> int:
     from harness.errors import UserError
 
     try:
-        return sweep_and_print(arguments)
+        if arguments.unpack:
+            unpack(arguments.unpack, arguments.results)
+        code = sweep_and_print(arguments)
+        if arguments.pack:
+            pack(arguments.pack, arguments.results)
+        return code
     except UserError as error:
         print(f"whole_zoo.py: {error}", file=sys.stderr)
         return 2
@@ -90,12 +102,18 @@ def parse_arguments() -> argparse.Namespace:
         parser.add_argument(f"--{part}", type=int, help="at most so many images")
     parser.add_argument("--results", type=Path, default=Path("zoo-results"))
     parser.add_argument("--budget", type=float, help="seconds for the sweep")
+    parser.add_argument("--per-gpu", type=int, help="runs that train on the GPU at once")
+    parser.add_argument("--config", type=Path, help="a settings file instead of ours")
+    parser.add_argument("--variant", nargs="*", default=[], help="variants of that file")
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--pack", type=Path, help="folder for archives of results and cache")
+    parser.add_argument("--unpack", type=Path, help="folder with such archives")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     sizes = [arguments.train, arguments.validation, arguments.test]
     if None in sizes and any(sizes):
         parser.error("--train, --validation and --test go together")
-    if not arguments.data:
+    if not (arguments.data or arguments.config):
         for name, value in TRIAL.items():
             setattr(arguments, name, value)
         arguments.results = Path(tempfile.mkdtemp(prefix="wbc-bench-zoo-"))
@@ -109,8 +127,9 @@ def sweep_and_print(arguments: argparse.Namespace) -> int:
     from harness.execution.devices import visible
 
     arguments.results.mkdir(parents=True, exist_ok=True)
-    config = arguments.results / "zoo.toml"
-    config.write_text(settings(arguments))
+    config = arguments.config or arguments.results / "zoo.toml"
+    if not arguments.config:
+        config.write_text(settings(arguments))
     device = visible()[0]
     precision = load(config, "full", gpu=device.id != "cpu").protocol.precision
     best = peak_of(device, arguments.backend, precision)
@@ -121,6 +140,7 @@ def sweep_and_print(arguments: argparse.Namespace) -> int:
     request = Request(
         recipes=tuple(arguments.recipes), everything=not arguments.recipes, profile="full",
         config=config, source=arguments.data, clean=arguments.clean, results=arguments.results,
+        variants=tuple(arguments.variant), seeds=arguments.seeds, per_gpu=arguments.per_gpu,
     )  # fmt: skip
     start = time.perf_counter()
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -226,6 +246,52 @@ def device_of(backend: str) -> str:
     import tensorflow as tf
 
     return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+
+
+# --- archives -------------------------------------------------------------------------------------
+
+
+def pack(folder: Path, results: Path) -> None:
+    """Write results and compiled programs as archives, each cut into pieces of PIECE bytes.
+
+    Of the results all but what is large and can be made again: weights, features, figures.
+    """
+    from harness.commands.settings import cache_folder
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.tar.xz.*"):
+        old.unlink()
+    sources = {"results": (results, "artefacts"), "compiled": (cache_folder() / "compiled", "tmp")}
+    for name, (source, left_out) in sources.items():
+        if not source.exists():
+            continue
+        archive = folder / f"{name}.tar.xz"
+        with tarfile.open(archive, "w:xz", preset=1) as tar:
+            for path in source.rglob("*"):
+                inside = path.relative_to(source)
+                if path.is_file() and left_out not in inside.parts:
+                    tar.add(path, Path(name) / inside)
+        content = archive.read_bytes()
+        archive.unlink()
+        for i in range(0, len(content), PIECE):
+            (folder / f"{name}.tar.xz.{i // PIECE}").write_bytes(content[i : i + PIECE])
+        print(f"{name}: {len(content) / 1e6:,.1f} MB in {folder}")
+
+
+def unpack(folder: Path, results: Path) -> None:
+    """Restore what ``pack`` wrote."""
+    from harness.commands.settings import cache_folder
+
+    for name, target in (("results", results), ("compiled", cache_folder() / "compiled")):
+        pieces = sorted(folder.glob(f"{name}.tar.xz.*"), key=lambda path: int(path.suffix[1:]))
+        if not pieces:
+            continue
+        with tempfile.TemporaryDirectory() as temporary:
+            archive = Path(temporary) / "archive"
+            archive.write_bytes(b"".join(piece.read_bytes() for piece in pieces))
+            with tarfile.open(archive) as tar:
+                tar.extractall(temporary, filter="data")
+            shutil.copytree(Path(temporary) / name, target, dirs_exist_ok=True)
 
 
 # --- the times -----------------------------------------------------------------------------------
