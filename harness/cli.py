@@ -242,17 +242,25 @@ def compare(first: str, second: str, results: Path) -> None:
 @cli.command("import")
 @click.argument("file", type=FILE)
 @click.option("--as", "name", required=True, metavar="NAME", help="Name of its row.")
-@click.option("--labels", type=FILE, help="Labels of an npy file, as npy.")
+@click.option("--labels", type=FILE, help="Labels of a file without labels, as npy.")
+@click.option("--data", metavar="NAME", help="Name of its images: begins a board of its own.")
 @click.option("--force", is_flag=True, help="Replace an earlier import of this name.")
 @options.results
-def import_(file: Path, name: str, labels: Path | None, force: bool, results: Path) -> None:
-    """Add predictions of another program to the leaderboard: npz, npy, csv."""
+def import_(
+    file: Path, name: str, labels: Path | None, data: str | None, force: bool, results: Path
+) -> None:
+    """Add predictions of another program to the leaderboard: npz, npy, csv.
+
+    To a board with the same test images; with --data, also to a new one, without any run.
+    """
     from harness.reporting.external import import_predictions
     from harness.reporting.publish import write_tables
 
-    for record in import_predictions(file, name, results, labels, replace=force):
+    if data is None:
+        options.check_existing_results(results)
+    for record in import_predictions(file, name, results, labels, data=data, replace=force):
         f1 = f"test macro F1 {100 * record.test.macro_f1:.2f} %"
-        click.echo(f"{name}: {record.data.name}, {record.profile} profile: {f1}")
+        click.echo(f"{name}: {record.data.name}, {record.profile} profile: {f1}; {record.note}")
     click.echo(write_tables(results)[0])
 
 

@@ -185,6 +185,7 @@ MEANINGS = {
     "data": "name of the data set",
     "fingerprint": "hash of its pixels, labels and class names",
     "profile": "`quick` or `full`",
+    "split": "how the images came into their parts; empty where another program drew them",
     "options": "the options of the protocol, in words",
     "kind": "`network`, `ensemble`, `imported` or `baseline`",
     "suspect": "why a network is suspect; such a row has no rank",

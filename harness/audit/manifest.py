@@ -13,6 +13,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,7 @@ def cleaned(source: Source, manifest: Manifest) -> Source:
             labels=content.labels[kept],
             batches=lambda: _remaining_batches(content, manifest, source),
             given=None if content.given is None else content.given[kept],
+            files=tuple(compress(content.files, kept)),
         )
 
     count = f"{len(manifest.removals):,} image{'s' if len(manifest.removals) > 1 else ''} removed"
@@ -127,6 +129,7 @@ def cleaned(source: Source, manifest: Manifest) -> Source:
         description=f"{source.description}; {count}, manifest {manifest.identity[:16]}",
         identity=hashlib.sha256(f"{source.identity} {manifest.identity}".encode()).hexdigest(),
         read=read,
+        passed_over=source.passed_over,
     )
 
 

@@ -12,10 +12,12 @@ from rich.console import Console
 
 from harness.commands.evaluate import corrupted_test, evaluate
 from harness.commands.plan import Plan, make_plan
-from harness.commands.resolve import Request, resolve
+from harness.commands.resolve import Experiment, Request, resolve
+from harness.data.image_cache import provenance
 from harness.execution import devices, processes
 from harness.execution.devices import Device
 from harness.reporting.publish import write_tables
+from harness.schema.dataset import ImageIdentities
 from harness.sweep.callbacks import ProgressCallback
 from harness.sweep.progress import progress_view
 from harness.sweep.scheduler import Launcher, Summary, SweepContext, sweep
@@ -36,6 +38,7 @@ def run(request: Request) -> int:
     experiment.store.set_aside_torn(partial(console.print, soft_wrap=True, markup=False))
     plan = make_plan(experiment, console)
     announce(plan, console)
+    save_images(experiment)
     prepared = prepare_sweep(plan, console)
     try:
         summary = run_sweep(prepared, console)
@@ -45,6 +48,14 @@ def run(request: Request) -> int:
     for line in left_out:
         console.print(line, soft_wrap=True, markup=False)
     return report(plan, summary, leaderboard, console)
+
+
+def save_images(experiment: Experiment) -> None:
+    """What identifies the images, once, for exports and imports of predictions."""
+    fingerprint, origin = experiment.data.dataset.fingerprint, provenance(experiment.data.folder)
+    if experiment.store.images(fingerprint) is None:
+        images = ImageIdentities(origin.digests, origin.files)
+        experiment.store.save_images(fingerprint, images)
 
 
 def announce(plan: Plan, console: Console) -> None:

@@ -2,8 +2,8 @@
 
 A folder has ``images.npy`` (uint8, N x S x S x 3), ``labels.npy``, ``groups.npy``, ``given.npy``
 where the source came with its own split, ``digests.npy`` and ``sizes.npy`` of the images as the
-source had them, and ``meta.json``. Its key is the hash of the source's bytes, the size, the
-resizer and the schema.
+source had them, ``files.json`` where these are files, and ``meta.json``. Its key is the hash of the
+source's bytes, the size, the resizer and the schema.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from harness.schema.dataset import Dataset
 from harness.storage.artifact_cache import ArtifactCache, damage
 from harness.storage.files import write_images
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised when the same source would be decoded into something else."""
+
+FILES = "files.json"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ class Content:
     class_names: tuple[str, ...]
     batches: Callable[[], Iterator[Batch]]
     given: np.ndarray | None = None
+    files: tuple[str, ...] = ()
+    """Names of the images' files, relative to the source; empty for arrays."""
+    notes: tuple[str, ...] = ()
+    """What the reader did that a user of the images must know."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class Source:
     description: str
     identity: str
     read: Callable[[], Content]
+    passed_over: tuple[str, ...] = ()
+    """What lies beside the images and was not read: a text for each kind of file."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,13 @@ class Provenance:
     unreadable: dict[int, str]
     """Id -> reason. Such an image is black in a tolerant folder."""
     source: str
+    files: tuple[str, ...] = ()
+    """As in Content."""
+    notes: tuple[str, ...] = ()
+
+    def name_of(self, i: int) -> str:
+        """``image 7``, with its file where it has one."""
+        return f"image {i} ({self.files[i]})" if self.files else f"image {i}"
 
 
 def get_or_decode(source: Source, image_size: int, cache: Path, *, tolerant: bool = False) -> Path:
@@ -110,6 +125,7 @@ def open_dataset(folder: Path) -> Dataset:
             fingerprint=meta["fingerprint"],
             groups=_load(folder, "groups"),
             given=_load(folder, "given") if (folder / "given.npy").exists() else None,
+            notes=tuple(meta["notes"]),
         )
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(f"{folder}: damaged decoded images; delete it: {error}") from error
@@ -119,7 +135,12 @@ def provenance(folder: Path) -> Provenance:
     """What the images in ``folder`` were in their source; DataError if it is damaged."""
     meta = _meta(folder)
     unreadable = {int(i): reason for i, reason in meta["unreadable"].items()}
-    return Provenance(_load(folder, "digests"), _load(folder, "sizes"), unreadable, meta["source"])
+    files = folder / FILES
+    names = json.loads(files.read_text("utf-8")) if files.exists() else ()
+    return Provenance(
+        _load(folder, "digests"), _load(folder, "sizes"), unreadable, meta["source"],
+        tuple(names), tuple(meta["notes"]),
+    )  # fmt: skip
 
 
 def _meta(folder: Path) -> dict[str, Any]:
@@ -232,7 +253,10 @@ def _decode(
         "class_names": content.class_names,
         "fingerprint": _fingerprint(digests, arrays, size, content.class_names),
         "unreadable": unreadable,
+        "notes": content.notes,
     }
+    if content.files:
+        (folder / FILES).write_text(json.dumps(content.files), "utf-8")
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), "utf-8")
 
 

@@ -81,6 +81,7 @@ def masked(source: Source) -> Source:
         description=f"{source.description}; background masked, version {VERSION}",
         identity=hashlib.sha256(f"{source.identity} mask {VERSION}".encode()).hexdigest(),
         read=read,
+        passed_over=source.passed_over,
     )
 
 

@@ -104,7 +104,7 @@ def in_order(boards: Sequence[Board]) -> tuple[Board, ...]:
 def _common(board: Board) -> tuple[str, ...]:
     """What the boards of a study share."""
     where = board.data.name, board.profile, board.fingerprint, board.split.canonical()
-    return *where, _plain(board.protocol).canonical()
+    return *where, _plain(_effective(board.protocol)).canonical()
 
 
 def _study(group: Sequence[Board]) -> Study:
@@ -120,12 +120,13 @@ def _study(group: Sequence[Board]) -> Study:
         for name, weights in shared
         for title in titles[name, weights][:1]
     )
-    protocols = [board.protocol for board in boards]
+    protocols = [_effective(board.protocol) for board in boards]
     return Study(boards, tuple(_reference(protocol, protocols) for protocol in protocols), networks)
 
 
 def _order(protocol: Protocol) -> tuple[Any, ...]:
     """Sort key: plain first, then one option, two, ...; boards with the same options together."""
+    protocol = _effective(protocol)
     on = [_value(protocol, option) != _value(PLAIN, option) for option in reversed(OPTIONS)]
     return sum(on), [not is_on for is_on in on], protocol.canonical()
 
@@ -136,6 +137,13 @@ def _reference(protocol: Protocol, others: Sequence[Protocol]) -> int | None:
         if candidate != protocol and candidate in others:
             return others.index(candidate)
     return None
+
+
+def _effective(protocol: Protocol) -> Protocol:
+    """The protocol without settings of an augmentation that is off."""
+    augmentation = protocol.augmentation
+    off = not (augmentation.policy or augmentation.validation_share)
+    return _without(protocol, ("augmentation",)) if off else protocol
 
 
 def _value(protocol: Protocol, option: tuple[str, ...]) -> Any:

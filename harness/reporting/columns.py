@@ -14,7 +14,7 @@ import pandas as pd
 
 from harness.reporting import findings
 from harness.reporting.leaderboard import Board, Kind, Row, failed_row
-from harness.reporting.provenance import options_in_words
+from harness.reporting.provenance import options_in_words, split_in_words
 from harness.reporting.table import (
     Column,
     Emphasis,
@@ -28,6 +28,7 @@ from harness.reporting.table import (
 from harness.schema.ledger import Ledger
 from harness.schema.metrics import Calibrated, Metrics
 from harness.schema.records import Cost, Failed, Throughput
+from harness.schema.run import EXTERNAL
 
 FIRST, SCORES, COSTS, CALIBRATION = "first", "scores", "costs", "calibration"
 DETAILS = {SCORES: "All scores", COSTS: "All costs", CALIBRATION: "Calibration"}
@@ -172,6 +173,11 @@ def _percentile_mark(row: Row) -> str:
 # --- the columns ---------------------------------------------------------------------------------
 
 
+def _split(row: Row) -> str | None:
+    record = row.records[0]
+    return None if record.profile == EXTERNAL else split_in_words(record.run.split)
+
+
 def _failure(row: Row) -> str | None:
     result = getattr(row.records[0], "result", None)
     return result.reason if isinstance(result, Failed) else None
@@ -181,6 +187,7 @@ IDENTITY: tuple[Column[Row], ...] = (
     Column("data", "Data", lambda row: row.records[0].data.name),
     Column("fingerprint", "Fingerprint", lambda row: row.records[0].run.data),
     Column("profile", "Profile", lambda row: row.records[0].profile),
+    Column("split", "Split", _split),
     Column("options", "Options",
            lambda row: "; ".join(options_in_words(row.records[0].run.protocol))),
     Column("kind", "Kind", lambda row: row.kind),

@@ -274,11 +274,12 @@ class Gain:
 
 @cache
 def gain_of_ensembles(board: Board) -> Gain | None:
-    """None without a ranked network or without ensembles."""
-    networks = [row for row in board.ranked if row.kind == "network"]
-    if not networks or not board.ensembles:
+    """None without a ranked network, or an ensemble, that has validation predictions."""
+    networks = [row for row in board.ranked if row.kind == "network" and row.validation_f1]
+    ensembles = [row for row in board.ensembles if row.validation_f1]
+    if not networks or not ensembles:
         return None
-    ensemble, network = chosen(board.ensembles), chosen(networks)
+    ensemble, network = chosen(ensembles), chosen(networks)
     classes = len(board.data.class_names)
     y_pred = ensemble.y_pred[0], network.y_pred[0]
     return Gain(ensemble, network, statistics.paired(board.labels, *y_pred, classes, RESAMPLES))

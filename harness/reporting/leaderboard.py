@@ -29,6 +29,7 @@ from harness.schema.records import (
     Record,
     RunRecord,
 )
+from harness.schema.run import EXTERNAL
 from zoo.registry import find
 
 NAMED_MEMBERS = 4
@@ -175,6 +176,15 @@ class Board:
     """By the id of the run, ensemble or external predictions."""
 
     @property
+    def external(self) -> bool:
+        """Whether no run is behind it: predictions of other programs, and their ensembles."""
+        return self.profile == EXTERNAL
+
+    @property
+    def imported(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.kind == "imported")
+
+    @property
     def networks(self) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.kind == "network")
 
@@ -225,7 +235,8 @@ def _board(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Board
     ranked, smallest_difference = rank_rows(rows, labels, classes)
     return Board(
         fingerprint=first.run.data,
-        data=first.data,
+        # Imports without validation images know fewer than others.
+        data=max((record.data for record in records), key=lambda data: data.validation),
         split=first.run.split,
         protocol=first.run.protocol,
         profile=first.profile,

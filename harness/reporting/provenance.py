@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
@@ -11,6 +12,7 @@ import pandas as pd
 
 from harness.reporting.leaderboard import Board
 from harness.schema.augmentation import NAMED_POLICIES, Step
+from harness.schema.dataset import Split
 from harness.schema.protocol import Phase, Protocol
 
 
@@ -23,7 +25,8 @@ def headings(boards: tuple[Board, ...]) -> dict[Board, str]:
     groups: dict[str, list[Board]] = defaultdict(list)
     for board in boards:
         options = options_in_words(board.protocol)
-        words = [f"{board.data.name}, {board.profile} profile", "; ".join(options)]
+        what = "predictions of other programs" if board.external else f"{board.profile} profile"
+        words = [f"{board.data.name}, {what}", "; ".join(options)]
         groups[": ".join(filter(None, words))].append(board)
     return {
         board: ", ".join([heading, *difference])
@@ -46,6 +49,23 @@ def _differences(boards: Sequence[Board]) -> list[list[str]]:
         or ["default settings"] * len(row[:1])
         for _, row in differing.iterrows()
     ]
+
+
+def split_in_words(split: Split) -> str:
+    """How the images came into their parts."""
+    ratios = "/".join(f"{100 * ratio:g}" for ratio in split.ratios)
+    words = [f"{ratios} percent for training, validation and test, drawn with seed {split.seed}"]
+    if split.counts:
+        words = [f"{', '.join(map(str, split.counts))} images, drawn with seed {split.seed}"]
+    if split.folds:
+        words.append(f"the test is fold {split.fold} of {split.folds}")
+    if split.balanced_test:
+        words.append("a balanced test")
+    if split.use_given:
+        words[0] = f"the source's own, if it has one, else {words[0]}"
+    if limit := split.subset:
+        words.append(f"at most {limit.train:,}, {limit.validation:,} and {limit.test:,} images")
+    return "; ".join(words)
 
 
 def training_in_words(protocol: Protocol) -> str:
@@ -115,7 +135,9 @@ def _step_in_words(step: Step) -> str:
 
 
 def command(board: Board) -> str:
-    """The command that makes the board's runs from ``SOURCE``."""
+    """The command that makes the board's runs from ``SOURCE``, or imports its predictions."""
+    if board.external:
+        return f"wbc-bench import FILE --as NAME --data {shlex.quote(board.data.name)}"
     names = " ".join(sorted({row.name for row in board.networks}))
     seeds = f"--seeds {board.seeds}" if board.seeds > 1 else ""
     words = ["wbc-bench run", names, "--profile", board.profile, "--data SOURCE", seeds]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from harness.schema.base import MOST, Count, FrozenModel, Name, added_field
+from harness.schema.base import MOST, Count, FrozenModel, Name, Text, added_field
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Dataset:
     groups: np.ndarray
     """(N,) int64: the index of the first image with the same pixels; its own where it is unique."""
     given: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+    """What was done to the pixels that a reader of the board must know."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -110,14 +112,39 @@ class Parts:
     test: np.ndarray
 
 
+@dataclass(frozen=True)
+class ImageIdentities:
+    """What tells the images of a data set apart, in whatever order they come.
+
+    ``sha256`` uint8 (N, 32): of each image's pixels in its source; zeros where it is unknown.
+    ``files``: N names of files, relative to the source; empty where there are none.
+    """
+
+    sha256: np.ndarray = field(default_factory=lambda: np.empty((0, 32), np.uint8))
+    files: tuple[str, ...] = ()
+
+    def columns(self, ids: np.ndarray) -> dict[str, list[str]]:
+        """``sha256``, hexadecimal, and ``file`` of these images, as far as all are known."""
+        columns = {}
+        last = int(ids.max(initial=-1))
+        if last < len(self.sha256) and self.sha256[ids].any(axis=1).all():
+            columns["sha256"] = [self.sha256[i].tobytes().hex() for i in ids]
+        if last < len(self.files) and all(self.files[i] for i in ids):
+            columns["file"] = [self.files[i] for i in ids]
+        return columns
+
+
 class DataSummary(FrozenModel):
     name: Name
     images: Size
-    image_size: int = Field(ge=1, le=1024)
+    image_size: int = Field(ge=0, le=1024)
+    """Side in pixels; 0 where it is unknown."""
     class_names: tuple[Name, ...] = Field(min_length=2)
     train: Count
     validation: Count
     test: Size
+    notes: tuple[Text, ...] = added_field(())
+    """Of the Dataset."""
 
     @field_validator("class_names")
     @classmethod

@@ -22,10 +22,11 @@ from harness.schema.base import (
     Text,
     added_field,
 )
-from harness.schema.dataset import DataSummary
+from harness.schema.dataset import DataSummary, Split
 from harness.schema.ledger import Ledger
 from harness.schema.metrics import Brier, Evaluation, Loss
-from harness.schema.run import Profile, Run, known_recipe
+from harness.schema.protocol import Protocol
+from harness.schema.run import EXTERNAL, BoardProfile, Profile, Run, Weights, known_recipe
 
 SCHEMA = 1
 """Version of the record files. Raised when their meaning changes."""
@@ -155,6 +156,8 @@ class RunRecord(FrozenModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunRecord:
+        if self.run.weights.source == EXTERNAL:
+            raise ValueError("run.weights are those of no run")
         if isinstance(self.result, Finished):
             _check_parts(self.result, self.data)
             if self.result.validation is None:
@@ -235,7 +238,7 @@ class EnsembleRecord(Evaluation):
     stacking and concatenation, which weight inputs and not members."""
     run: Run
     """The first member's; data, split, protocol and seed are the same for all."""
-    profile: Profile
+    profile: BoardProfile
     data: DataSummary
     cost: EnsembleCost | None
     """None where a member's cost is unknown, as for external predictions."""
@@ -284,6 +287,17 @@ class EnsembleRecord(Evaluation):
         )
 
 
+def external_run(fingerprint: str) -> Run:
+    """The stand-in for a run on a board of external predictions alone.
+
+    Only its data count: split and protocol are another program's, and not known.
+    """
+    weights = Weights(source=EXTERNAL)
+    return Run(
+        recipe=EXTERNAL, weights=weights, protocol=Protocol(), data=fingerprint, split=Split()
+    )
+
+
 PIXEL_BASELINE = "raw-pixels"
 """The name of the pixel baseline, which no import can have."""
 
@@ -293,7 +307,8 @@ class External(FrozenModel):
 
     name: str = Field(pattern=EXTERNAL_NAME)
     reference: Run = Field(validation_alias=AliasChoices("reference", "beside"))
-    """A run with the same data, split, protocol and seed. Older records call it ``beside``."""
+    """A run with the same data, split, protocol and seed; ``external_run`` where there is none.
+    Older records call it ``beside``."""
 
     @cached_property
     def id(self) -> str:
@@ -314,7 +329,7 @@ class ExternalRecord(Evaluation):
     """Whether this program made them, as a baseline for the networks."""
     note: Text
     """Their origin."""
-    profile: Profile
+    profile: BoardProfile
     data: DataSummary
 
     @model_validator(mode="after")

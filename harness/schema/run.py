@@ -24,6 +24,11 @@ Backend = Literal["tensorflow", "jax", "torch"]
 Profile = Literal["quick", "full"]
 """The settings for a machine: a CPU or a GPU."""
 
+EXTERNAL: Literal["external"] = "external"
+"""The profile of a board without runs, and the recipe and weights of the stand-in for one."""
+
+BoardProfile = Literal["quick", "full", "external"]
+
 Shift = Literal["none", "mixed", "full"]
 """The shifted test: none, one random corruption per test image, or all corruptions of each."""
 
@@ -46,7 +51,8 @@ RecipeName = Annotated[str, Field(max_length=1000), AfterValidator(known_recipe)
 class Weights(FrozenModel):
     """The initial weights of the backbone, identified by the hash of their file."""
 
-    source: Literal["imagenet", "file", "random"]
+    source: Literal["imagenet", "file", "random", "external"]
+    """``external``: of another program; only of the stand-in for a run (External.reference)."""
     digest: str | None = Field(None, pattern=r"^[a-z0-9:+]{1,4000}$")
     """``md5:...`` for files that Keras pins by MD5, else ``sha256:...``; None: random weights."""
 
@@ -54,7 +60,7 @@ class Weights(FrozenModel):
 class Run(FrozenModel):
     """One network trained once: everything that can change its predictions."""
 
-    recipe: RecipeName
+    recipe: RecipeName | Literal["external"]
     weights: Weights
     protocol: Protocol
     data: str = Field(pattern=r"^[0-9a-f]{16,64}$")

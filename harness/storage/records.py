@@ -4,6 +4,7 @@ results/records/RECIPE-ID.json    the record of a run, written last: it is done 
 results/ensembles/RULE-ID.json    the record of an ensemble
 results/external/NAME-ID.json     the record of predictions that no run made
 results/predictions/ID.npy        predictions of the evaluated parts, small enough to commit
+results/images/DATA.npz           hash and file name of each image of a data set, by its fingerprint
 results/artefacts/ID/             predictions and features of every part, trained weights, log,
                                   and during the run its lock and checkpoints
 """
@@ -18,10 +19,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+import numpy as np
 from pydantic import ValidationError
 from pydantic_core import from_json
 
 from harness.errors import IgnoredFile, StoreError
+from harness.schema.dataset import ImageIdentities
 from harness.schema.predictions import SHIFTED, Predictions, digest
 from harness.schema.records import (
     SCHEMA,
@@ -34,7 +37,14 @@ from harness.schema.records import (
     Subject,
 )
 from harness.schema.run import Run
-from harness.storage.files import no_link_between, read_plain, unreadable, write_atomically
+from harness.storage.files import (
+    no_link_between,
+    read_arrays,
+    read_plain,
+    unreadable,
+    write_arrays,
+    write_atomically,
+)
 from harness.storage.predictions import read_predictions, write_predictions
 
 FEATURES = "features.npz"
@@ -151,6 +161,32 @@ class Store:
             except ValueError:
                 path.replace(path.with_suffix(".torn"))
                 report(f"{path}: damaged, and kept as {path.stem}.torn; the run is made again")
+
+    # --- images ----------------------------------------------------------------------------------
+
+    def save_images(self, fingerprint: str, images: ImageIdentities) -> None:
+        """What identifies the images of a data set, so that exports can name them."""
+        arrays = {"sha256": images.sha256} | (
+            {"files": np.array(images.files)} if images.files else {}
+        )
+        write_arrays(self._images_path(fingerprint), arrays, compress=True)
+
+    def images(self, fingerprint: str) -> ImageIdentities | None:
+        """None where the folder does not have it, as older ones. Raises StoreError."""
+        path = self._images_path(fingerprint)
+        if not path.exists():
+            return None
+        arrays = read_arrays(path)
+        files: np.ndarray = arrays.get("files", np.empty(0, str))
+        sha256 = arrays.get("sha256")
+        if sha256 is None or sha256.dtype != np.uint8 or sha256.shape[1:] != (32,):
+            raise StoreError(f"{path}: no hashes of images; delete it and run again")
+        if files.dtype.kind != "U" or files.shape not in ((0,), (len(sha256),)):
+            raise StoreError(f"{path}: its names of files do not fit; delete it and run again")
+        return ImageIdentities(sha256, tuple(files.tolist()))
+
+    def _images_path(self, fingerprint: str) -> Path:
+        return self.root / "images" / f"{fingerprint}.npz"
 
     # --- predictions and artefacts ---------------------------------------------------------------
 

@@ -155,4 +155,5 @@ def summarise(data: Dataset, parts: Parts) -> DataSummary:
         train=len(parts.train),
         validation=len(parts.validation),
         test=len(parts.test),
+        notes=data.notes,
     )

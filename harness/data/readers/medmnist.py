@@ -6,6 +6,7 @@ addresses are those of MedMNIST v2+ (Yang et al. 2023, Scientific Data 10, 41).
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,9 +73,15 @@ def read_medmnist(path: Path) -> Content:
         for stack in stacks:
             yield from npz.read_images(stack)
 
-    names = npz.read_class_names(path, int(values.max()) + 1, colour=npz.is_colour(stacks[0]))
+    known = npz.BLOOD_CELLS if is_bloodmnist(path.name) else ()
+    names = npz.read_class_names(path, int(values.max()) + 1, known)
     given = np.repeat([PARTS.index(part) for part in parts], [len(part) for part in labels])
     return Content(values, names, batches, given)
+
+
+def is_bloodmnist(name: str) -> bool:
+    """Whether a name of a file or data set begins with MedMNIST's flag of BloodMNIST."""
+    return re.match(r"bloodmnist(?![a-z])", name) is not None
 
 
 # --- the download --------------------------------------------------------------------------------

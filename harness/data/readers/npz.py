@@ -14,7 +14,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,9 @@ BLOOD_CELLS = (
     "lymphocyte", "monocyte", "neutrophil", "platelet",
 )  # fmt: skip
 """Classes of the challenge file and of BloodMNIST, by label. ``ig``: immature granulocyte."""
+
+CHALLENGE_SHAPE = (13_759, 96, 96, 3)
+"""Of the challenge file's images; it names no classes."""
 
 LARGEST_SIDE = 4096
 """Pixels of an image's side. Images of single cells are far smaller; damaged headers are not."""
@@ -82,7 +85,8 @@ def read_challenge(path: Path) -> Content:
     images, labels = member(path, "images"), member(path, "labels")
     check_images(images)
     values = read_labels(labels, images.shape[0])
-    names = read_class_names(path, int(values.max()) + 1, colour=is_colour(images))
+    of_challenge = images.shape == CHALLENGE_SHAPE
+    names = read_class_names(path, int(values.max()) + 1, BLOOD_CELLS if of_challenge else ())
     return Content(values, names, lambda: read_images(images))
 
 
@@ -150,10 +154,6 @@ def check_images(images: Member) -> None:
         raise DataError(f"{images} has dtype {images.dtype}; give raw pixels, uint8 0-255")
 
 
-def is_colour(images: Member) -> bool:
-    return len(images.shape) == 4 and images.shape[3] == 3
-
-
 def read_images(images: Member) -> Iterator[np.ndarray]:
     """Batches uint8 (n, H, W, 3), in order. Integers 0-255 of other types become uint8.
 
@@ -190,10 +190,10 @@ def read_labels(labels: Member, count: int) -> np.ndarray:
     return np.asarray(values.reshape(-1), np.int64)
 
 
-def read_class_names(path: Path, count: int, *, colour: bool) -> tuple[str, ...]:
-    """The file's ``class_names``, or the blood cells' for 8 classes in colour, or class_0..."""
+def read_class_names(path: Path, count: int, known: Sequence[str] = ()) -> tuple[str, ...]:
+    """The file's ``class_names``; else those ``known`` of the file, or class_0, class_1, ..."""
     if "class_names" not in keys(path):
-        return BLOOD_CELLS if colour and count == 8 else tuple(f"class_{k}" for k in range(count))
+        return tuple(known) if len(known) == count else tuple(f"class_{k}" for k in range(count))
     array = member(path, "class_names")
     if array.dtype.kind not in "US" or len(array.shape) != 1:
         raise DataError(f"{array} must be a list of texts, not {array.dtype} {array.shape}")

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import csv
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from harness.commands.verify import verify
 from harness.ensembling.builder import fit_ensembles
 from harness.ensembling.members import group_members
 from harness.errors import DataError, UserError
-from harness.reporting.external import (
-    Format,
-    export_predictions,
-    import_predictions,
-    read_prediction_file,
-)
+from harness.evaluation import metrics
+from harness.reporting.columns import csv_text
+from harness.reporting.external import export_predictions, import_predictions
+from harness.reporting.html import html
+from harness.reporting.markdown import markdown
+from harness.reporting.prediction_files import Format, read_prediction_file
 from harness.reporting.publish import read_boards, write_tables
+from harness.schema.dataset import ImageIdentities
+from harness.schema.predictions import Predictions
+from harness.schema.records import Finished, RunRecord
 from harness.storage.records import Store
-from tests.harness.conftest import CLASSES, made_predictions, made_record, save_finished
+from tests.harness.conftest import (
+    CLASSES,
+    SUMMARY,
+    made_outcome,
+    made_predictions,
+    made_record,
+    made_run,
+    save_finished,
+)
 
 
 @pytest.fixture
@@ -169,13 +183,17 @@ CSV = {
     "": "is empty",
     "a,b,c\n1,2,3\n": "labels absent",
     "0,0.5,0.3,0.2\n1,0.5,0.3,0.2\n": "labels absent",
-    "label,basophil,eosinophil,platelet\n0,0.5,0.3\n": "line 1 has 3 columns, not 4",
-    "label,basophil,eosinophil,platelet\n0,0.5,0.3,x\n": "could not convert",
-    "label,basophil,eosinophil,platelet\nmonocyte,0.5,0.3,0.2\n": "label 'monocyte'",
+    "label,basophil,eosinophil,platelet\n0,0.5,0.3\n": "line 2 has 3 columns, line 1 has 4",
+    "label,basophil,eosinophil,platelet\n\n0,0.5,0.3,x\n": "line 3, column 'platelet': 'x' is no",
+    "label,basophil,eosinophil,platelet\nmonocyte,0.5,0.3,0.2\n": "line 2: label 'monocyte'",
+    "part,label,basophil,eosinophil,platelet\ntest,²,0.5,0.3,0.2\n": "line 2: label '²'",
+    "label,basophil,eosinophil,platelet,secure\n0,0.5,0.3,0.1,0.1\n": "column 'secure'",
+    "label,basophil,eosinophil,platelet,file\n0,0.5,0.3,0.2,a\n": "1 rows",
+    "label,sha256,a,b,c\n0,12,0.5,0.3,0.2\n": "line 2, column 'sha256': '12' is no SHA-256",
     "label,eosinophil,basophil,platelet\n0,0.5,0.3,0.2\n": "1 rows",
-    "part,label,basophil,eosinophil,platelet\ntrain,0,0.5,0.3,0.2\n": "part 'train'",
-    "label,a,a\n0,0.5,0.5\n": "two columns have the same name",
-    "label,basophil,eosinophil,platelet\n0,0.5,0.3,0.1,0.1\n": "cannot be read",
+    "part,label,basophil,eosinophil,platelet\ntrain,0,0.5,0.3,0.2\n": "line 2: part 'train'",
+    "label,a,a\n0,0.5,0.5\n": "two columns are named 'a'",
+    "label,basophil,eosinophil,platelet\n0,0.5,0.3,0.1,0.1\n": "line 2 has 5 columns",
     "\x00\x01": "",
 }
 
@@ -190,12 +208,23 @@ def test_a_bad_csv_is_rejected_in_one_line(results: Path, tmp_path: Path, text: 
     assert "\n" not in str(error.value)
 
 
-def test_columns_in_another_order_are_rejected(results: Path, tmp_path: Path) -> None:
-    (path,) = export_predictions("vgg16", results, tmp_path, "csv")
-    text = path.read_text()
-    path.write_text(text.replace("basophil,eosinophil,platelet", "eosinophil,basophil,platelet", 1))
-    with pytest.raises(UserError, match="columns are not made-up's classes"):
-        import_predictions(path, "theirs", results)
+@pytest.mark.parametrize("kind", ["csv", "npz"])
+def test_columns_are_matched_by_name(results: Path, tmp_path: Path, kind: Format) -> None:
+    (path,) = export_predictions("vgg16", results, tmp_path, kind)
+    if kind == "csv":
+        table = pd.read_csv(path)
+        columns = [c for c in table if c not in CLASSES] + list(reversed(CLASSES))
+        table[columns].to_csv(path, index=False)
+    else:
+        arrays = dict(np.load(path))
+        for name in arrays:
+            if name.endswith("probabilities"):
+                arrays[name] = arrays[name][:, ::-1]
+            if name.endswith("labels"):
+                arrays[name] = 2 - arrays[name]
+        np.savez(path, **arrays | {"class_names": np.array(CLASSES[::-1])})
+    (record,) = import_predictions(path, "theirs", results)
+    assert record.test == made_record().evaluation.test  # type: ignore[union-attr]
 
 
 def test_medmnists_scores_confirm_the_order(results: Path, tmp_path: Path) -> None:
@@ -236,3 +265,237 @@ def test_a_header_that_claims_more_than_the_file_holds(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"(20, 3)", b"(20000000000, 3)"))
     with pytest.raises(DataError, match="cannot be read"):
         read_prediction_file(path, path)
+
+
+# --- whose images they are -----------------------------------------------------------------------
+
+FORMATS: tuple[Format, ...] = ("csv", "npz", "medmnist")
+
+
+def save_board(
+    folder: Path, ids: np.ndarray, names: Sequence[str] = CLASSES, *, identified: bool = True
+) -> RunRecord:
+    """A board whose test images are ``ids`` of 60, which are sorted by class, as a folder's are."""
+    run, labels = made_run(), np.repeat(np.arange(len(names)), 60 // len(names))
+    rng = np.random.default_rng(3)
+    test = rng.dirichlet(np.ones(len(names)), len(ids)).astype(np.float32)
+    parts = {
+        "test": Predictions(ids, labels[ids], test),
+        "validation": Predictions(ids + 60, labels[ids], test[::-1].copy()),
+    }
+    data = SUMMARY.model_copy(update={"class_names": tuple(names), "test": len(ids)})
+    finished = Finished(**dict(made_outcome()), **dict(metrics.evaluate(parts, names)))
+    record = RunRecord(run=run, profile="quick", data=data, result=finished)
+    Store(folder).save_predictions(run, parts)
+    Store(folder).save(record)
+    if identified:
+        hashes = rng.integers(0, 256, (120, 32), dtype=np.uint8)
+        files = tuple(f"{i % 3}/cell {i}.png" for i in range(120))
+        Store(folder).save_images(run.data, ImageIdentities(hashes, files))
+    return record
+
+
+def shuffled(path: Path) -> None:
+    """The rows of an export in another order, what identifies their images with them."""
+    rng = np.random.default_rng(5)
+    if path.suffix == ".npz":
+        arrays = dict(np.load(path))
+        for prefix in ("", "validation_"):
+            order = rng.permutation(len(arrays[f"{prefix}labels"]))
+            for name in ("probabilities", "labels", "images", "sha256", "files"):
+                arrays[prefix + name] = arrays[prefix + name][order]
+        np.savez(path, **arrays)
+        return
+    head, lines = 0 if "[AUC]" in path.name else 1, path.read_text().splitlines(keepends=True)
+    rows = lines[head:]
+    rng.shuffle(rows)
+    path.write_text("".join(lines[:head] + rows))
+
+
+TEST_IDS = np.arange(0, 60, 3)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_rows_in_another_order_find_their_images(tmp_path: Path, kind: Format) -> None:
+    record = save_board(tmp_path / "results", TEST_IDS)
+    (path,) = export_predictions("vgg16", tmp_path / "results", tmp_path, kind)
+    shuffled(path)
+    (imported,) = import_predictions(path, "theirs", tmp_path / "results")
+    assert imported.test == record.evaluation.test  # type: ignore[union-attr]
+    assert imported.note == f"imported from {path.name}"
+    store = Store(tmp_path / "results")
+    own, theirs = store.predictions(record.run), store.predictions(imported.external)
+    for part in theirs:
+        np.testing.assert_array_equal(theirs[part].probabilities, own[part].probabilities)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_other_images_with_the_same_labels_are_rejected(tmp_path: Path, kind: Format) -> None:
+    """Two splits of one class folder have the same list of labels."""
+    save_board(tmp_path / "other", np.sort(np.r_[TEST_IDS[:5], TEST_IDS[5:] + 1]))
+    save_board(tmp_path / "results", TEST_IDS)
+    (path,) = export_predictions("vgg16", tmp_path / "other", tmp_path, kind)
+    with pytest.raises(UserError, match="5 of its 20 are among them"):
+        import_predictions(path, "theirs", tmp_path / "results")
+
+
+def as_csv(path: Path, record: RunRecord, results: Path, **columns: object) -> Path:
+    part = Store(results).predictions(record.run)["test"]
+    table = pd.DataFrame(part.probabilities, columns=list(record.data.class_names))
+    table.insert(0, "label", part.labels)
+    for name, cells in columns.items():
+        table.insert(0, name, cells)
+    table.to_csv(path, index=False)
+    return path
+
+
+def test_images_are_known_by_their_files_too(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    record = save_board(results, TEST_IDS)
+    names = [f"C:\\test\\cell {i}.png" for i in TEST_IDS]
+    path = as_csv(tmp_path / "a.csv", record, results, filename=names)
+    shuffled(path)
+    (imported,) = import_predictions(path, "theirs", results)
+    assert imported.test == record.evaluation.test  # type: ignore[union-attr]
+
+
+def test_sorted_labels_prove_no_order(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    record = save_board(results, TEST_IDS)
+    path = as_csv(tmp_path / "a.csv", record, results)
+    with pytest.raises(UserError, match="sorted by class prove no order"):
+        import_predictions(path, "theirs", results)
+    np.save(tmp_path / "b.npy", Store(results).predictions(record.run)["test"].probabilities)
+    np.save(tmp_path / "l.npy", record_labels := np.repeat(np.arange(3), [7, 7, 6]))
+    assert len(record_labels) == 20
+    (tmp_path / "b.images.csv").write_text(
+        "file\n" + "".join(f"cell {i}.png\n" for i in TEST_IDS), encoding="utf-8-sig"
+    )
+    (imported,) = import_predictions(tmp_path / "b.npy", "theirs", results, tmp_path / "l.npy")
+    assert imported.test == record.evaluation.test  # type: ignore[union-attr]
+
+
+def test_an_order_that_is_trusted_is_said_in_the_row(results: Path, tmp_path: Path) -> None:
+    import_predictions(as_npz(tmp_path / "a.npz"), "theirs", results)
+    boards = read_boards(results)
+    for table in (markdown(boards), csv_text(boards), html(boards, {})):
+        assert "order taken on trust" in table
+
+
+def test_an_index_restores_the_order_or_names_the_images(results: Path, tmp_path: Path) -> None:
+    part = made_predictions(made_run())["test"]
+    table = pd.DataFrame(part.probabilities, columns=list(CLASSES))
+    table.insert(0, "label", part.labels)
+    for name, first, note in (("rows", 0, "on trust"), ("images", 80, "by their index alone")):
+        table["image"] = np.arange(first, first + 20)
+        path = tmp_path / f"{name}.csv"
+        table.sort_values("basophil").to_csv(path)  # And pandas's own index before it.
+        (imported,) = import_predictions(path, name, results)
+        assert imported.test == made_record().evaluation.test  # type: ignore[union-attr]
+        assert note in imported.note
+    table["image"] = np.arange(70, 90)
+    table.to_csv(path)
+    with pytest.raises(UserError, match="10 of its 20 are among them"):
+        import_predictions(path, "others", results)
+
+
+def test_the_board_decides_which_parts_there_are(results: Path, tmp_path: Path) -> None:
+    """A perfect import without validation images is the first row, and others have them."""
+    labels = made_predictions(made_run())["test"].labels
+    perfect = np.eye(3, dtype=np.float32)[labels]
+    import_predictions(as_npz(tmp_path / "p.npz", probabilities=perfect), "perfect", results)
+    assert read_boards(results)[0].rows[0].name == "perfect"
+    (path,) = export_predictions("vgg16", results, tmp_path, "npz")
+    (record,) = import_predictions(path, "theirs", results)
+    assert record.validation is not None
+
+
+def test_the_baselines_name_is_reserved(results: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="reserved"):
+        import_predictions(as_npz(tmp_path / "a.npz"), "raw-pixels", results, replace=True)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "two digits"])
+def test_probabilities_may_be_rounded(results: Path, tmp_path: Path, dtype: str) -> None:
+    rounded = P.astype(np.float16) if dtype == "float16" else np.round(P, 2)
+    import_predictions(as_npz(tmp_path / "a.npz", probabilities=rounded), "theirs", results)
+
+
+NAMES = st.lists(
+    st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
+    .filter(lambda name: name.strip() and name.isprintable()),
+    min_size=2, max_size=4, unique_by=lambda name: " ".join(name.split()),
+)  # fmt: skip
+
+
+@given(NAMES, st.sampled_from(FORMATS), st.booleans())
+@example(["image", "label", "part"], "csv", True)
+@example(["file", "path", "sha256"], "csv", False)
+@example(["2", "1", "0"], "csv", False)
+@example(["", "index", "Unnamed: 0"][1:], "csv", False)
+@example(['a,"b', "=c", "-1"], "csv", True)
+@settings(max_examples=8, deadline=None)
+def test_export_then_import_is_the_identity(
+    names: list[str], kind: Format, identified: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        results = Path(place, "results")
+        ids = np.random.default_rng(1).permutation(60)[:20]
+        record = save_board(results, ids, names, identified=identified)
+        (path,) = export_predictions("vgg16", results, Path(place), kind)
+        (imported,) = import_predictions(path, "theirs", results)
+        own = Store(results).predictions(record.run)
+        for part, held in Store(results).predictions(imported.external).items():
+            for field in ("ids", "labels", "probabilities"):
+                np.testing.assert_array_equal(getattr(held, field), getattr(own[part], field))
+
+
+# --- boards without a run ------------------------------------------------------------------------
+
+
+def test_predictions_alone_make_a_board(tmp_path: Path) -> None:
+    results, labels = tmp_path / "results", np.random.default_rng(0).integers(0, 8, 60)
+    np.save(tmp_path / "y.npy", labels)
+    for seed, name in enumerate(("ours", "theirs", "others")):
+        raw = np.random.default_rng(seed).dirichlet(np.ones(8), 60) + np.eye(8)[labels]
+        np.save(tmp_path / f"{name}.npy", raw / 2)
+        (record,) = import_predictions(
+            tmp_path / f"{name}.npy", name, results, tmp_path / "y.npy", data="bloodmnist"
+        )
+        assert record.data.class_names[0] == "basophil"
+    (together,) = group_members(Store(results), ["ours", "theirs", "others"])
+    fitted = fit_ensembles(together, ("soft vote", "greedy"))
+    assert [rule for rule, _ in fitted.left_out] == ["greedy"]
+    write_tables(results)
+    page = (results / "LEADERBOARD.md").read_text()
+    assert "## bloodmnist, predictions of other programs" in page
+    assert "Soft vote: ours + theirs + others" in page
+    assert "hosen on validation" not in page
+    assert "on the frozen backbone" not in page
+    assert "same rank" in page
+    assert verify(results) == []
+    np.save(tmp_path / "y.npy", labels[::-1])
+    with pytest.raises(UserError, match="other images, or another order"):
+        import_predictions(
+            tmp_path / "ours.npy", "more", results, tmp_path / "y.npy", data="bloodmnist"
+        )
+
+
+def test_validation_images_may_come_later_and_bring_every_rule(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    save_board(tmp_path / "elsewhere", TEST_IDS)
+    (path,) = export_predictions("vgg16", tmp_path / "elsewhere", tmp_path, "npz")
+    (plain,) = export_predictions("vgg16", tmp_path / "elsewhere", tmp_path, "medmnist")
+    np.save(tmp_path / "y.npy", np.load(path)["labels"])
+    import_predictions(plain, "first", results, tmp_path / "y.npy", data="cells")
+    with pytest.raises(UserError, match="class"):
+        import_predictions(path, "second", results, data="cells")
+    for name in ("second", "third"):
+        shuffled(path)
+        import_predictions(path, name, results, data="others")
+    (together,) = group_members(Store(results), ["second", "third"])
+    assert len(fit_ensembles(together, ("weighted vote", "greedy")).records) == 2
+    (board, *_) = [b for b in read_boards(results) if b.data.name == "others"]
+    assert board.data.validation == 20
+    write_tables(results)
+    assert verify(results) == []

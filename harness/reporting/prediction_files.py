@@ -1,0 +1,485 @@
+"""Files of predictions: those of other programs are read, ours are written.
+
+    npz    probabilities (n, K) and labels (n,); perhaps sha256, files, images and class_names; the
+           same arrays with the prefix validation_ or shifted_
+    npy    probabilities (n, K), with the labels in an npy of their own
+    csv    a header, a column ``label`` (index or class name) and one column per class, by its name;
+           perhaps ``part`` (validation, test, shifted), ``sha256``, ``file`` and ``image``
+    csv    MedMNIST's result file: no header, per line an index and K scores, AUC and accuracy in
+           the file's name (Yang et al. 2023, Scientific Data 10)
+
+What identifies the images: ``sha256`` of their pixels in the source, the names of their ``files``,
+or their index in the data set (``images``, in a CSV ``image``). For npy and MedMNIST's file, which
+have no place for it, these columns stand in ``NAME.images.csv`` beside ``NAME.npy``.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from harness.data.readers import npz
+from harness.errors import DataError, path_error
+from harness.schema.dataset import ImageIdentities
+from harness.schema.predictions import Predictions
+from harness.storage.files import write_arrays, write_atomically
+
+Format = Literal["csv", "npz", "medmnist"]
+PREFIXES = {"test": "", "validation": "validation_", "shifted": "shifted_"}
+"""Part -> prefix of the names of its arrays in an npz."""
+META = ("part", "image", "label", "sha256", "file")
+"""Columns of a CSV that are no class. Further columns of these names are classes so called."""
+OTHER_FILE_COLUMNS = ("filename", "file_name", "path", "image_path")
+"""What others call the column ``file``, where there is none."""
+INDEX_COLUMNS = ("", "index", "Unnamed: 0")
+"""Columns that pandas writes, which are passed over where they count."""
+PART_NAMES = {"val": "validation", "valid": "validation"}
+SUM_TOLERANCE = 1e-3
+"""Largest distance of a row's sum from 1, where rounding of its numbers allows no more."""
+MEDMNIST_NAME = re.compile(
+    r"^(?P<flag>[a-z0-9]+?)(_\d+)?_(?P<split>train|val|test)"
+    r"_\[AUC\](?P<auc>[01]\.\d+)_\[ACC\](?P<accuracy>[01]\.\d+)(@.*)?$"
+)
+
+
+@dataclass(frozen=True)
+class PartPredictions:
+    """One part of a file, a row an image: probabilities (n, K), and what else the file has."""
+
+    probabilities: np.ndarray
+    labels: np.ndarray | None = None
+    sha256: tuple[str, ...] = ()
+    """Of each image, hexadecimal; empty where the file has none."""
+    files: tuple[str, ...] = ()
+    index: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray) -> PartPredictions:
+        """The rows in this order."""
+        return PartPredictions(
+            self.probabilities[rows],
+            None if self.labels is None else self.labels[rows],
+            tuple(self.sha256[row] for row in rows) if self.sha256 else (),
+            tuple(self.files[row] for row in rows) if self.files else (),
+            None if self.index is None else self.index[rows],
+        )
+
+
+@dataclass(frozen=True)
+class PredictionFile:
+    """The content of a file, by part."""
+
+    path: Path
+    parts: Mapping[str, PartPredictions]
+    class_names: tuple[str, ...] | None = None
+    auc: float | None = None
+    accuracy: float | None = None
+
+    def with_classes(self, class_names: Sequence[str]) -> PredictionFile:
+        """Columns in the order of these names, where the file names its own; labels with them.
+
+        Raises DataError where the names are others.
+        """
+        if self.class_names is None:
+            return self
+        own = list(map(_plain, self.class_names))
+        known = list(map(_plain, class_names))
+        if sorted(own) != sorted(known):
+            odd = [n for n in own if n not in known] or [n for n in known if n not in own]
+            which = f"column {odd[0]!r}" if odd and odd[0] in own else f"no column {odd[0]!r}"
+            raise DataError(
+                f"{self.path}: its columns are not the classes {', '.join(known)}: {which}"
+            )
+        columns, places = [own.index(n) for n in known], np.array([known.index(n) for n in own])
+        return replace(self, class_names=tuple(class_names), parts={
+            name: replace(part, probabilities=part.probabilities[:, columns],
+                          labels=None if part.labels is None else places[part.labels])
+            for name, part in self.parts.items()
+        })  # fmt: skip
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read_prediction_file(path: Path, labels: Path | None = None) -> PredictionFile:
+    """Read a file of any of the formats. Raises DataError naming what is wrong, and where."""
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    match path.suffix:
+        case ".npz":
+            file = _read_npz(path)
+        case ".npy":
+            file = PredictionFile(path, {"test": PartPredictions(_read_npy(path))})
+        case ".csv":
+            file = _read_csv(path)
+        case other:
+            raise DataError(f"{path}: a file of {other or 'no type'}; npz, npy or csv is expected")
+    file = _with_labels(file, labels)
+    if path.suffix == ".npy" and file.parts["test"].labels is None:
+        raise DataError(f"{path}: labels absent; name their npy with --labels")
+    for name, part in file.parts.items():
+        _check_probabilities(path, name, part.probabilities)
+        if part.labels is not None:
+            _check_labels(path, name, part)
+    return _with_images(file)
+
+
+def _with_labels(file: PredictionFile, labels: Path | None) -> PredictionFile:
+    if labels is None:
+        return file
+    test = file.parts["test"]
+    if test.labels is not None:
+        raise DataError(f"{file.path}: --labels is for files without labels, and it has them")
+    return replace(file, parts={"test": replace(test, labels=_integers(_read_npy(labels), labels))})
+
+
+def _with_images(file: PredictionFile) -> PredictionFile:
+    """With what identifies the test images from the file beside, if there is one."""
+    beside, test = file.path.with_suffix(".images.csv"), file.parts["test"]
+    if test.sha256 or test.files or not beside.is_file():
+        return file
+    header, rows, lines = _table(beside)
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
+    if len(rows) != len(test.probabilities):
+        count = len(test.probabilities)
+        raise DataError(f"{beside}: {len(rows):,} images, {file.path.name} has {count:,}")
+    identified = _identities(beside, columns, lines)
+    return replace(file, parts={**file.parts, "test": replace(test, **identified)})
+
+
+def _check_probabilities(path: Path, part: str, probabilities: np.ndarray) -> None:
+    """Raises DataError naming the first row that is not a probability distribution."""
+    if probabilities.ndim != 2 or probabilities.shape[1] < 2 or not len(probabilities):
+        shape = probabilities.shape
+        raise DataError(f"{path}: probabilities of shape {shape}; (images, classes) is expected")
+    if not np.issubdtype(probabilities.dtype, np.floating):
+        raise DataError(f"{path}: probabilities are {probabilities.dtype}, not floats")
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = np.abs(probabilities.sum(axis=1, dtype=np.float64) - 1)
+    where = "" if part == "test" else f" of {part}"
+    for wrong, what in (
+        (~np.isfinite(probabilities).all(axis=1), "is not finite"),
+        ((probabilities < 0).any(axis=1), "has a negative probability"),
+        (error > _tolerance(probabilities), "does not sum to 1"),
+    ):
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            total = f" but to {probabilities[row].sum(dtype=np.float64):.6g}"
+            raise DataError(f"{path}: row {row}{where} {what}{total if 'sum' in what else ''}")
+
+
+def _tolerance(probabilities: np.ndarray) -> float:
+    """What rounding of each number may add up to: half a unit of its last digit, a class."""
+    largest = float(np.nanmax(np.where(np.isfinite(probabilities), probabilities, 0)))
+    spacing = float(np.finfo(probabilities.dtype).eps) * max(largest, 1.0) / 2
+    for digits in range(1, 5):
+        if np.allclose(probabilities, np.round(probabilities, digits), rtol=0, atol=2 * spacing):
+            return max(SUM_TOLERANCE, probabilities.shape[1] * (0.5 * 10**-digits + spacing))
+    return max(SUM_TOLERANCE, probabilities.shape[1] * spacing)
+
+
+def _check_labels(path: Path, name: str, part: PartPredictions) -> None:
+    assert part.labels is not None
+    rows, classes = part.probabilities.shape
+    if len(part.labels) != rows:
+        prefix = PREFIXES[name]
+        raise DataError(f"{path}: {rows} rows of {prefix}probabilities, {len(part.labels)} labels")
+    wrong = (part.labels < 0) | (part.labels >= classes)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(f"{path}: row {row} has label {part.labels[row]}, of {classes} classes")
+
+
+def _integers(labels: np.ndarray, path: Path) -> np.ndarray:
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        what = f"labels are {labels.dtype} of shape {labels.shape}"
+        raise DataError(f"{path}: {what}; whole numbers (n,) are expected")
+    return labels.astype(np.int64)
+
+
+# --- npz and npy ---------------------------------------------------------------------------------
+
+
+def _read_npz(path: Path) -> PredictionFile:
+    names = npz.keys(path)
+
+    def load(key: str) -> np.ndarray:
+        return npz.load(npz.member(path, key))
+
+    parts = {}
+    for part, prefix in PREFIXES.items():
+        if f"{prefix}probabilities" in names:
+            if f"{prefix}labels" not in names:
+                raise DataError(f"{path}: labels absent: no {prefix}labels in it")
+            identities = {
+                column: load(f"{prefix}{key}")
+                for key, column in (("sha256", "sha256"), ("files", "file"), ("images", "image"))
+                if f"{prefix}{key}" in names
+            }
+            probabilities = load(f"{prefix}probabilities")
+            parts[part] = PartPredictions(
+                probabilities,
+                _integers(load(f"{prefix}labels"), path),
+                **_identities(path, _listed(path, identities, len(probabilities)), None),
+            )
+    if "test" not in parts:
+        raise DataError(f"{path}: no probabilities in it; it has {', '.join(names) or 'nothing'}")
+    columns = [part.probabilities.shape[1:2] for part in parts.values()]
+    classes = columns[0][0] if columns[0] else 0
+    named = "class_names" in names
+    class_names = npz.read_class_names(path, classes) if named else None
+    if len(set(columns)) > 1 or (class_names and len(class_names) != classes):
+        count = len(class_names or ())
+        problem = f"{count} class_names" if named else "parts"
+        raise DataError(f"{path}: {problem} and probabilities of {classes} classes do not fit")
+    return PredictionFile(path, parts, class_names)
+
+
+def _listed(path: Path, arrays: Mapping[str, np.ndarray], count: int) -> dict[str, list[str]]:
+    """Arrays of identities as columns of text. Raises DataError."""
+    columns = {}
+    for name, array in arrays.items():
+        if array.dtype == np.uint8 and array.shape == (count, 32):
+            columns[name] = [row.tobytes().hex() for row in array]
+        elif array.shape == (count,) and array.dtype.kind in "USiu":
+            texts = (
+                array.astype(str)
+                if array.dtype.kind != "S"
+                else np.char.decode(array, "utf-8", "replace")
+            )
+            columns[name] = texts.tolist()
+        else:
+            raise DataError(
+                f"{path}: {name} of shape {array.shape}, {array.dtype}, for {count} rows"
+            )
+    return columns
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    """Without pickle, and without trusting the size that the header claims."""
+    try:
+        return np.array(np.load(path, allow_pickle=False, mmap_mode="r"))
+    except npz.DAMAGE as error:
+        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]})") from None
+
+
+# --- csv -----------------------------------------------------------------------------------------
+
+
+def _table(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
+    """The first row, the other rows, and the line of the file that each row ends in."""
+    rows, lines = [], []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            for row in reader:
+                if row:
+                    rows.append(row)
+                    lines.append(reader.line_num)
+    except OSError as error:
+        raise DataError(str(path_error(error, path))) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num}: {error}") from None
+    if not rows:
+        raise DataError(f"{path}: is empty")
+    for row, line in zip(rows, lines, strict=True):
+        if len(row) != len(rows[0]):
+            problem = f"line {line} has {len(row)} columns, line {lines[0]} has {len(rows[0])}"
+            raise DataError(f"{path}: {problem}")
+    return list(map(_plain, rows[0])), rows[1:], lines[1:]
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.split())
+
+
+def _read_csv(path: Path) -> PredictionFile:
+    header, rows, lines = _table(path)
+    if all(_is_number(cell) for cell in header):
+        return _read_medmnist(path)
+    columns: dict[str, list[str]] = {}
+    classes: dict[str, list[str]] = {}
+    for i, name in enumerate(header):
+        cells = [row[i] for row in rows]
+        if name in OTHER_FILE_COLUMNS and "file" not in {*header, *columns}:
+            columns["file"] = cells
+        elif name in META and name not in columns:
+            columns[name] = cells
+        elif name in INDEX_COLUMNS and _counts(cells):
+            continue
+        elif name in classes:
+            raise DataError(f"{path}: two columns are named {name!r}")
+        else:
+            classes[name] = cells
+    if "label" not in columns:
+        raise DataError(f"{path}: labels absent: no column 'label' among {', '.join(header)}")
+    if not rows:
+        raise DataError(f"{path}: a header without rows")
+    return _read_headed(path, columns, classes, lines)
+
+
+def _read_headed(
+    path: Path, columns: dict[str, list[str]], classes: dict[str, list[str]], lines: list[int]
+) -> PredictionFile:
+    names = list(classes)
+    part_of = [PART_NAMES.get(name, name) for name in columns.get("part", ["test"] * len(lines))]
+    probabilities = np.array(
+        [_numbers(path, name, cells, lines) for name, cells in classes.items()]
+    ).reshape(len(names), len(lines))
+    index_of = {str(k): k for k in range(len(names))} | {name: k for k, name in enumerate(names)}
+    labels = []
+    for cell, part, line in zip(columns["label"], part_of, lines, strict=True):
+        if part not in PREFIXES:
+            raise DataError(f"{path}: line {line}: part {part!r}; {', '.join(PREFIXES)} are known")
+        if _plain(cell) not in index_of:
+            among = ", ".join(names)
+            raise DataError(f"{path}: line {line}: label {cell!r} is none of the columns {among}")
+        labels.append(index_of[_plain(cell)])
+    whole = PartPredictions(probabilities.T, np.array(labels), **_identities(path, columns, lines))
+    parts = {
+        part: whole.take(np.array([i for i, own in enumerate(part_of) if own == part]))
+        for part in dict.fromkeys(part_of)
+    }
+    if "test" not in parts:
+        raise DataError(f"{path}: no rows of the test part")
+    return PredictionFile(path, parts, class_names=tuple(names))
+
+
+def _identities(
+    path: Path, columns: Mapping[str, list[str]], lines: list[int] | None
+) -> dict[str, Any]:
+    """What the columns say about the images. Raises DataError for a hash that is none."""
+    found: dict[str, Any] = {}
+    hashes = columns.get("sha256", [])
+    if any(hashes):
+        for i, cell in enumerate(hashes):
+            if not re.fullmatch("[0-9a-fA-F]{64}", cell):
+                where = f"row {i}" if lines is None else f"line {lines[i]}"
+                raise DataError(f"{path}: {where}, column 'sha256': {cell[:70]!r} is no SHA-256")
+        found["sha256"] = tuple(cell.lower() for cell in hashes)
+    if "image" in columns and all(re.fullmatch("[0-9]{1,9}", c) for c in columns["image"]):
+        found["index"] = np.array(columns["image"], dtype=np.int64)
+    files = columns.get("file" if "index" in found or any(columns.get("file", ())) else "image", [])
+    return found | ({"files": tuple(files)} if any(files) else {})
+
+
+def _numbers(path: Path, name: str, cells: Sequence[str], lines: Sequence[int]) -> list[float]:
+    """Converted exactly as by Python. Raises DataError naming the cell."""
+    numbers = []
+    for cell, line in zip(cells, lines, strict=True):
+        try:
+            numbers.append(float(cell))
+        except ValueError:
+            raise DataError(
+                f"{path}: line {line}, column {name!r}: {cell!r} is no number"
+            ) from None
+    return numbers
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _counts(cells: Sequence[str]) -> bool:
+    """Whether cells are 0, 1, 2, ... or 1, 2, 3, ..., in any order."""
+    found = sorted(int(cell) for cell in cells if re.fullmatch("[0-9]{1,9}", cell))
+    return any(found == list(range(first, first + len(cells))) for first in (0, 1))
+
+
+def _read_medmnist(path: Path) -> PredictionFile:
+    """Index and scores; the images are those of the split, in the published order."""
+    name = MEDMNIST_NAME.match(path.stem)
+    if name is None:
+        raise DataError(
+            f"{path}: labels absent: no header with a column 'label', and no MedMNIST result's "
+            "name (SET_test_[AUC]0.998_[ACC]0.966@RUN.csv), which would confirm the order"
+        )
+    if name["split"] != "test":
+        raise DataError(f"{path}: scores of the {name['split']} split; test is expected")
+    header, rows, lines = _table(path)
+    rows, lines = [header, *rows], [1, *lines]
+    numbers = np.array([
+        _numbers(path, str(i), [row[i] for row in rows], lines) for i in range(len(header))
+    ])  # fmt: skip
+    index, scores = numbers[0], numbers[1:].T
+    order = np.argsort(index, kind="stable")  # As MedMNIST's evaluator does.
+    if not np.array_equal(index[order], np.arange(len(index))):
+        raise DataError(f"{path}: its first column does not count 0, 1, 2, ...")
+    return PredictionFile(
+        path,
+        {"test": PartPredictions(scores[order])},
+        auc=float(name["auc"]),
+        accuracy=float(name["accuracy"]),
+    )
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def write_npz(
+    path: Path,
+    parts: Mapping[str, Predictions],
+    class_names: Sequence[str],
+    images: ImageIdentities,
+) -> None:
+    arrays = {"class_names": np.array(class_names)}
+    for part, prefix in PREFIXES.items():
+        if part in parts:
+            arrays[f"{prefix}probabilities"] = parts[part].probabilities
+            arrays[f"{prefix}labels"] = parts[part].labels
+            arrays[f"{prefix}images"] = parts[part].ids
+            known = images.columns(parts[part].ids)
+            arrays |= {
+                f"{prefix}{key}": np.array(known[column])
+                for key, column in (("sha256", "sha256"), ("files", "file"))
+                if column in known
+            }
+    write_arrays(path, arrays, compress=True)
+
+
+def write_csv(
+    path: Path,
+    parts: Mapping[str, Predictions],
+    class_names: Sequence[str],
+    images: ImageIdentities,
+) -> None:
+    tables = []
+    for part in filter(parts.__contains__, PREFIXES):
+        held = parts[part]
+        about = _about(held, class_names, images)
+        about.insert(0, "part", part)
+        # Classes may be called as these columns are: no names before all are side by side.
+        tables.append(pd.concat([about, pd.DataFrame(held.probabilities)], axis=1))
+        header = [*about.columns, *class_names]
+    table = pd.concat(tables)
+    write_atomically(path, table.to_csv(index=False, header=header).encode())
+
+
+def write_medmnist(
+    path: Path, part: Predictions, class_names: Sequence[str], images: ImageIdentities
+) -> None:
+    """With the images in a file beside it: the format has no place for them."""
+    about = _about(part, class_names, images)
+    write_atomically(path.with_suffix(".images.csv"), about.to_csv(index=False).encode())
+    table = pd.DataFrame(part.probabilities)
+    write_atomically(path, table.to_csv(header=False).encode())
+
+
+def _about(part: Predictions, class_names: Sequence[str], images: ImageIdentities) -> pd.DataFrame:
+    """Every column of META but the part, empty where it is unknown: a class may be called so."""
+    names = np.array(class_names, dtype=object)[part.labels]
+    columns = {"image": part.ids, "label": names, **images.columns(part.ids)}
+    return pd.DataFrame({name: columns.get(name, "") for name in META[1:]})
