@@ -1,7 +1,8 @@
 """The same policies by keras-cv's own layers, slower. The only file that imports keras-cv.
 
-keras-cv 0.9.0 was the last release. Its layers draw from TensorFlow's global generators; these
-are seeded for every batch, so the stream follows from the seed here too.
+keras-cv 0.9.0 was the last release. Its layers draw from TensorFlow's global generator and from
+functions like ``tf.random.uniform``, whose seeds a compiled graph would keep for every batch. Here
+all draw from one generator that is seeded for every batch, so a batch follows from its seed alone.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
+from unittest import mock
 
 import keras_cv
 import numpy as np
@@ -67,7 +69,6 @@ def _apply_steps(steps: tuple[Step, ...], batch: Batch, seed: int) -> Batch:
     if not steps:
         return batch
     images, targets = batch
-    tf.random.set_seed(seed)
     tf.random.set_global_generator(_generator())
     _generator().reset_from_seed(seed)
     pixels, labels = _graph(steps)(tf.constant(images), tf.constant(targets))
@@ -80,6 +81,42 @@ def _generator() -> tf.random.Generator:
     return tf.random.Generator.from_seed(0)
 
 
+def _seed() -> tf.Tensor:
+    return _generator().make_seeds(1)[:, 0]
+
+
+def _uniform(
+    shape: Any, minval: Any = 0, maxval: Any = 1, dtype: Any = tf.float32, seed: Any = None
+) -> tf.Tensor:
+    return tf.random.stateless_uniform(shape, _seed(), minval, maxval, dtype)
+
+
+def _normal(
+    shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = tf.float32, seed: Any = None
+) -> tf.Tensor:
+    return tf.random.stateless_normal(shape, _seed(), mean, stddev, dtype)
+
+
+def _gamma(
+    shape: Any, alpha: Any, beta: Any = None, dtype: Any = tf.float32, seed: Any = None
+) -> tf.Tensor:
+    shape = tf.concat([shape, tf.shape(alpha)], axis=0)
+    return tf.random.stateless_gamma(shape, _seed(), alpha, beta, dtype)
+
+
+def _shuffle(value: tf.Tensor, seed: Any = None) -> tf.Tensor:
+    return tf.random.experimental.stateless_shuffle(value, _seed())
+
+
+DRAWS: dict[str, Any] = {
+    "uniform": _uniform,
+    "normal": _normal,
+    "gamma": _gamma,
+    "shuffle": _shuffle,
+}
+"""What keras-cv calls of ``tf.random``, here with seeds from the generator."""
+
+
 @lru_cache(maxsize=32)
 def _graph(
     steps: tuple[Step, ...],
@@ -88,7 +125,8 @@ def _graph(
 
     @tf.function(reduce_retracing=True)
     def graph(images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels, labels = apply_layers(in_order, images, targets)
+        with mock.patch.multiple(tf.random, **DRAWS):  # While it is traced.
+            pixels, labels = apply_layers(in_order, images, targets)
         return tf.cast(tf.round(pixels), tf.uint8), labels
 
     return graph

@@ -64,8 +64,9 @@ class Stream:
     def key(self) -> str:
         """Hash of everything that the pixels depend on."""
         steps = [json.loads(step.canonical()) for step in self.augmentation.policy]
+        provider = self.augmentation.provider
         content = [self.data, hashlib.sha256(self.ids.tobytes()).hexdigest(), steps, self.seed,
-                   self.images.shape[1], self.augmentation.provider, STREAM,
+                   self.images.shape[1], provider, STREAM[provider],
                    cv2.__version__, np.__version__, BATCH]  # fmt: skip
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 

@@ -17,8 +17,8 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from harness.schema.base import MOST, FrozenModel, added_field
 from zoo.errors import did_you_mean
 
-STREAM = 2
-"""Version of the augmented pixels: raised when the same seed would give others."""
+STREAM = {"wbc-bench": 2, "keras-cv": 3}
+"""Version of each provider's augmented pixels: raised when the same seed would give others."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -274,7 +274,7 @@ class Augmentation(FrozenModel):
         if not active:
             unused.append("provider")
         chosen = self.with_defaults(*unused)
-        return chosen.model_copy(update={"stream": STREAM if active else 1})
+        return chosen.model_copy(update={"stream": STREAM[self.provider] if active else 1})
 
     def stream_epoch(self, epoch: int) -> int:
         """The augmented epoch that an epoch of training reads: a fixed set has only one."""

@@ -167,11 +167,12 @@ def test_an_augmented_run_is_that_of_this_version_of_the_stream(
     file = tmp_path / "b.toml"
     file.write_text('[variants.mixed]\naugmentation = { policy = "mixup" }\n')
     before = load(file, "quick")
-    monkeypatch.setattr("harness.schema.augmentation.STREAM", STREAM + 1)
+    now = STREAM["wbc-bench"]
+    monkeypatch.setitem(STREAM, "wbc-bench", now + 1)
     after = load(file, "quick")
     assert after.protocol == before.protocol
     streams = [benchmark.variants["mixed"].augmentation.stream for benchmark in (before, after)]
-    assert streams == [STREAM, STREAM + 1]
+    assert streams == [now, now + 1]
     assert '"stream":' in after.variants["mixed"].canonical()
     assert '"stream":' not in after.protocol.canonical()
     assert Augmentation.model_validate({"policy": "mixup"}).stream == 1, "records of before"
