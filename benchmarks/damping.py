@@ -38,7 +38,8 @@ def embed(planned: PlannedRun, data: Dataset, ids: np.ndarray) -> np.ndarray:
     """Pooled features float32 (n, width) of the planned run's untrained or pretrained network."""
     import keras
 
-    from harness.training.train_step import Forward, to_numpy
+    from harness.training.compilation import to_numpy
+    from harness.training.train_step import Forward
     from zoo.factory import build
 
     keras.utils.set_random_seed(planned.run.seed)

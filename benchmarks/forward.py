@@ -120,8 +120,9 @@ def print_kernels(forward: Step, pixels: np.ndarray) -> None:
 
 
 def main() -> None:
+    from harness.training.compilation import to_numpy
     from harness.training.throughput import multiply_adds
-    from harness.training.train_step import Forward, to_numpy
+    from harness.training.train_step import Forward
     from zoo.factory import build
 
     parser = argparse.ArgumentParser(description=__doc__)

@@ -32,7 +32,7 @@ from harness.storage.predictions import write_predictions
 from harness.storage.records import PREDICTIONS, Store
 from harness.sweep.planner import PlannedRun
 from harness.sweep.scheduler import Launcher, SweepContext, sweep
-from harness.training.checkpoint import Checkpoint, CheckpointManager
+from harness.training.checkpoint import TIME_SHARE, Checkpoint, CheckpointManager
 from harness.training.schedule import ScheduleState
 from zoo.registry import find
 
@@ -126,7 +126,7 @@ def checkpoints() -> None:
             began = time.perf_counter()
             assert manager.load("fine-tuning") is not None
             read = time.perf_counter() - began
-        share = manager.seconds / max(30, manager.seconds / 0.05)
+        share = manager.seconds / max(30, manager.seconds / TIME_SHARE)
         print(
             f"checkpoint, {name:16} {size:6,.0f} MB  written in {manager.seconds:5.2f} s, "
             f"read in {read:5.2f} s; at most {share:.1%} of the time"

@@ -209,7 +209,7 @@ def peak(precision: str) -> dict[str, Any]:
     import numpy as np
     from keras import ops
 
-    from harness.training.train_step import compiled, to_numpy
+    from harness.training.compilation import compiled, to_numpy
 
     name = keras.backend.backend()
     where = device_of(name)

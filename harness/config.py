@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -67,10 +67,15 @@ class SweepSettings(FrozenModel):
     """The shifted test: one corruption per test image, all corruptions of each, or none."""
     per_gpu: int = Field(1, ge=1, le=64)
     """Parallel runs on each GPU."""
+    preparing: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"
+    """Further runs on each GPU that build and compile while others train; on the CPU too where a
+    number is given. ``auto``: as cores and memory allow, none on the CPU."""
     memory_gb: float = Field(0, ge=0)
     """Host memory of a run; above it the run restarts with micro-batches. 0: no limit."""
     checkpoint_seconds: float = Field(30, ge=0)
-    """Shortest time between two checkpoints of a run; 0: one after each epoch."""
+    """Seconds of training that a checkpoint saves, at least; 0: one after each epoch."""
+    compiled_gigabytes: float = Field(5, ge=0)
+    """Disk space for compiled programs (JAX), which all runs share."""
     augmented_gigabytes: float = Field(20, ge=0)
     """Disk space for augmented epochs, which all recipes share; the rest is made in memory."""
 

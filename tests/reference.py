@@ -228,6 +228,10 @@ MEANINGS = {
     "micro_batches": "into which a batch was cut because memory was too small; 1: none",
     "feature_rows_learnt": "rows of stored features in the gradient steps of the head",
     "energy_exclusive": "whether the device was the run's own",
+    "preparing_seconds": "of compiling ahead of training, while other runs could train",
+    "waiting_seconds": "of waiting, ready, for a turn on the device",
+    "programs_compiled": "programs that XLA compiled for the run",
+    "programs_cached": "programs that it found in the cache of compiled programs",
     "note": "what a reader of the row must know",
 }
 """Of the columns without an explanation of their own."""

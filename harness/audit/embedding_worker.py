@@ -30,8 +30,9 @@ def _execute(job_text: str, emit: Emit) -> dict[str, Any]:
     with device_lock.shared():
         import keras
 
+        from harness.training.compilation import to_numpy
         from harness.training.model import make_deterministic
-        from harness.training.train_step import Forward, to_numpy
+        from harness.training.train_step import Forward
         from zoo.factory import build
         from zoo.registry import find
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,9 @@ from rich.console import Console
 from harness.commands.evaluate import corrupted_test, evaluate
 from harness.commands.plan import Plan, make_plan
 from harness.commands.resolve import Experiment, Request, resolve
+from harness.commands.settings import cache_folder
 from harness.data.image_cache import provenance
-from harness.execution import devices, processes
+from harness.execution import compile_cache, devices, processes
 from harness.execution.devices import Device
 from harness.reporting.publish import write_tables
 from harness.schema.dataset import ImageIdentities
@@ -89,6 +90,7 @@ def prepare_sweep(plan: Plan, console: Console) -> PreparedSweep:
         backend=experiment.benchmark.backend,
         checkpoint_seconds=experiment.benchmark.sweep.checkpoint_seconds,
         epochs=plan.epoch_cache,
+        compile_cache=cache_folder() / "compiled",
     )
     return PreparedSweep(plan, context, launcher)
 
@@ -101,11 +103,24 @@ def run_sweep(prepared: PreparedSweep, console: Console) -> Summary:
     callbacks: list[ProgressCallback] = [view]
     if (log_folder := plan.experiment.request.tensorboard) is not None:
         callbacks.append(TensorBoardCallback(log_folder, view.message))
-    with closing(prepared.launcher):
+    with closing(prepared.launcher), _clean_compile_cache(prepared.context, plan):
         summary = sweep(plan.pending, prepared.context, prepared.launcher, callbacks)
     for finished in plan.finished_runs():  # A process killed after its record left these behind.
         plan.experiment.store.drop_checkpoints(finished)
     return summary
+
+
+@contextmanager
+def _clean_compile_cache(context: SweepContext, plan: Plan) -> Iterator[None]:
+    """Without torn entries before a sweep, within its limit after one."""
+    folder, limit = context.compile_cache, plan.experiment.benchmark.sweep.compiled_gigabytes
+    try:
+        if folder is not None:
+            compile_cache.clean(folder, int(1e9 * limit))
+        yield
+    finally:
+        if folder is not None:
+            compile_cache.clean(folder, int(1e9 * limit))
 
 
 def write(plan: Plan) -> Path:
@@ -148,7 +163,9 @@ def _launcher(
     if cluster is None:
         cpu_slots = max(1, min(settings.cpu_slots, len(plan.pending)))
         visible = experiment.settings.devices
-        return worker(), partial(devices.slots, visible, cpu_slots, settings.per_gpu)
+        preparing = None if settings.preparing == "auto" else settings.preparing
+        slots = devices.slots(visible, cpu_slots, settings.per_gpu, preparing)
+        return worker(), lambda: slots
     from harness.sweep.cluster import Cluster, connect
 
     launcher = Cluster(connect(cluster), experiment.data.folder, worker, corrupted)

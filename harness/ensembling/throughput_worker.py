@@ -28,7 +28,7 @@ def _execute(task_text: str, emit: Emit) -> dict[str, Any]:
         import keras
 
         from harness.training.throughput import Meter
-        from harness.training.train_step import Forward, to_numpy
+        from harness.training.train_step import Forward
         from zoo.factory import build
         from zoo.registry import find
 

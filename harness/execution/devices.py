@@ -10,6 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+MOST_PREPARING = 8
+"""Runs on each GPU that build and compile while others train."""
+PREPARING_GB = 4.0
+"""Memory that such a run takes at most, on the host and on the GPU."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -18,8 +23,15 @@ class Device:
     id: str
     name: str
     shared: bool = False
-    """Whether several runs may use it at once: then none reserves all of its memory at the start,
-    and its energy is not that of one run."""
+    """Whether several runs may train on it at once: then none reserves all of its memory at the
+    start, and its energy is not that of one run."""
+    turns: int = 0
+    """How many runs train on it at once, one after the other as they are ready; 0: each trains
+    from the start."""
+    preparing: bool = False
+    """Whether further runs build and compile meanwhile, and hold some of its memory."""
+    memory_gb: float = 0.0
+    """Of a GPU; 0: unknown."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -40,7 +52,7 @@ class Device:
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # The order of nvidia-smi, whose index this is.
             "CUDA_VISIBLE_DEVICES": self.id.removeprefix("gpu:"),
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # PyTorch needs it for deterministic sums.
-            **(shared if self.shared else {}),
+            **(shared if self.shared or self.preparing else {}),
         }
 
 
@@ -50,10 +62,44 @@ def visible(environment: Mapping[str, str] | None = None) -> tuple[Device, ...]:
     return gpus or (Device("cpu", cpu_name()),)
 
 
-def slots(available: Sequence[Device], cpu_slots: int, per_gpu: int) -> tuple[Device, ...]:
-    """One entry for each simultaneous run: every GPU once, then again, up to ``per_gpu`` times."""
-    count = cpu_slots if available[0].id == "cpu" else per_gpu
-    return tuple(replace(device, shared=count > 1) for device in available) * count
+def slots(
+    available: Sequence[Device], cpu_slots: int, per_gpu: int, preparing: int | None = None
+) -> tuple[Device, ...]:
+    """One entry for each simultaneous run: every device once, then again.
+
+    ``preparing``: runs on each device that build and compile while others train; None: as many as
+    the machine has room for beside its GPUs, none on a CPU.
+    """
+    on_cpu = available[0].id == "cpu"
+    training = cpu_slots if on_cpu else per_gpu
+    if preparing is None:
+        preparing = 0 if on_cpu else _most_preparing(available)
+    turns = training if preparing or not on_cpu else 0
+    one = [
+        replace(device, shared=training > 1, turns=turns, preparing=preparing > 0)
+        for device in available
+    ]
+    return tuple(one) * (training + preparing)
+
+
+def _most_preparing(gpus: Sequence[Device]) -> int:
+    """Runs to prepare for each GPU: one core and PREPARING_GB of free memory for each.
+
+    On a GPU they hold their weights; half of its memory is left to the run that trains.
+    """
+    host = min(cores() - 1, int(free_memory_gb() / PREPARING_GB)) // len(gpus)
+    memory = min(gpu.memory_gb for gpu in gpus) or PREPARING_GB
+    return max(0, min(host, MOST_PREPARING, int(memory / 2 / PREPARING_GB)))
+
+
+def free_memory_gb() -> float:
+    """Memory of this machine that new processes may take, GB; PREPARING_GB where unknown."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return PREPARING_GB
+    kibibytes = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    return next(kibibytes, PREPARING_GB * 1e9 / 1024) * 1024 / 1e9
 
 
 def _gpus(environment: Mapping[str, str]) -> tuple[Device, ...]:
@@ -61,7 +107,7 @@ def _gpus(environment: Mapping[str, str]) -> tuple[Device, ...]:
     program = shutil.which("nvidia-smi")
     if program is None or allowed in ("", "-1"):
         return ()
-    query = [program, "--query-gpu=index,uuid,name", "--format=csv,noheader"]
+    query = [program, "--query-gpu=index,uuid,memory.total,name", "--format=csv,noheader,nounits"]
     try:
         output = subprocess.run(
             query, capture_output=True, text=True, timeout=20, check=True
@@ -70,11 +116,12 @@ def _gpus(environment: Mapping[str, str]) -> tuple[Device, ...]:
         return ()
     gpus = []
     for line in output.splitlines():
-        index, uuid, name = (field.strip() for field in line.split(",", 2))
+        index, uuid, memory, name = (field.strip() for field in line.split(",", 3))
         if allowed is None or any(
             _matches(item.strip(), index, uuid) for item in allowed.split(",")
         ):
-            gpus.append(Device(f"gpu:{index}", name))
+            gigabytes = float(memory) * 1024**2 / 1e9 if memory.isdigit() else 0.0
+            gpus.append(Device(f"gpu:{index}", name, memory_gb=gigabytes))
     return tuple(gpus)
 
 
@@ -96,9 +143,19 @@ def cpu_name() -> str:
 
 
 def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine() or "CPU"
+
+
+def cpu_features() -> str:
+    """The processor and its instruction sets: equal ones run the same compiled programs."""
+    return f"{platform.machine()} {_processor()} {_cpuinfo('flags') or _cpuinfo('Features')}"
+
+
+def _cpuinfo(field: str) -> str:
+    """A field of the first processor in /proc/cpuinfo; empty where there is none."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
+            if line.startswith(field):
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine() or "CPU"
+    return ""

@@ -8,9 +8,10 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,6 +24,10 @@ from harness.storage.files import open_plain
 RUN_LOCK, ARTEFACTS_LOCK = "run.lock", "artefacts.lock"
 MOST_OWNER = 4096
 """Characters of what an owner writes about itself."""
+TURN_SECONDS = 0.05
+"""Between two looks at whether a device is free."""
+COMPILING_SECONDS = 5.0
+"""For which a measurement waits for runs that compile on its GPU; then it goes on beside them."""
 
 
 # --- runs ----------------------------------------------------------------------------------------
@@ -104,8 +109,15 @@ class DeviceLock:
     released, unless the run has the device to itself (``own``).
     """
 
-    def __init__(self, device: str, folder: Path | None = None, own: bool = False) -> None:
+    def __init__(
+        self,
+        device: str,
+        folder: Path | None = None,
+        own: bool = False,
+        turn: DeviceTurn | None = None,
+    ) -> None:
         self.own = own
+        self.turn = turn or DeviceTurn(device, 0)
         self.seconds = 0.0
         """For which the lock was held so far; the waiting for it is not in it."""
         self.waited_seconds = 0.0
@@ -113,6 +125,7 @@ class DeviceLock:
         self._path = _device_file(device, "device", folder)
         # Whoever waits for the exclusive lock holds the gate, so that new shared locks wait too.
         self._gate = _device_file(device, "gate", folder)
+        self._compiling = _device_file(device, "compile", folder)
         self._counting = threading.Lock()
 
     @contextmanager
@@ -129,13 +142,31 @@ class DeviceLock:
 
     @contextmanager
     def exclusive(self) -> Iterator[bool]:
-        """Work on the device alone; yields whether the file system could ensure that."""
+        """Work on the device alone; yields whether the file system could ensure that.
+
+        Runs that compile meanwhile are waited for only COMPILING_SECONDS.
+        """
+        compiling = FileLock(self._compiling)
         with (
             FileLock(self._gate) as gate,
             FileLock(self._path) as device,
             self._timed(gate, device),
         ):
-            yield device.enforced
+            try:
+                alone = _acquire_within(compiling, COMPILING_SECONDS)
+                yield device.enforced and alone
+            finally:
+                compiling.release()
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Load, build or compile while other runs train on a GPU; on a CPU it is work as any."""
+        if self.turn.count == 0 or self.turn.device == "cpu":
+            with self.shared():
+                yield
+        else:
+            with FileLock(self._compiling, shared=True):  # Autotuning runs on the GPU.
+                yield
 
     @contextmanager
     def _timed(self, *locks: FileLock) -> Iterator[None]:
@@ -148,12 +179,97 @@ class DeviceLock:
                 self.waited_seconds += sum(lock.waited_seconds for lock in locks)
 
 
+class DeviceTurn:
+    """The right to train on a device, which ``count`` runs have at once; 0: they need none.
+
+    The runs that are ready take it in the order of the plan. The kernel takes it from a process
+    that dies.
+    """
+
+    def __init__(self, device: str, count: int, order: int = 0, folder: Path | None = None) -> None:
+        self.device, self.count, self._order, self._folder = device, count, order, folder
+        self.seconds = 0.0
+        """For which it was held so far."""
+        self.waited_seconds = 0.0
+        self._held: tuple[FileLock, ...] = ()
+        self._since = 0.0
+
+    def take(self, on_wait: Callable[[], object] = lambda: None) -> None:
+        """Wait for a turn, unless it is held already; ``on_wait``: called where it is not free."""
+        if self.count == 0 or self._held:
+            return
+        start = time.perf_counter()
+        ticket = FileLock(self._file(f"ready-{self._order:06}-{uuid4().hex[:12]}"))
+        with ticket:
+            while not self._try(ticket.path):
+                on_wait()
+                on_wait = lambda: None  # noqa: E731
+                time.sleep(TURN_SECONDS)
+            with suppress(OSError):  # Windows deletes no open file; the next run does.
+                ticket.path.unlink()
+        self._since = time.perf_counter()
+        self.waited_seconds += self._since - start
+
+    def give_back(self) -> None:
+        """Let the next run train; nothing happens where the turn is not held."""
+        if self._held:
+            self.seconds += time.perf_counter() - self._since
+        held, self._held = self._held, ()
+        for lock in held:
+            lock.release()
+
+    def _try(self, ticket: Path) -> bool:
+        """Take a turn if one is free, and no run before this one in the plan is ready."""
+        with FileLock(self._file("queue")):
+            if any(path < ticket and _is_held(path) for path in self._tickets()):
+                return False
+            # Where another sweep lets more runs train at once, none of them is alone.
+            together = FileLock(self._file("turn"), shared=self.count > 1)
+            for i in range(self.count) if together.acquire(blocking=False) else ():
+                lock = FileLock(self._file(f"turn-{i}"))
+                if lock.acquire(blocking=False):
+                    self._held = (lock, together)
+                    return True
+            together.release()
+        return False
+
+    def _tickets(self) -> list[Path]:
+        pattern = self._file("ready-*")
+        return sorted(pattern.parent.glob(pattern.name))
+
+    def _file(self, kind: str) -> Path:
+        return _device_file(self.device, kind, self._folder)
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a living process holds a lock; the file of a dead one is removed."""
+    lock = FileLock(path)
+    try:
+        if not lock.acquire(blocking=False):
+            return True
+        with suppress(OSError):
+            path.unlink()
+        return False
+    finally:
+        lock.release()
+
+
+def _acquire_within(lock: FileLock, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not lock.acquire(blocking=False):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(TURN_SECONDS)
+    return True
+
+
 def acquire_gpu(device: Device) -> FileLock | None:
     """Hold a GPU of this machine for a whole run; None where the runs on it would not share it.
 
-    Shared GPUs are held together with others, others alone.
+    GPUs that are shared, or on which runs take turns, are held together with others, others alone.
     """
-    lock = FileLock(_device_file(device.id, "run"), shared=device.shared)
+    together = device.shared or device.turns > 0
+    lock = FileLock(_device_file(device.id, "run"), shared=together)
     return lock if lock.acquire(blocking=False) else None
 
 

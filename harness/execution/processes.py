@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.schema.base import FrozenModel
-from harness.schema.events import DoneEvent, Event, FailedEvent, FailureStatus, read_event
+from harness.schema.events import (
+    WAITING,
+    DoneEvent,
+    Event,
+    FailedEvent,
+    FailureStatus,
+    PhaseEvent,
+    read_event,
+)
 from harness.schema.records import Failed, Outcome
 from harness.schema.run import Job
 from harness.storage.files import open_new
@@ -113,13 +121,18 @@ def _signal_group(process: _Process, number: int) -> None:
 
 @dataclass
 class _Watchdog:
-    """Ends a child that exceeds its time or memory, and whatever a child leaves behind."""
+    """Ends a child that exceeds its time or memory, and whatever a child leaves behind.
+
+    Waiting for its device does not count in its time.
+    """
 
     process: _Process
     timeout: float
     memory_gb: float
     reason: str = ""
     out_of_memory: bool = False
+    _waited: float = 0.0
+    _waiting_since: float | None = None
     _done: threading.Event = field(default_factory=threading.Event)
     _kills_before: int = field(default_factory=lambda: _kernel_memory_kills())
 
@@ -133,6 +146,13 @@ class _Watchdog:
         self._thread.join()
         _signal_group(self.process, signal.SIGKILL)
 
+    def on_event(self, event: Event) -> None:
+        """Follow which phase the child is in."""
+        if isinstance(event, PhaseEvent):
+            now, since = time.monotonic(), self._waiting_since
+            self._waited += now - since if since is not None else 0.0
+            self._waiting_since = now if event.name == WAITING else None
+
     def _watch(self) -> None:
         deadline = time.monotonic() + self.timeout if self.timeout else math.inf
         while not self._done.wait(WATCH_SECONDS):
@@ -140,7 +160,8 @@ class _Watchdog:
                 # A grandchild could hold the pipe open for ever.
                 _signal_group(self.process, signal.SIGKILL)
                 return
-            if time.monotonic() > deadline:
+            is_waiting = self._waiting_since is not None
+            if not is_waiting and time.monotonic() - self._waited > deadline:
                 self.reason = f"timeout after {self.timeout:.0f} s"
                 terminate(self.process)
             elif self.memory_gb and resident_gb(self.process.pid) > self.memory_gb:
@@ -242,7 +263,7 @@ class WorkerProcess:
             return ProcessExit(None, 0)
         try:
             with _Watchdog(process, self.timeout, self.memory_gb) as watchdog:
-                last_event = _exchange(process, task, report)
+                last_event = _exchange(process, task, watchdog.on_event, report)
                 code = process.wait()
         finally:
             self.children.discard(process)
@@ -271,7 +292,7 @@ def run_task(
 
 
 def _exchange(
-    process: _Process, task: FrozenModel, report: Callable[[Event], None]
+    process: _Process, task: FrozenModel, *receivers: Callable[[Event], None]
 ) -> Event | None:
     """Send the task, pass the events on, and return the last one."""
     assert process.stdin is not None
@@ -285,7 +306,8 @@ def _exchange(
             last_event = read_event(line)
         except ValueError:
             continue  # A dying child did not finish the line.
-        report(last_event)
+        for receive in receivers:
+            receive(last_event)
     return last_event
 
 

@@ -312,6 +312,10 @@ MEASURED: tuple[Column[Row], ...] = (
            mark=lambda row: "" if _exclusive(row) else "‡", shown=(COSTS,),
            explanation="of the whole device during the run, where it reports it"),
     Column("energy_exclusive", "", _exclusive),
+    Column("preparing_seconds", "", _ledger("preparing_seconds")),
+    Column("waiting_seconds", "", _ledger("waiting_seconds")),
+    Column("programs_compiled", "", _ledger("programs_compiled")),
+    Column("programs_cached", "", _ledger("programs_cached")),
     Column("note", "Note", lambda row: row.note),
 )  # fmt: skip
 

@@ -9,6 +9,9 @@ from pydantic import Field, TypeAdapter
 from harness.schema.base import FrozenModel, Name, Text
 from harness.schema.records import Epoch
 
+COMPILING, WAITING = "compiling", "waiting for the device"
+"""Phases of a run before it trains: the second does not count in its time limit."""
+
 FailureStatus = Literal["failed", "wrong input", "no room", "out of memory"]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.schema.base import Amount, Count, FrozenModel
+from harness.schema.base import Amount, Count, FrozenModel, added_field
 
 
 class Ledger(FrozenModel):
@@ -24,9 +24,19 @@ class Ledger(FrozenModel):
     augmenting, training, inference and measuring throughput, without waiting, reading and writing.
     Runs that share the lock each count in full. Epochs from a checkpoint count with the seconds
     that they took. On a GPU without other runs: all seconds from the start to the end of the
-    evaluation, since steps are asynchronous there."""
+    evaluation, since steps are asynchronous there; where runs take turns, those of its turn."""
     energy_joules: Amount | None = None
     """Energy of the device from the run's start to its end, idle or not: a GPU's board, or the
     processor packages. None where it cannot be measured, or where the run was resumed."""
     energy_exclusive: bool = False
     """Whether no other run of the sweep used the device; else their energy is included."""
+    preparing_seconds: Amount | None = added_field(None)
+    """Wall seconds of compiling ahead of training, while other runs could train on the device;
+    part of ``timings.compile``. None: not measured."""
+    waiting_seconds: Amount | None = added_field(None)
+    """Wall seconds of waiting, ready, for a turn on the device; in no part of the timings but
+    ``total``. None: runs do not take turns."""
+    programs_compiled: Count | None = added_field(None)
+    """Programs that XLA compiled for this run. None: not counted by the backend."""
+    programs_cached: Count | None = added_field(None)
+    """Programs that were found compiled in the cache."""

@@ -86,17 +86,23 @@ class Job(FrozenModel):
     device: str
     device_name: str
     device_shared: bool = False
-    """Whether other runs of the sweep may use it at the same time."""
+    """Whether other runs of the sweep may train on it at the same time."""
+    device_turns: int = Field(0, ge=0)
+    """How many runs train on it at once, in turns; 0: from the start."""
+    device_preparing: bool = False
+    """Whether other runs of the sweep build and compile on it meanwhile."""
+    order: int = 0
+    """Place of the run in the plan: of those that are ready the first trains first."""
     shifted: str | None = None
     """File of the shifted copy of the test images, if it is to be predicted."""
     micro_batches: int = Field(1, ge=1)
     """Into which each training batch is split; inference batches shrink by the same factor."""
     checkpoint_seconds: float = Field(30.0, ge=0)
-    """The shortest time between two checkpoints."""
+    """Seconds of training that a checkpoint saves, at least."""
     epochs: EpochCacheSettings | None = None
     """None without augmentation."""
 
     @property
     def own_device(self) -> bool:
-        """Whether the device is a GPU without other runs of the sweep."""
+        """Whether the device is a GPU on which no other run of the sweep trains meanwhile."""
         return self.device != "cpu" and not self.device_shared

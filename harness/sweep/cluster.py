@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from distributed import Client, Future, WorkerPlugin, get_worker
@@ -32,13 +32,13 @@ from distributed.scheduler import KilledWorker
 
 from harness import __version__
 from harness.errors import UserError
-from harness.execution import devices
+from harness.execution import compile_cache, devices
 from harness.execution.devices import Device
 from harness.execution.locks import acquire_gpu
 from harness.execution.processes import LOG, ProcessResult
 from harness.schema.events import Event, read_event, write_event
 from harness.schema.records import Failed
-from harness.schema.run import Job
+from harness.schema.run import Backend, Job
 from harness.storage.files import write_atomically
 from harness.storage.records import FEATURES, PREDICTIONS
 from harness.sweep.scheduler import Launcher
@@ -96,7 +96,7 @@ class ClusterTask:
     images: str
     """Name of the folder that ImagesPlugin has filled there."""
     weights: tuple[bytes | None, ...]
-    backend: str
+    backend: Backend
     make_launcher: Callable[[], Launcher]
     topic: str
     """On which the worker reports events."""
@@ -181,7 +181,7 @@ class Cluster:
             job=job,
             images=self._images.place,
             weights=tuple(Path(file).read_bytes() if file else None for file in job.weights),
-            backend=environment["KERAS_BACKEND"],
+            backend=cast(Backend, environment["KERAS_BACKEND"]),
             make_launcher=self.make_launcher,
             topic=topic,
         )
@@ -254,7 +254,12 @@ def execute_task(task: ClusterTask) -> TaskResult:
                 "device_shared": device.shared,
             }
         )
-        environment = {**device.environment, "KERAS_BACKEND": task.backend}
+        compiled = Path(worker.local_directory) / "wbc-bench-compiled"
+        environment = {
+            **device.environment,
+            **compile_cache.environment(compiled, device, task.backend),
+            "KERAS_BACKEND": task.backend,
+        }
         launcher = task.make_launcher()
         with _stopped_when_dropped(worker, launcher):
             result = launcher(

@@ -117,7 +117,7 @@ def within_budget(
 def disk_mb(planned: PlannedRun, data: DataSummary) -> float:
     """What a run leaves on disk, MiB: features of every image and, if trained, its weights.
 
-    While it runs, two checkpoints of weights and optimizer come on top.
+    While it runs, a checkpoint of weights and optimizer may come on top, two while it is written.
     """
     images = data.train + data.validation + data.test
     protocol, random = planned.run.protocol, planned.run.weights.source == "random"

@@ -18,6 +18,7 @@ from joblib import Parallel, delayed
 
 from harness.errors import NoRoom, StoreError, is_no_room
 from harness.evaluation import metrics
+from harness.execution import compile_cache
 from harness.execution.devices import Device
 from harness.execution.locks import RunLock, acquire_gpu
 from harness.execution.processes import ProcessResult
@@ -70,9 +71,11 @@ class SweepContext:
     backend: Backend = "tensorflow"
     checkpoint_seconds: float = 30.0
     epochs: EpochCacheSettings | None = None
+    compile_cache: Path | None = None
+    """Folder of compiled programs; None: every run compiles its own."""
 
-    def job(self, planned: PlannedRun, device: Device) -> Job:
-        """The job of a run on a device."""
+    def job(self, planned: PlannedRun, device: Device, order: int = 0) -> Job:
+        """The job of a run on a device; ``order``: its place in the plan."""
         return Job(
             run=planned.run,
             data=str(self.data_folder.resolve()),
@@ -81,10 +84,19 @@ class SweepContext:
             device=device.id,
             device_name=device.name,
             device_shared=device.shared,
+            device_turns=device.turns,
+            device_preparing=device.preparing,
+            order=order,
             shifted=str(self.shifted.resolve()) if self.shifted else None,
             checkpoint_seconds=self.checkpoint_seconds,
             epochs=self.epochs if planned.run.protocol.augmentation.policy else None,
         )
+
+    def environment(self, device: Device) -> dict[str, str]:
+        """Environment variables of a worker on a device."""
+        cache = self.compile_cache
+        compiled = compile_cache.environment(cache, device, self.backend) if cache else {}
+        return {**device.environment, **compiled, "KERAS_BACKEND": self.backend}
 
 
 @dataclass
@@ -112,7 +124,7 @@ def sweep(
     callback = CallbackList([StatusCallback(context.store), *callbacks])
     callback.on_sweep_begin()
     try:
-        return _Sweep(context, launcher, callback, list(pending)).execute()
+        return _Sweep(context, launcher, callback, tuple(pending), list(pending)).execute()
     finally:
         callback.on_sweep_end()
 
@@ -133,6 +145,7 @@ class _Sweep:
     context: SweepContext
     launcher: Launcher
     callback: ProgressCallback
+    pending: tuple[PlannedRun, ...]
     waiting: list[PlannedRun]
     running: list[_Assignment] = field(default_factory=list)
     summary: Summary = field(default_factory=Summary)
@@ -261,8 +274,9 @@ class _Sweep:
 
     def _supervise(self, assignment: _Assignment) -> ProcessResult:
         """Execute a run; where memory is too small, again with twice as many micro-batches."""
-        environment = {**assignment.device.environment, "KERAS_BACKEND": self.context.backend}
-        job = self.context.job(assignment.planned, assignment.device)
+        environment = self.context.environment(assignment.device)
+        order = self.pending.index(assignment.planned)
+        job = self.context.job(assignment.planned, assignment.device, order)
         report = partial(self.callback.on_event, assignment.planned)
         while True:
             result = self.launcher(job, environment, report)

@@ -17,7 +17,7 @@ import numpy as np
 from keras import ops
 
 from harness.execution.locks import DeviceLock
-from harness.training.train_step import CompileTimer, compiled, to_numpy
+from harness.training.compilation import CompileTimer, array_spec, compiled, to_numpy
 from zoo.factory import flatten_layers
 
 
@@ -63,6 +63,15 @@ class BatchNormEstimator:
             layer.moving_mean.assign(values[0].astype(np.float32))
             layer.moving_variance.assign(values[1].astype(np.float32))
 
+    def compile_ahead(self, shape: tuple[int, ...]) -> None:
+        """Compile for uint8 images of this shape (B, S, S, 3) before the first estimate."""
+        if self.layers:
+            with self._training_mode():
+                variables = self._model.trainable_variables, self._model.non_trainable_variables
+                values = [[v.value for v in part] for part in variables]
+                images = array_spec(shape, "uint8")
+                self._compile_timer.compile_ahead(self._program, *values, images)
+
     @contextmanager
     def _training_mode(self) -> Iterator[None]:
         """Without momentum a layer's averages are the statistics of the last batch; no dropout."""
@@ -100,5 +109,5 @@ class BatchNormEstimator:
             _, state = self._model.stateless_call(learnt, state, images, training=True)
             return ops.concatenate([state[place] for place in places])
 
-        step = compiled(statistics)
+        self._program = step = compiled(statistics)
         return lambda images: step([v.value for v in trainable], [v.value for v in others], images)

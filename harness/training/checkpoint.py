@@ -1,8 +1,8 @@
-"""Checkpoints of a run: written from time to time, deleted when the record exists.
+"""The checkpoint of a run: written where it can spare more than it costs, deleted with the record.
 
 A checkpoint is an npz without pickle, whose member ``meta`` is JSON, followed by the sha256 of
-these bytes. It is written to a temporary file and renamed, and the previous one stays, so that
-one good checkpoint exists whenever a process is killed.
+these bytes. It is written to a temporary file, synced and renamed over the last one, so that one
+good checkpoint exists whenever a process is killed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,10 @@ from harness.storage.records import CHECKPOINT
 from harness.training.schedule import ScheduleState
 
 TIME_SHARE = 0.05
-"""Of a run's time, at most, for checkpoints: those of a large network are written less often."""
+"""Of the time of the epochs that a checkpoint saves, at most, for writing it: large networks are
+saved less often, and those that train fast never."""
+BYTES_PER_SECOND = 2e8
+"""Assumed for the first checkpoint of a process."""
 DIGEST_BYTES = 64
 MOST_BYTES = 1 << 36
 
@@ -52,24 +55,25 @@ class CheckpointManager:
     folder: Path
     signature: Mapping[str, Any]
     interval: float = 30.0
-    """Seconds between two checkpoints, at least."""
+    """Seconds of training that a checkpoint saves, at least; 0: one after each epoch."""
     warn: Callable[[str], object] = print
     clock: Callable[[], float] = time.monotonic
     resumed: int = 0
     """Epochs of the checkpoint that was loaded."""
     seconds: float = 0.0
     """Spent on writing."""
-    _next: float = field(default=0.0, init=False)
-
-    def __post_init__(self) -> None:
-        self._next = self.clock() + self.interval
+    _saved: int = field(default=0, init=False)
+    """Epochs in the last checkpoint."""
+    _rate: float = field(default=BYTES_PER_SECOND, init=False)
 
     @property
-    def paths(self) -> tuple[Path, Path]:
-        return self.folder / CHECKPOINT, self.folder / f"{CHECKPOINT}-before"
+    def path(self) -> Path:
+        return self.folder / CHECKPOINT
 
-    def due(self) -> bool:
-        return self.clock() >= self._next
+    def due(self, history: Sequence[Epoch], size: int) -> bool:
+        """Whether a checkpoint of ``size`` bytes is worth writing after these epochs."""
+        at_stake = sum(line.seconds for line in history[self._saved :])
+        return not self.interval or at_stake >= max(self.interval, size / self._rate / TIME_SHARE)
 
     def save(self, phase: str, checkpoint: Checkpoint) -> None:
         """Write a checkpoint now. A full disk costs the checkpoint, not the run."""
@@ -80,39 +84,36 @@ class CheckpointManager:
             "schedule": asdict(checkpoint.schedule),
             "history": [line.model_dump(mode="json") for line in checkpoint.history],
         }
-        newest, previous = self.paths
-        temporary = newest.with_name(f"{newest.name}-new")  # One process works here at a time.
+        temporary = self.path.with_name(f"{CHECKPOINT}-new")  # One process works here at a time.
         try:
             write(temporary, {**checkpoint.arrays, "meta": np.array(json.dumps(meta))})
-            if newest.exists():
-                newest.replace(previous)
-            temporary.replace(newest)
+            size = temporary.stat().st_size
+            temporary.replace(self.path)
+            self._rate = size / max(self.clock() - start, 1e-3)
         except OSError as error:
             if not is_no_room(error):
                 raise
-            self.warn(f"{newest}: no checkpoint, the disk is full")
+            self.warn(f"{self.path}: no checkpoint, the disk is full")
         finally:
             temporary.unlink(missing_ok=True)
-        seconds = self.clock() - start
-        self.seconds += seconds
-        self._next = self.clock() + max(self.interval, seconds / TIME_SHARE)
+        self._saved = len(checkpoint.history)
+        self.seconds += self.clock() - start
 
     def load(self, phase: str) -> Checkpoint | None:
-        """The last undamaged checkpoint of this phase and signature; None where there is none."""
-        for path in self.paths:
-            if not path.exists():
-                continue
-            try:
-                arrays = read(path)
-                meta = json.loads(str(arrays.pop("meta")))
-            except (OSError, StoreError, ValueError, KeyError) as error:
-                self.warn(f"{path}: damaged ({error}); continuing from the one before")
-                continue
-            if meta["signature"] == dict(self.signature) and meta["phase"] == phase:
-                history = tuple(Epoch.model_validate(line) for line in meta["history"])
-                self.resumed = len(history)
-                return Checkpoint(ScheduleState(**meta["schedule"]), history, arrays)
-        return None
+        """The checkpoint of this phase and signature; None where there is no undamaged one."""
+        try:
+            arrays = read(self.path)
+            meta = json.loads(str(arrays.pop("meta")))
+        except FileNotFoundError:
+            return None
+        except (OSError, StoreError, ValueError, KeyError) as error:
+            self.warn(f"{self.path}: damaged ({error}); the phase starts again")
+            return None
+        if meta["signature"] != dict(self.signature) or meta["phase"] != phase:
+            return None
+        history = tuple(Epoch.model_validate(line) for line in meta["history"])
+        self.resumed = self._saved = len(history)
+        return Checkpoint(ScheduleState(**meta["schedule"]), history, arrays)
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

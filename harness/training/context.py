@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,12 +19,13 @@ from harness.data.shifted_test import Shifted
 from harness.data.splitting import split_indices
 from harness.execution.locks import DeviceLock
 from harness.schema.dataset import Dataset
+from harness.schema.events import COMPILING, WAITING
 from harness.schema.records import Epoch
 from harness.schema.run import Run
 from harness.training.checkpoint import CheckpointManager
+from harness.training.compilation import CompileTimer, compiles_ahead
 from harness.training.device_images import DeviceImages, memory_budget
 from harness.training.feature_extractor import FeatureExtractor
-from harness.training.train_step import CompileTimer
 
 
 def _ignore(*_: Any) -> None:
@@ -91,6 +93,18 @@ class RunContext:
             self.network, self.device_lock, batch_size, self.compile_timer
         )
         self.parts = split_indices(self.run.split, self.data)
+        self.preparing_seconds = 0.0
+
+    def prepare(self, compile_programs: Callable[[], object]) -> None:
+        """Compile programs ahead, while other runs may train; then wait for a turn to train."""
+        turn, start = self.device_lock.turn, time.perf_counter()
+        if compiles_ahead():
+            turn.give_back()
+            self.callbacks.on_phase_begin(COMPILING, 1)
+            with self.device_lock.preparing():
+                compile_programs()
+            self.preparing_seconds += time.perf_counter() - start
+        turn.take(lambda: self.callbacks.on_phase_begin(WAITING, 1))
 
     def ids(self, part: str) -> np.ndarray:
         return np.asarray(getattr(self.parts, part))

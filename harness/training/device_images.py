@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from harness.training.compilation import compiled
 from harness.training.device_memory import device_memory
-from harness.training.train_step import compiled
 
 MEMORY_SHARE = 0.25
 """Of the device's free memory for one array of images; the rest is for the network."""

@@ -8,16 +8,17 @@ import keras
 import numpy as np
 
 from harness.schema.predictions import Predictions
+from harness.training.compilation import to_numpy
 from harness.training.context import RunContext
 from harness.training.predictor import Predictor, count_passes
 from harness.training.throughput import Meter
-from harness.training.train_step import to_numpy
 
 PARTS = ("train", "validation", "test")
 
 
 def extract_features(context: RunContext, parts: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Pooled features float32 (n, width) of each part."""
+    context.prepare(context.extractor.compile_ahead)
     total = sum(len(context.ids(part)) for part in parts)
     context.callbacks.on_phase_begin("features", total)
     on_batch_end = context.callbacks.counter(total)

@@ -10,8 +10,9 @@ import keras
 import numpy as np
 
 from harness.execution.locks import DeviceLock
+from harness.training.compilation import CompileTimer, to_numpy
 from harness.training.throughput import Meter
-from harness.training.train_step import CompileTimer, Forward, to_numpy
+from harness.training.train_step import Forward
 
 QUEUED = 16
 """Batches that a GPU of the run's own computes ahead of the features that are fetched."""
@@ -33,8 +34,13 @@ class FeatureExtractor:
     ) -> None:
         self.batch_size = batch_size
         self.width = network.output.shape[-1]
+        self._input_shape = network.input.shape[1:]
         self._device_lock = device_lock
         self._forward = Forward(network, compile_timer)
+
+    def compile_ahead(self) -> None:
+        """Compile the pass of a batch before the first one."""
+        self._forward.compile_ahead((self.batch_size, *self._input_shape))
 
     def extract(
         self,

@@ -29,6 +29,7 @@ from harness.storage.files import open_new, write_arrays
 from harness.storage.predictions import write_predictions
 from harness.storage.records import FEATURES, PREDICTIONS
 from harness.training.checkpoint import CheckpointManager
+from harness.training.compilation import count_programs
 from harness.training.context import Callbacks, TrainOptions
 from harness.training.device_memory import device_memory
 from harness.training.model import make_deterministic
@@ -45,6 +46,7 @@ def execute(
     make_deterministic(keras.backend.backend())
     if job.device != "cpu":
         monitor.device_memory = _device_memory_mb
+    programs = count_programs()
     start_seconds = time.perf_counter() - start
     weights = tuple(Path(file) if file else None for file in job.weights)
     data, checkpoints = open_dataset(Path(job.data)), _checkpoints(job, emit)
@@ -67,7 +69,11 @@ def execute(
         **result.counts,
         device_seconds=_device_seconds(device_lock, result, start_seconds),
         energy_joules=None if resumed else monitor.energy.joules,
-        energy_exclusive=not job.device_shared,
+        energy_exclusive=not (job.device_shared or job.device_preparing),
+        preparing_seconds=result.preparing_seconds,
+        waiting_seconds=device_lock.turn.waited_seconds if device_lock.turn.count else None,
+        programs_compiled=programs.compiled if programs else None,
+        programs_cached=programs.cached if programs else None,
     )
     return Outcome(
         cost=result.cost,
@@ -142,6 +148,8 @@ def _environment() -> Environment:
 
 def _device_seconds(device_lock: DeviceLock, result: TrainingResult, start: float) -> float:
     """Steps on a GPU of the run's own outlast its lock: there all of its time counts."""
+    if device_lock.own and device_lock.turn.count:
+        return device_lock.turn.seconds + sum(phase.seconds_before for phase in result.phases)
     if device_lock.own:
         return start + sum(result.seconds[step] for step in ("build", "training", "evaluation"))
     return device_lock.seconds + result.seconds_before

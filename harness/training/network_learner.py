@@ -10,13 +10,14 @@ import numpy as np
 from harness.schema.protocol import Phase
 from harness.training.batchnorm import BatchNormEstimator
 from harness.training.checkpoint import Checkpoint
+from harness.training.compilation import to_numpy
 from harness.training.context import RunContext
 from harness.training.device_images import DeviceImages
 from harness.training.loop import Learner, PhaseName, TrainState
 from harness.training.losses import class_weights, loss_targets
 from harness.training.model import build_optimizer, equal_micro_batches
 from harness.training.throughput import count_parameters
-from harness.training.train_step import TrainStep, to_numpy
+from harness.training.train_step import TrainStep
 
 ESTIMATION_SHARE = 0.15
 """Of the training images, on which BatchNorm statistics are estimated. It takes about 5 % of an
@@ -41,7 +42,15 @@ class NetworkLearner(Learner):
         timer = context.compile_timer
         self._step = TrainStep(self._model, optimizer, timer)
         self._batchnorm = BatchNormEstimator(self._model, context.device_lock, timer)
-        self._estimation_batches = _estimation_batches(context, batch_size // self.micro_batches)
+        self._batch_size = batch_size // self.micro_batches
+        self._estimation_batches = _estimation_batches(context, self._batch_size)
+
+    def compile_ahead(self) -> None:
+        """Compile every program of an epoch before the first one."""
+        shape = (self._batch_size, *self._model.input.shape[1:])
+        self._step.compile_ahead(shape, len(self._context.data.class_names))
+        self._batchnorm.compile_ahead(shape)
+        self._context.extractor.compile_ahead()
 
     @property
     def sample_count(self) -> int:
@@ -102,11 +111,14 @@ class NetworkLearner(Learner):
 
     def save_checkpoint(self, phase: PhaseName, state: TrainState) -> None:
         checkpoints = self._context.options.checkpoints
-        if checkpoints is None or not checkpoints.due():
+        weights, moments = self._model.variables, self._moments()
+        # The best weights are saved too, where they are not the present ones.
+        size = 4 * count_parameters([*weights, *weights, *moments])
+        if checkpoints is None or not checkpoints.due(state.history, size):
             return
         self._step.sync_variables()
-        arrays = {f"model-{i}": to_numpy(v) for i, v in enumerate(self._model.variables)}
-        arrays |= {f"optimizer-{i}": to_numpy(v) for i, v in enumerate(self._moments())}
+        arrays = {f"model-{i}": to_numpy(v) for i, v in enumerate(weights)}
+        arrays |= {f"optimizer-{i}": to_numpy(v) for i, v in enumerate(moments)}
         arrays["steps"] = to_numpy(self._step.optimizer.iterations)
         if state.schedule.best_epoch != state.schedule.epoch:
             arrays |= {f"best-{i}": value for i, value in enumerate(state.best_weights)}

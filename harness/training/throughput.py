@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.augmentation.test_time import apply_view
 from harness.schema.records import Throughput
-from harness.training.train_step import to_numpy
+from harness.training.compilation import to_numpy
 from zoo.factory import backbone_layers
 
 MINIMUM_BATCHES = 5

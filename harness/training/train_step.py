@@ -6,61 +6,20 @@ device until ``to_numpy`` fetches it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from harness.training.compilation import CompileTimer, array_spec, compiled
 from harness.training.model import jit
 from zoo.batchnorm_folding import fold_batchnorm
 
 CHUNK = 16
 """Steps of one call, at most, where the backend runs many in one. Their work on a GPU takes longer
 than the host needs to start them; another run on the same device waits no longer than this."""
-
-
-def to_numpy(tensor: Any) -> np.ndarray:
-    """Any backend's tensor or variable as an array of the host, once it is computed."""
-    return np.asarray(ops.convert_to_numpy(tensor))
-
-
-def compiled(function: Callable[..., Any], donate: tuple[int, ...] = ()) -> Callable[..., Any]:
-    """``function``, compiled by the backend; it may overwrite the arguments in ``donate``."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(function, donate_argnums=donate)
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function, jit_compile=jit() or None)
-    return function
-
-
-@dataclass
-class CompileTimer:
-    """Seconds that steps took to compile: the first call of each shape, less its second call."""
-
-    _calls: dict[tuple[Any, ...], list[float]] = field(default_factory=dict)
-
-    @property
-    def seconds(self) -> float:
-        return sum(max(0.0, first - sum(second)) for first, *second in self._calls.values())
-
-    def call(self, step: Callable[..., Any], *batch: Any) -> Any:
-        """``step(*batch)``; the first two of a shape are waited for and timed."""
-        times = self._calls.setdefault((id(step), *(array.shape for array in batch)), [])
-        if len(times) == 2:
-            return step(*batch)
-        start = time.perf_counter()
-        result = step(*batch)
-        to_numpy(result)
-        times.append(time.perf_counter() - start)
-        return result
 
 
 class Forward:
@@ -84,6 +43,12 @@ class Forward:
     def __call__(self, images: Any) -> Any:
         return self._compile_timer.call(self._step, images)
 
+    def compile_ahead(self, shape: tuple[int, ...]) -> None:
+        """Compile for uint8 images of this shape (B, S, S, 3) before the first call."""
+        values = [variable.value for variable in self._network.variables]
+        images = array_spec(shape, "uint8")
+        self._compile_timer.compile_ahead(self._program, values, images)
+
     def _features(self, images: Any) -> Any:
         return ops.cast(self._network(images, training=False), "float32")
 
@@ -95,7 +60,7 @@ class Forward:
             with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
                 return self._features(images)
 
-        step = compiled(features)
+        self._program = step = compiled(features)
         return lambda images: step([variable.value for variable in variables], images)
 
 
@@ -119,8 +84,10 @@ class TrainStep:
         optimizer.build(model.trainable_variables)
         match keras.backend.backend():
             case "jax":
-                self._step = self._stateful(compiled(self._jax_step, donate=(0,)))
-                self._loop = self._stateful(compiled(self._jax_loop, donate=(0,)))
+                self._program = compiled(self._jax_step, donate=(0,))
+                self._loop_program = compiled(self._jax_loop, donate=(0,))
+                self._step = self._stateful(self._program)
+                self._loop = self._stateful(self._loop_program)
             case "tensorflow":
                 self._step = compiled(self._tensorflow_step)
             case _:
@@ -152,6 +119,20 @@ class TrainStep:
         padded = [np.resize(array, (CHUNK, *array.shape[1:])) for array in batches]
         return self._compile_timer.call(self._loop, images, *padded, np.int32(len(rows)))
 
+    def compile_ahead(self, shape: tuple[int, ...], classes: int, images: int = 0) -> None:
+        """Compile for batches of this shape (B, S, S, 3), uint8, before the first call.
+
+        ``images``: so many in the device's memory, for ``loop``; 0: for single steps.
+        """
+        batch = [array_spec(shape, "uint8"), *[array_spec((shape[0], classes))] * 2]
+        program = self._program
+        if images:
+            targets = array_spec((CHUNK, shape[0], classes))
+            rows, count = array_spec((CHUNK, shape[0]), "int32"), array_spec((), "int32")
+            batch = [array_spec((images, *shape[1:]), "uint8"), rows, targets, targets, count]
+            program = self._loop_program
+        self._compile_timer.compile_ahead(program, self._values(), *batch)
+
     def set_learning_rate(self, learning_rate: float) -> None:
         if learning_rate != self._learning_rate:
             self.sync_variables()
@@ -164,6 +145,9 @@ class TrainStep:
                 for variable, value in zip(variables, values, strict=True):
                     variable.assign(value)
             self._state = None
+
+    def _values(self) -> tuple[list[Any], ...]:
+        return tuple([v.value for v in variables] for variables in self._variables())
 
     def _variables(self) -> tuple[list[keras.Variable], ...]:
         model = self.model
@@ -186,7 +170,7 @@ class TrainStep:
 
         def call(*batch: Any) -> Any:
             if self._state is None:
-                self._state = tuple([v.value for v in variables] for variables in self._variables())
+                self._state = self._values()
             plain, self._state = step(self._state, *batch)
             plain.copy_to_host_async()  # On the host when the epoch is over.
             return plain

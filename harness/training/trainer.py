@@ -37,7 +37,9 @@ class TrainingResult:
     cost: Cost
     seconds: dict[str, float]
     """Keys: ``build``, ``training``, ``evaluation``, and ``compile``, which is part of the last
-    two."""
+    two. Waiting for a turn on the device is in none."""
+    preparing_seconds: float
+    """Of ``compile``: ahead of training, without a turn on the device."""
 
     @property
     def head(self) -> keras.Model:
@@ -89,7 +91,7 @@ def train(
 
     # Build the backbone.
     callbacks.on_phase_begin("build", 1)
-    with device_lock.shared():
+    with device_lock.preparing():
         network = build(find(run.recipe), protocol.image_size, weights)
     context = RunContext(run, data, network, device_lock, callbacks, options)
     built = time.perf_counter()
@@ -109,14 +111,18 @@ def train(
     # Predict every part, and measure the throughput meanwhile.
     meter = Meter(protocol.test_views)
     predictions = predict_parts(context, phases[-1].head, features, meter)
+    device_lock.turn.give_back()
+    waited = device_lock.turn.waited_seconds
     seconds = {
         "build": built - start,
-        "training": trained - built + sum(phase.seconds_before for phase in phases),
+        "training": trained - built - waited + sum(phase.seconds_before for phase in phases),
         "evaluation": time.perf_counter() - trained,
         "compile": context.compile_timer.seconds,
     }
     cost = _cost(context, phases[-1], meter)
-    return TrainingResult(network, tuple(phases), predictions, cost, seconds)
+    return TrainingResult(
+        network, tuple(phases), predictions, cost, seconds, context.preparing_seconds
+    )
 
 
 def _cost(context: RunContext, last: PhaseResult, meter: Meter) -> Cost:

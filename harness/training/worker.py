@@ -22,20 +22,23 @@ def main() -> int:
 
 
 def _execute(job_text: str, emit: Emit) -> dict[str, Any]:
+    from harness.execution import compile_cache
     from harness.execution.energy import EnergyMeter
-    from harness.execution.locks import DeviceLock, artefacts_lock
+    from harness.execution.locks import DeviceLock, DeviceTurn, artefacts_lock
     from harness.execution.monitor import ResourceMonitor
     from harness.schema.run import Job
 
     job = Job.model_validate_json(job_text)
-    device_lock = DeviceLock(job.device, own=job.own_device)
+    turn = DeviceTurn(job.device, job.device_turns, job.order)
+    device_lock = DeviceLock(job.device, own=job.own_device, turn=turn)
+    compile_cache.enter_folder()
 
     with (
         artefacts_lock(Path(job.output)),
         ResourceMonitor(EnergyMeter.of_device(job.device), emit) as monitor,
     ):
         emit(PhaseEvent(name="start", steps=1))
-        with device_lock.shared():  # Loading a framework keeps a core busy for seconds.
+        with device_lock.preparing():  # Loading a framework keeps a core busy for seconds.
             import keras  # noqa: F401
 
             from harness.training.job import execute

@@ -46,7 +46,9 @@ def test_the_gpus_are_those_that_the_environment_allows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: str | None, expected: list[str]
 ) -> None:
     program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho '0, GPU-aaaa-cccc-dd, A'\necho '1, GPU-bbbb-cccc-dd, B'\n")
+    program.write_text(
+        "#!/bin/sh\necho '0, GPU-aaaa-cccc-dd, 81559, A'\necho '1, GPU-bbbb-cccc-dd, [N/A], B'\n"
+    )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     environment = {} if allowed is None else {"CUDA_VISIBLE_DEVICES": allowed}

@@ -93,6 +93,20 @@ def test_a_hang_ends_even_if_it_ignores_sigterm(
         os.kill(int(events[0].name), 0)
 
 
+def test_waiting_for_the_device_does_not_count_in_the_time_limit(tmp_path: Path) -> None:
+    program = (
+        "emit(event='phase', name='waiting for the device', steps=1); time.sleep(1.5)\n"
+        "emit(event='phase', name='from scratch', steps=1)\n"
+        "{}emit(event='failed', reason='the end', status='failed')"
+    )
+    ended, _ = launch(tmp_path, program.format(""), timeout=1)
+    assert ended.failed is not None
+    assert ended.failed.reason == "the end"
+    ended, _ = launch(tmp_path, program.format("time.sleep(60); "), timeout=1)
+    assert ended.failed is not None
+    assert ended.failed.reason == "timeout after 1 s"
+
+
 def test_stopping_ends_the_children_and_lets_none_start(tmp_path: Path) -> None:
     children, ends = Children(), []
 

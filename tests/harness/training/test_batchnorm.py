@@ -27,7 +27,7 @@ def test_statistics_are_those_of_all_images(tmp_path: Path) -> None:
     import keras
 
     from harness.training.batchnorm import BatchNormEstimator
-    from harness.training.train_step import CompileTimer, to_numpy
+    from harness.training.compilation import CompileTimer, to_numpy
 
     layers = keras.layers
     keras.utils.set_random_seed(0)
@@ -55,8 +55,8 @@ def test_statistics_are_those_of_all_images(tmp_path: Path) -> None:
 def test_no_network_remembers_earlier_statistics(recipe: Recipe, tmp_path: Path) -> None:
     """The same weights after a very different history predict the same."""
     from harness.training.batchnorm import BatchNormEstimator
+    from harness.training.compilation import CompileTimer, to_numpy
     from harness.training.model import seed_everything, unfreeze
-    from harness.training.train_step import CompileTimer, to_numpy
     from zoo.factory import build
 
     seed_everything(0)

@@ -22,7 +22,8 @@ from harness.training.model import build_head, build_optimizer, seed_everything
 from harness.schema.protocol import Head
 from harness.schema.protocol import Optimizer
 from harness.training.device_images import DeviceImages, memory_budget
-from harness.training.train_step import CompileTimer, Forward, TrainStep, to_numpy
+from harness.training.compilation import CompileTimer, to_numpy
+from harness.training.train_step import Forward, TrainStep
 
 rng = np.random.default_rng(0)
 images = rng.integers(0, 256, (24, 12, 12, 3), dtype=np.uint8)
@@ -129,7 +130,7 @@ def test_xla_compiles_on_jax_and_on_a_gpu(
 
 def test_timer_is_the_first_call_beyond_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """For each step and shape; later calls are not timed."""
-    from harness.training.train_step import CompileTimer
+    from harness.training.compilation import CompileTimer
 
     now, spans = 0.0, iter([5.0, 1.0, 100.0, 3.0, 0.5, 2.0])
 

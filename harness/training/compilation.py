@@ -1,0 +1,111 @@
+"""Compiling: functions into programs of the backend, ahead of their first call, and its account."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from harness.training.model import jit
+
+
+def to_numpy(tensor: Any) -> np.ndarray:
+    """Any backend's tensor or variable as an array of the host, once it is computed."""
+    return np.asarray(ops.convert_to_numpy(tensor))
+
+
+def compiled(function: Callable[..., Any], donate: tuple[int, ...] = ()) -> Callable[..., Any]:
+    """``function``, compiled by the backend; it may overwrite the arguments in ``donate``."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function, donate_argnums=donate)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, jit_compile=jit() or None)
+    return function
+
+
+def compiles_ahead() -> bool:
+    """Whether the backend compiles a program before its first call."""
+    return keras.backend.backend() == "jax"
+
+
+def array_spec(shape: tuple[int, ...], dtype: str = "float32") -> Any:
+    """Stands for an array in ``CompileTimer.compile_ahead``."""
+    import jax
+
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+@dataclass
+class CompileTimer:
+    """Seconds that steps took to compile: ahead, or a shape's first call less its second."""
+
+    _ahead: float = 0.0
+    _calls: dict[tuple[Any, ...], list[float]] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        return self._ahead + sum(
+            max(0.0, first - sum(second)) for first, *second in self._calls.values()
+        )
+
+    def compile_ahead(self, step: Any, *arguments: Any) -> None:
+        """Compile what ``compiled`` made, for arguments of these shapes, without calling it.
+
+        Only where ``compiles_ahead``: JAX then calls what has been compiled here.
+        """
+        start = time.perf_counter()
+        step.lower(*arguments).compile()
+        self._ahead += time.perf_counter() - start
+
+    def call(self, step: Callable[..., Any], *batch: Any) -> Any:
+        """``step(*batch)``; the first two of a shape are waited for and timed."""
+        times = self._calls.setdefault((id(step), *(array.shape for array in batch)), [])
+        if len(times) == 2:
+            return step(*batch)
+        start = time.perf_counter()
+        result = step(*batch)
+        to_numpy(result)
+        times.append(time.perf_counter() - start)
+        return result
+
+
+@dataclass
+class ProgramCount:
+    """Programs that XLA was asked for in this process, and those found in the cache."""
+
+    requested: int = 0
+    cached: int = 0
+
+    @property
+    def compiled(self) -> int:
+        return self.requested - self.cached
+
+
+def count_programs() -> ProgramCount | None:
+    """A count from now on; None on a backend that does not report its programs."""
+    if keras.backend.backend() != "jax":
+        return None
+    import jax
+
+    count = ProgramCount()
+
+    def on_event(event: str, **_: Any) -> None:
+        if event == "/jax/compilation_cache/cache_hits":
+            count.cached += 1
+
+    def on_duration(event: str, seconds: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            count.requested += 1
+
+    jax.monitoring.register_event_listener(on_event)
+    jax.monitoring.register_event_duration_secs_listener(on_duration)
+    return count
