@@ -159,14 +159,16 @@ class DeviceLock:
                 compiling.release()
 
     @contextmanager
-    def preparing(self) -> Iterator[None]:
+    def preparing(self, compiles: bool = False) -> Iterator[None]:
         """Load, build or compile while other runs train on a GPU; on a CPU it is work as any."""
         if self.turn.count == 0 or self.turn.device == "cpu":
             with self.shared():
                 yield
-        else:
+        elif compiles:
             with FileLock(self._compiling, shared=True):  # Autotuning runs on the GPU.
                 yield
+        else:
+            yield
 
     @contextmanager
     def _timed(self, *locks: FileLock) -> Iterator[None]:

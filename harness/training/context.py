@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -95,14 +95,15 @@ class RunContext:
         self.parts = split_indices(self.run.split, self.data)
         self.preparing_seconds = 0.0
 
-    def prepare(self, compile_programs: Callable[[], object]) -> None:
+    def prepare(self, programs: Sequence[Callable[[], None]]) -> None:
         """Compile programs ahead, while other runs may train; then wait for a turn to train."""
         turn, start = self.device_lock.turn, time.perf_counter()
         if compiles_ahead():
             turn.give_back()
             self.callbacks.on_phase_begin(COMPILING, 1)
-            with self.device_lock.preparing():
-                compile_programs()
+            for compile_ahead in programs:
+                with self.device_lock.preparing(compiles=True):  # Others measure in between.
+                    compile_ahead()
             self.preparing_seconds += time.perf_counter() - start
         turn.take(lambda: self.callbacks.on_phase_begin(WAITING, 1))
 

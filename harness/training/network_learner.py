@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -45,12 +47,16 @@ class NetworkLearner(Learner):
         self._batch_size = batch_size // self.micro_batches
         self._estimation_batches = _estimation_batches(context, self._batch_size)
 
-    def compile_ahead(self) -> None:
-        """Compile every program of an epoch before the first one."""
+    @property
+    def programs(self) -> tuple[Callable[[], None], ...]:
+        """What compiles every program of an epoch before the first one."""
         shape = (self._batch_size, *self._model.input.shape[1:])
-        self._step.compile_ahead(shape, len(self._context.data.class_names))
-        self._batchnorm.compile_ahead(shape)
-        self._context.extractor.compile_ahead()
+        classes = len(self._context.data.class_names)
+        return (
+            partial(self._step.compile_ahead, shape, classes),
+            partial(self._batchnorm.compile_ahead, shape),
+            self._context.extractor.compile_ahead,
+        )
 
     @property
     def sample_count(self) -> int:

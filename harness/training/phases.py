@@ -83,7 +83,7 @@ def _train_network(
     context: RunContext, name: PhaseName, phase: Phase, head: keras.Model
 ) -> PhaseResult:
     learner = NetworkLearner(context, head, phase)
-    context.prepare(learner.compile_ahead)
+    context.prepare(learner.programs)
     context.callbacks.on_phase_begin(name, phase.epochs)
     targets, on_epoch_end = context.validation_targets, context.callbacks.on_epoch_end
     fitted = fit(learner, name, phase, targets, context.run.seed, on_epoch_end)
