@@ -10,9 +10,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import StoreError, is_no_room
+from harness.execution.processes import GRACE_SECONDS
 from harness.schema.records import Epoch
 from harness.storage.files import open_new, read_plain
 from harness.storage.records import CHECKPOINT
@@ -30,6 +34,7 @@ TIME_SHARE = 0.05
 saved less often, and those that train fast never."""
 BYTES_PER_SECOND = 2e8
 """Assumed for the first checkpoint of a process."""
+STOP_SECONDS = 0.8 * GRACE_SECONDS
 DIGEST_BYTES = 64
 MOST_BYTES = 1 << 36
 
@@ -64,6 +69,10 @@ class CheckpointManager:
     """Spent on writing."""
     _saved: int = field(default=0, init=False)
     """Epochs in the last checkpoint."""
+    _epoch: Epoch | None = field(default=None, init=False)
+    """The last one."""
+    _size: int = field(default=0, init=False)
+    _stopping: bool = field(default=False, init=False)
     _rate: float = field(default=BYTES_PER_SECOND, init=False)
 
     @property
@@ -72,8 +81,30 @@ class CheckpointManager:
 
     def due(self, history: Sequence[Epoch], size: int) -> bool:
         """Whether a checkpoint of ``size`` bytes is worth writing after these epochs."""
+        self._epoch, self._size = history[-1], size
+        if self._stopping or not self.interval:
+            return True
         at_stake = sum(line.seconds for line in history[self._saved :])
-        return not self.interval or at_stake >= max(self.interval, size / self._rate / TIME_SHARE)
+        return at_stake >= max(self.interval, size / self._rate / TIME_SHARE)
+
+    @contextmanager
+    def saves_on_sigterm(self) -> Iterator[None]:
+        """SIGTERM ends the process after the present epoch, saved, where that is a matter of
+        ``STOP_SECONDS``; else at once.
+        """
+
+        def on_sigterm(number: int, _: object) -> None:
+            seconds = self._epoch.seconds + self._size / self._rate if self._epoch else math.inf
+            if seconds > STOP_SECONDS:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            self._stopping = True
+
+        previous = signal.signal(signal.SIGTERM, on_sigterm)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, previous)
 
     def save(self, phase: str, checkpoint: Checkpoint) -> None:
         """Write a checkpoint now. A full disk costs the checkpoint, not the run."""
@@ -98,6 +129,8 @@ class CheckpointManager:
             temporary.unlink(missing_ok=True)
         self._saved = len(checkpoint.history)
         self.seconds += self.clock() - start
+        if self._stopping:
+            raise SystemExit(f"stopped after epoch {self._saved}, which is saved")
 
     def load(self, phase: str) -> Checkpoint | None:
         """The checkpoint of this phase and signature; None where there is no undamaged one."""

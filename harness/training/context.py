@@ -152,7 +152,18 @@ class RunContext:
 
     def to_device(self, images: np.ndarray) -> DeviceImages:
         """Images in the device's memory, unless it was too small for a whole batch before."""
-        return DeviceImages(images, 0 if self.options.micro_batches > 1 else memory_budget())
+        return DeviceImages(images, self._image_budget())
+
+    def _image_budget(self) -> int:
+        return 0 if self.options.micro_batches > 1 else memory_budget()
+
+    @property
+    def epoch_on_device(self) -> int:
+        """Images in the array that the steps of an epoch read on the device; 0: on the host."""
+        if not self.run.protocol.augmentation.policy:
+            return len(self.data.images) if self._data_images.on_device else 0
+        shape = (self.stream.rows, *self.data.images.shape[1:])
+        return self.stream.rows if math.prod(shape) <= self._image_budget() else 0
 
     @cached_property
     def _data_images(self) -> DeviceImages:

@@ -58,7 +58,8 @@ def execute(
     prefetch = EpochPrefetcher(job)
     try:
         options = _options(job, data, checkpoints, prefetch, emit)
-        result = train(job.run, data, weights, device_lock, callbacks, options)
+        with checkpoints.saves_on_sigterm():
+            result = train(job.run, data, weights, device_lock, callbacks, options)
     finally:
         prefetch.close()
     emit(PhaseEvent(name="writing", steps=1))

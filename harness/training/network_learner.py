@@ -51,9 +51,10 @@ class NetworkLearner(Learner):
     def programs(self) -> tuple[Callable[[], None], ...]:
         """What compiles every program of an epoch before the first one."""
         shape = (self._batch_size, *self._model.input.shape[1:])
-        classes = len(self._context.data.class_names)
+        classes, images = len(self._context.data.class_names), self._context.epoch_on_device
+        images = images if self._step.chunk > 1 else 0
         return (
-            partial(self._step.compile_ahead, shape, classes),
+            partial(self._step.compile_ahead, shape, classes, images),
             partial(self._batchnorm.compile_ahead, shape),
             self._context.extractor.compile_ahead,
         )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +133,39 @@ def test_writing_takes_a_twentieth_of_the_time_at_most(tmp_path: Path) -> None:
     assert slow.seconds == 10
     epochs = [checkpoint(4 + n).history for n in (133, 134)]
     assert [slow.due(history, written) for history in epochs] == [False, True]
+
+
+def test_sigterm_ends_a_run_with_its_epoch_saved_where_that_takes_seconds(tmp_path: Path) -> None:
+    """An epoch takes 1.5 s here."""
+    short = CheckpointManager(tmp_path, SIGNATURE, interval=1000)
+    with short.saves_on_sigterm():
+        assert not short.due(checkpoint(1).history, 100)
+        signal.raise_signal(signal.SIGTERM)
+        assert short.due(checkpoint(2).history, 100)
+        with pytest.raises(SystemExit, match="after epoch 2"):
+            short.save("fine-tuning", checkpoint(2))
+    loaded = CheckpointManager(tmp_path, SIGNATURE).load("fine-tuning")
+    assert loaded is not None
+    assert len(loaded.history) == 2
+
+
+@pytest.mark.parametrize("size", [0, 10**9])
+def test_sigterm_ends_other_runs_at_once(tmp_path: Path, size: int) -> None:
+    """Before the first epoch (0), and where a checkpoint would take too long."""
+    program = (
+        "import signal, sys\nfrom pathlib import Path\n"
+        "from tests.harness.training.test_checkpoint import checkpoint, manager\n"
+        "with manager(Path(sys.argv[1])).saves_on_sigterm() as _:\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+    )
+    if size:
+        program = program.replace(
+            "with manager(Path(sys.argv[1]))",
+            f"one = manager(Path(sys.argv[1])); one.due(checkpoint(1).history, {size})\nwith one",
+        )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    root = Path(__file__).parents[3]
+    assert subprocess.run(command, cwd=root).returncode == -signal.SIGTERM
 
 
 def test_a_full_disk_costs_the_checkpoint_and_keeps_the_previous_one(
