@@ -27,6 +27,7 @@ def _execute(task_text: str, emit: Emit) -> dict[str, Any]:
     with device_lock.shared():
         import keras
 
+        from harness.training.compilation import to_numpy
         from harness.training.throughput import Meter
         from harness.training.train_step import Forward
         from zoo.factory import build

@@ -93,12 +93,12 @@ class RunContext:
             self.network, self.device_lock, batch_size, self.compile_timer
         )
         self.parts = split_indices(self.run.split, self.data)
-        self.preparing_seconds = 0.0
+        self.preparing_seconds = 0.0 if compiles_ahead() else None
 
     def prepare(self, programs: Sequence[Callable[[], None]]) -> None:
         """Compile programs ahead, while other runs may train; then wait for a turn to train."""
         turn, start = self.device_lock.turn, time.perf_counter()
-        if compiles_ahead():
+        if self.preparing_seconds is not None:
             turn.give_back()
             self.callbacks.on_phase_begin(COMPILING, 1)
             for compile_ahead in programs:

@@ -38,8 +38,8 @@ class TrainingResult:
     seconds: dict[str, float]
     """Keys: ``build``, ``training``, ``evaluation``, and ``compile``, which is part of the last
     two. Waiting for a turn on the device is in none."""
-    preparing_seconds: float
-    """Of ``compile``: ahead of training, without a turn on the device."""
+    preparing_seconds: float | None
+    """Of ``compile``: ahead of training, without a turn on the device; None: nothing was."""
 
     @property
     def head(self) -> keras.Model:
