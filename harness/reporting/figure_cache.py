@@ -1,21 +1,50 @@
-"""The figures of a results folder, figures/BOARD/NAME.svg and .png, drawn when they change."""
+"""The figures of a results folder, figures/BOARD/NAME.svg and .png, drawn when they change.
+
+An SVG goes into the page, so a file is only believed to be one that was drawn here if its checksum
+matches and every tag, attribute and style is of those that a drawing has.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from harness.errors import StoreError
 from harness.reporting.leaderboard import Board
 from harness.reporting.plots import Plot, plots, slug
 from harness.reporting.provenance import headings
-from harness.storage.files import write_atomically
+from harness.storage.files import no_link_between, open_plain, read_plain, write_atomically
 
 FORMATS = ("svg", "png")
-DIGEST = re.compile(rb"wbc-bench-data(?:: |\0)([0-9a-f]{64})")
+PNG_DIGEST = re.compile(rb"wbc-bench-data\0([0-9a-f]{64})")
 HEAD = 2048
-"""The digest is within the first bytes of a file."""
+"""The digest is within the first bytes of a PNG."""
+SVG = re.compile(
+    rb"[^&]{0,400}?<!-- wbc-bench-data: ([0-9a-f]{64}) ([0-9a-f]{64}) -->\n(<svg.*)", re.DOTALL
+)
+"""The digest of the plot, the checksum of the drawing, and the drawing."""
+MOST_SVG_BYTES = 1 << 24
+STYLE_SHEET = '<style type="text/css">*{stroke-linejoin: round; stroke-linecap: butt}</style>'
+TAG = re.compile(r'<(?:/(\w+)|(\w+)((?:\s+[\w:-]+="[^"<>]*")*)\s*(/?))>')
+ATTRIBUTE = re.compile(r'([\w:-]+)="([^"]*)"')
+TAGS = {"svg", "defs", "g", "path", "use", "rect", "clipPath", "text"}
+NAME = re.compile(r"[\w.-]+")
+NUMBERS = re.compile(r"[-+\w.,()\s]*")
+STYLE = re.compile(r"(?:[\w\s:;#.,%'()-]|&apos;|&quot;)*")
+OWN = re.compile(r"url\(#[\w-]+\)")
+ATTRIBUTES = {
+    **dict.fromkeys(("x", "y", "width", "height", "viewBox", "d", "transform", "version"), NUMBERS),
+    "id": NAME,
+    "style": STYLE,
+    "clip-path": OWN,
+    "xlink:href": re.compile(r"#[\w-]+"),
+    "xmlns": re.compile(re.escape("http://www.w3.org/2000/svg")),
+    "xmlns:xlink": re.compile(re.escape("http://www.w3.org/1999/xlink")),
+}
 
 
 class FigureCache:
@@ -38,7 +67,7 @@ class FigureCache:
     def refresh(self) -> tuple[Path, ...]:
         """Draw figures that are missing or outdated, remove those of no board; what was drawn."""
         for path in self._unexpected():
-            path.unlink()
+            no_link_between(self.folder.parent, path).unlink()
             with suppress(OSError):  # The folder holds something else.
                 path.parent.rmdir()
         drawn = []
@@ -47,6 +76,7 @@ class FigureCache:
 
             contents = render(plot)
             for path in (path for path, expected in self._expected.items() if expected is plot):
+                no_link_between(self.folder.parent, path)
                 write_atomically(path, contents[path.suffix[1:]])
                 drawn.append(path)
         return tuple(drawn)
@@ -59,15 +89,13 @@ class FigureCache:
             yield f"{path}: of no board here; 'wbc-bench leaderboard' removes it"
 
     def pictures(self) -> dict[str, list[tuple[Plot, str]]]:
-        """By a board's slug its plots with their SVG, as far as it exists."""
+        """By a board's slug its plots with their SVG, as far as it was drawn of them."""
         pictures: dict[str, list[tuple[Plot, str]]] = {board: [] for board in self.plots}
         for board, shown in self.plots.items():
             for plot in shown:
-                with suppress(OSError):
-                    path = self.path(board, plot, "svg")
-                    pictures[board].append(
-                        (plot, path.read_text(encoding="utf-8", errors="replace"))
-                    )
+                digest, drawing = read_svg(self.path(board, plot, "svg"))
+                if digest == plot.digest and is_drawing(drawing):
+                    pictures[board].append((plot, drawing))
         return pictures
 
     def _outdated(self) -> list[Path]:
@@ -85,9 +113,50 @@ class FigureCache:
 
 def stored_digest(path: Path) -> str:
     """The digest of the plot that a figure was drawn from; empty where there is none."""
+    if path.suffix == ".svg":
+        return read_svg(path)[0]
     try:
-        with path.open("rb") as file:
-            match = DIGEST.search(file.read(HEAD))
-    except OSError:
+        with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
+            match = PNG_DIGEST.search(file.read(HEAD))
+    except (OSError, StoreError):
         return ""
     return match[1].decode() if match else ""
+
+
+def read_svg(path: Path) -> tuple[str, str]:
+    """The digest of the plot of an SVG, and its drawing; empty where the checksum differs."""
+    try:
+        match = SVG.fullmatch(read_plain(path, MOST_SVG_BYTES))
+    except (OSError, StoreError):
+        return "", ""
+    if match is None or hashlib.sha256(match[3]).hexdigest() != match[2].decode():
+        return "", ""
+    drawing = match[3].decode("utf-8", "replace")
+    return match[1].decode(), drawing
+
+
+def is_drawing(svg: str) -> bool:
+    """Whether a text is nothing but shapes and words, as a drawing is: no link, script or load."""
+    svg = svg.replace(STYLE_SHEET, "", 1)
+    opened, end = [], 0
+    for tag in TAG.finditer(svg):
+        closing, name, attributes, closed = tag.groups()
+        if set("<>") & set(svg[end : tag.start()]) or (end and not opened):
+            return False
+        end = tag.end()
+        if closing:
+            if not opened or opened.pop() != closing:
+                return False
+            continue
+        if name not in TAGS or not all(
+            key in ATTRIBUTES and ATTRIBUTES[key].fullmatch(value) and _loads_nothing(value)
+            for key, value in ATTRIBUTE.findall(attributes)
+        ):
+            return False
+        if not closed:
+            opened.append(name)
+    return not opened and not svg[end:].strip()
+
+
+def _loads_nothing(value: str) -> bool:
+    return "url" not in OWN.sub("", value.lower())

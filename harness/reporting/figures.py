@@ -7,6 +7,7 @@ the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import warnings
@@ -80,7 +81,8 @@ STYLE: Any = {
 LABEL_STEPS = 300
 """Of the label placement; a limit of time would not give the same figure everywhere."""
 MARK = "wbc-bench-data"
-"""Precedes a plot's digest, in a comment of the SVG and in a text chunk of the PNG."""
+"""Precedes a plot's digest, in a text chunk of the PNG; and in a comment of the SVG, where the
+sha256 of the drawing follows."""
 
 
 def render(plot: Plot) -> dict[str, bytes]:
@@ -383,7 +385,9 @@ def _svg(figure: Figure, digest: str) -> bytes:
     unset = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=unset)
     head, start, rest = buffer.getvalue().partition(b"<svg")
-    return head + f"<!-- {MARK}: {digest} -->\n".encode() + start + rest
+    drawing = start + rest
+    checksum = hashlib.sha256(drawing).hexdigest()
+    return head + f"<!-- {MARK}: {digest} {checksum} -->\n".encode() + drawing
 
 
 def _png(figure: Figure, digest: str = "") -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import pytest
 from PIL import Image
 
 from harness.commands.verify import verify
+from harness.errors import StoreError
 from harness.reporting import figures, publish
 from harness.reporting import plots as plotting
 from harness.reporting.figure_cache import FigureCache, stored_digest
 from harness.reporting.figures import GROUPS, INK, KINDS, SHADES, render
 from harness.reporting.leaderboard import Board
 from harness.reporting.plots import NAMES, Against, Confusions, Plot, printable
+from harness.reporting.publish import read_boards
 from harness.schema.records import RunRecord
 from harness.storage.records import Store
 from tests.harness.conftest import made_record, save_finished
@@ -32,6 +35,13 @@ def board(*records: RunRecord) -> Board:
 
 def plots(shown: Board) -> tuple[Plot, ...]:
     return plotting.plots(shown, "a heading")
+
+
+def stand_in(plot: Plot, drawing: bytes = b"<svg></svg>") -> dict[str, bytes]:
+    """Figures without matplotlib."""
+    mark = f"wbc-bench-data: {plot.digest} {hashlib.sha256(drawing).hexdigest()}".encode()
+    png = f"wbc-bench-data\0{plot.digest}".encode()
+    return {"svg": b"<!-- " + mark + b" -->\n" + drawing, "png": png}
 
 
 def folder(path: Path) -> Path:
@@ -136,10 +146,9 @@ def contrast(one: object, other: object) -> float:
 def test_nothing_is_drawn_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
 
-    def draw(plot: object) -> dict[str, bytes]:
-        drawn.append(plot.name)  # type: ignore[attr-defined]
-        mark = f"wbc-bench-data: {plot.digest}".encode()  # type: ignore[attr-defined]
-        return {"svg": b"<!-- " + mark + b" --><svg></svg>", "png": mark}
+    def draw(plot: Plot) -> dict[str, bytes]:
+        drawn.append(plot.name)
+        return stand_in(plot)
 
     monkeypatch.setattr(figures, "render", draw)
     publish.write_tables(folder(tmp_path))
@@ -165,6 +174,9 @@ def test_verify_names_a_figure_that_is_not_the_records(tmp_path: Path) -> None:
     digest = stored_digest(forest)
     forest.write_text(right.replace(digest, digest[::-1]))
     assert any("forest.svg" in line for line in verify(tmp_path))
+    forest.write_text(right.replace("macro F1", "micro F1"))
+    assert any("forest.svg" in line for line in verify(tmp_path))
+    assert "micro F1" not in FigureCache(tmp_path, read_boards(tmp_path)).pictures()
     forest.write_text(right)
     other = tmp_path / "figures" / "other-board" / "forest.svg"
     other.parent.mkdir()
@@ -179,6 +191,64 @@ def test_verify_names_a_figure_that_is_not_the_records(tmp_path: Path) -> None:
     page = tmp_path / "index.html"
     page.write_text(page.read_text() + " ")
     assert [line.split(":")[0] for line in verify(tmp_path)] == [str(page)]
+
+
+FORGERIES = (
+    "<svg><script>alert(1)</script></svg>",
+    '<svg><image href="http://evil.test/x.png"/></svg>',
+    '<svg><use xlink:href="http://evil.test/x.svg#a"/></svg>',
+    '<svg><g onclick="alert(1)"/></svg>',
+    '<svg><g style="background: url(http://evil.test/x)"/></svg>',
+    '<svg><g style="background: URL (&#104;ttp)"/></svg>',
+    '<svg><path clip-path="url(http://evil.test/#x)"/></svg>',
+    "<svg><style>@import 'http://evil.test/x.css'</style></svg>",
+    "<svg><foreignObject><iframe/></foreignObject></svg>",
+    "<svg><!-- a comment --></svg>",
+    "<svg></svg><script>alert(1)</script>",
+    "<svg></svg><svg></svg>",
+    "<svg></g></svg>",
+    "<svg><g></svg></g>",
+    "</svg>",
+    "<svg><g>",
+    "<svg></svg> words",
+    "",
+)
+
+
+@pytest.mark.parametrize("svg", FORGERIES)
+def test_only_a_drawing_is_inlined(
+    tmp_path: Path, svg: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the digest and the checksum are right."""
+    monkeypatch.setattr(figures, "render", stand_in)
+    publish.write_tables(folder(tmp_path))
+    (shown,) = read_boards(tmp_path)
+    cache = FigureCache(tmp_path, (shown,))
+    plot = next(plot for plot in plots_of(cache) if plot.name == "forest")
+    forged = next(tmp_path.glob("figures/*/forest.svg"))
+    forged.write_bytes(stand_in(plot, svg.encode())["svg"])
+    names = [plot.name for pictures in cache.pictures().values() for plot, _ in pictures]
+    assert "forest" not in names
+    assert len(names) == len(NAMES) - 1
+
+
+def plots_of(cache: FigureCache) -> list[Plot]:
+    return [plot for shown in cache.plots.values() for plot in shown]
+
+
+def test_figures_are_neither_written_nor_removed_through_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, victim = folder(tmp_path / "results"), tmp_path / "victim"
+    (victim / "other").mkdir(parents=True)
+    drawn = stand_in(plots(board())[0])
+    (victim / "other" / "forest.svg").write_bytes(drawn["svg"])
+    (results / "figures").symlink_to(victim)
+    before = sorted(victim.rglob("*"))
+    monkeypatch.setattr(figures, "render", stand_in)
+    with pytest.raises(StoreError, match="figures: a symbolic link; nothing is written"):
+        publish.write_tables(results)
+    assert sorted(victim.rglob("*")) == before
 
 
 def test_no_boards_have_no_figures(tmp_path: Path) -> None:
