@@ -16,7 +16,7 @@ import click
 from harness import __version__
 from harness.commands import options
 from harness.commands.options import FILE
-from harness.errors import IgnoredFile, UserError, is_no_room, path_error
+from harness.errors import IgnoredFile, UserError, is_no_room, path_error, printable
 
 SHELLS = ("bash", "zsh", "fish")
 EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _print_error(message: str) -> int:
-    click.echo(f"wbc-bench: {' '.join(message.split())}", err=True)
+    _echo(f"wbc-bench: {' '.join(message.split())}", err=True)
     return EXIT_INPUT
 
 
@@ -72,9 +72,14 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _echo(text: object, err: bool = False) -> None:
+    """Print lines, in which no name can move the cursor of the terminal."""
+    click.echo("\n".join(map(printable, str(text).split("\n"))), err=err)
+
+
 def _print_lines(lines: Iterable[object]) -> None:
     for line in lines:
-        click.echo(line)
+        _echo(line)
 
 
 @click.group(cls=options.Subcommands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -117,7 +122,7 @@ def status(results: Path) -> None:
     from harness.storage.records import Store
     from harness.sweep.status import report
 
-    click.echo(report(Store(results), time.time()))
+    _echo(report(Store(results), time.time()))
 
 
 @cli.command()
@@ -141,7 +146,7 @@ def zoo() -> None:
         for recipe in (*RECIPES, *REPORT_RECIPES)
     ]
     align = ("left", "left", "right", "right", "right", "right", "left", "left")
-    click.echo(tabulate(rows, headers="keys", disable_numparse=True, colalign=align))
+    _echo(tabulate(rows, headers="keys", disable_numparse=True, colalign=align))
 
 
 @cli.command()
@@ -154,7 +159,7 @@ def init(force: bool) -> None:
     if path.exists() and not force:
         raise UserError(f"{path} exists already; --force replaces it")
     path.write_text(default_text(), encoding="utf-8")
-    click.echo(path)
+    _echo(path)
 
 
 @cli.command()
@@ -174,11 +179,11 @@ def verify(results: Path) -> int:
 
     differences = verification.verify(results)
     for line in differences:
-        click.echo(line, err=True)
+        _echo(line, err=True)
     if differences:
-        click.echo(f"{len(differences)} differ")
+        _echo(f"{len(differences)} differ")
         return EXIT_FAILED
-    click.echo("ok: every number is what the predictions give")
+    _echo("ok: every number is what the predictions give")
     return 0
 
 
@@ -221,10 +226,10 @@ def ensemble(
     for fitted in combine(members, rules, results, search=search, measure=measure):
         for record in fitted.records:
             f1 = f"test macro F1 {100 * record.test.macro_f1:.2f} %"
-            click.echo(f"{record.ensemble.rule}: {' + '.join(record.used_recipes)}: {f1}")
+            _echo(f"{record.ensemble.rule}: {' + '.join(record.used_recipes)}: {f1}")
         for rule, reason in fitted.left_out:
-            click.echo(f"{rule}: left out: {reason}", err=True)
-    click.echo(write_tables(results)[0])
+            _echo(f"{rule}: left out: {reason}", err=True)
+    _echo(write_tables(results)[0])
     return 0
 
 
@@ -236,7 +241,7 @@ def compare(first: str, second: str, results: Path) -> None:
     """Test whether two rows differ (paired tests; names, imports or ids)."""
     from harness.reporting.compare import compare as compare_rows
 
-    click.echo(compare_rows(first, second, results))
+    _echo(compare_rows(first, second, results))
 
 
 @cli.command("import")
@@ -260,8 +265,8 @@ def import_(
         options.check_existing_results(results)
     for record in import_predictions(file, name, results, labels, data=data, replace=force):
         f1 = f"test macro F1 {100 * record.test.macro_f1:.2f} %"
-        click.echo(f"{name}: {record.data.name}, {record.profile} profile: {f1}; {record.note}")
-    click.echo(write_tables(results)[0])
+        _echo(f"{name}: {record.data.name}, {record.profile} profile: {f1}; {record.note}")
+    _echo(write_tables(results)[0])
 
 
 @cli.command()
@@ -290,7 +295,7 @@ def fetch(source: str) -> None:
     """Download a public data set: bloodmnist[@28|64|128|224]."""
     from harness.data.readers.medmnist import fetch as download
 
-    click.echo(download(source))
+    _echo(download(source))
 
 
 @data.command()
@@ -307,7 +312,7 @@ def preview(out: Path, per_class: int, shift: bool, policy: str | None, **source
     from harness.commands.settings import DataOptions
 
     draw_preview(DataOptions(**source), out, per_class=per_class, shift=shift, policy=policy)
-    click.echo(out)
+    _echo(out)
 
 
 @data.command()
@@ -321,7 +326,7 @@ def split(out: Path, **source: Any) -> None:
     from harness.commands.data import write_split
     from harness.commands.settings import DataOptions
 
-    click.echo(write_split(DataOptions(**source), out))
+    _echo(write_split(DataOptions(**source), out))
 
 
 @data.command()

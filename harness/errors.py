@@ -24,6 +24,7 @@ from zoo.errors import UnknownName as UnknownName
 from zoo.errors import UserError as UserError
 from zoo.errors import WeightsError as WeightsError
 from zoo.errors import did_you_mean as did_you_mean
+from zoo.errors import printable as printable
 
 
 class ConfigError(UserError):

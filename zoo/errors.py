@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""What moves a terminal's cursor, changes its colours, or turns the direction of a text."""
+
+
+def printable(text: str) -> str:
+    """A text on one line, without characters that a terminal would obey."""
+    if CONTROL.search(text) is None:
+        return text
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
+
 
 class UserError(Exception):
-    """The user's input is wrong; the message says what, where, and the nearest valid choice."""
+    """The user's input is wrong; the message says what, where, and the nearest valid choice.
+
+    It is one line, whatever the file names and contents in it are.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class UnknownName(UserError):

@@ -20,6 +20,7 @@ import numpy as np
 
 from harness.data.image_cache import Batch, Content, Source, original_digest
 from harness.errors import DataError
+from harness.storage.files import csv_cell, text_of_cell
 
 COLUMNS = ("index", "sha256", "kind", "reason")
 LARGEST_FILE_BYTES = 1 << 28
@@ -52,7 +53,7 @@ class Manifest:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(map(astuple, self.removals))
+        writer.writerows(map(csv_cell, astuple(removal)) for removal in self.removals)
         return out.getvalue()
 
 
@@ -96,7 +97,7 @@ def _parse_removal(row: list[str], where: str) -> Removal:
         raise DataError(f"{where}: {index[:40]!r} is not the index of an image")
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise DataError(f"{where}: {sha256[:70]!r} is not a SHA-256 (64 hexadecimal digits)")
-    return Removal(int(index), sha256, kind, reason)
+    return Removal(int(index), sha256, text_of_cell(kind), text_of_cell(reason))
 
 
 def cleaned(source: Source, manifest: Manifest) -> Source:

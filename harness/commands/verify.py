@@ -42,7 +42,7 @@ def _metric_mismatches(store: Store, record: Record) -> Iterator[str]:
     if record.evaluation is None:
         return
     path, stored = store.record_path(record.subject), record.evaluation
-    computed = metrics.evaluate(store.predictions(record.subject), record.data.class_names)
+    computed = metrics.evaluate(store.predictions_of(record), record.data.class_names)
     if computed.predictions_sha256 != stored.predictions_sha256:
         yield f"{path}: the stored predictions are not those of this record"
     for difference in _differences(stored.model_dump(), computed.model_dump(), ""):

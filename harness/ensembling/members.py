@@ -39,7 +39,10 @@ class EnsembleMembers:
 
     @cached_property
     def parts(self) -> tuple[dict[str, Predictions], ...]:
-        return tuple(self.store.load_verified(record) for record in self.records)
+        parts = tuple(self.store.load_verified(record) for record in self.records)
+        by_id = {r.subject.id: own for r, own in zip(self.records, parts, strict=True)}
+        self.store.check_same_images(self.records, by_id)
+        return parts
 
     def have(self, part: str) -> bool:
         return all(part in parts for parts in self.parts)
@@ -48,13 +51,11 @@ class EnsembleMembers:
         return self.parts[0][part].labels
 
     def probabilities(self, part: str) -> np.ndarray:
-        """(m, n, K). Raises UserError if a member has other images, or another order, of a part."""
+        """(m, n, K). Raises UserError if a member lacks the part."""
         for record, parts in zip(self.records, self.parts, strict=True):
             path = self.store.predictions_path(record.subject)
             if part not in parts:
                 raise UserError(f"{path}: has no {part} images, which this rule is fitted on")
-            if not np.array_equal(parts[part].ids, self.parts[0][part].ids):
-                raise UserError(f"{path}: {part} images other than those of {self.names[0]}")
         return np.stack([parts[part].probabilities for parts in self.parts])
 
     @cached_property

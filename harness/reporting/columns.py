@@ -29,6 +29,7 @@ from harness.schema.ledger import Ledger
 from harness.schema.metrics import Calibrated, Metrics
 from harness.schema.records import Cost, Failed, Throughput
 from harness.schema.run import EXTERNAL
+from harness.storage.files import csv_cell
 
 FIRST, SCORES, COSTS, CALIBRATION = "first", "scores", "costs", "calibration"
 DETAILS = {SCORES: "All scores", COSTS: "All costs", CALIBRATION: "Calibration"}
@@ -354,4 +355,5 @@ def csv_text(boards: Sequence[Board]) -> str:
     rows = [single for board in boards for row in board.rows for single in row.per_seed]
     failed = [failed_row(record) for board in boards for record in board.failed]
     everything = pd.concat([Table(COLUMNS, rows).frame, Table(IDENTITY, failed).frame])
-    return everything.to_csv(index=False, lineterminator="\n")
+    cells = {key: [csv_cell(value) for value in everything[key]] for key in everything}
+    return pd.DataFrame(cells, dtype=object).to_csv(index=False, lineterminator="\n")

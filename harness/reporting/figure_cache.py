@@ -138,7 +138,8 @@ def read_svg(path: Path) -> tuple[str, str]:
 def is_drawing(svg: str) -> bool:
     """Whether a text is nothing but shapes and words, as a drawing is: no link, script or load."""
     svg = svg.replace(STYLE_SHEET, "", 1)
-    opened, end = [], 0
+    opened: list[str] = []
+    end = 0
     for tag in TAG.finditer(svg):
         closing, name, attributes, closed = tag.groups()
         if set("<>") & set(svg[end : tag.start()]) or (end and not opened):

@@ -29,7 +29,7 @@ from harness.data.readers import npz
 from harness.errors import DataError, path_error
 from harness.schema.dataset import ImageIdentities
 from harness.schema.predictions import Predictions
-from harness.storage.files import write_arrays, write_atomically
+from harness.storage.files import csv_cell, text_of_cell, write_arrays, write_atomically
 
 Format = Literal["csv", "npz", "medmnist"]
 PREFIXES = {"test": "", "validation": "validation_", "shifted": "shifted_"}
@@ -281,7 +281,7 @@ def _table(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
             reader = csv.reader(file, strict=True)
             for row in reader:
                 if row:
-                    rows.append(row)
+                    rows.append(list(map(text_of_cell, row)))
                     lines.append(reader.line_num)
     except OSError as error:
         raise DataError(str(path_error(error, path))) from None
@@ -463,7 +463,7 @@ def write_csv(
         about.insert(0, "part", part)
         # Classes may be called as these columns are: no names before all are side by side.
         tables.append(pd.concat([about, pd.DataFrame(held.probabilities)], axis=1))
-        header = [*about.columns, *class_names]
+        header = [*about.columns, *map(csv_cell, class_names)]
     table = pd.concat(tables)
     write_atomically(path, table.to_csv(index=False, header=header).encode())
 
@@ -480,6 +480,7 @@ def write_medmnist(
 
 def _about(part: Predictions, class_names: Sequence[str], images: ImageIdentities) -> pd.DataFrame:
     """Every column of META but the part, empty where it is unknown: a class may be called so."""
-    names = np.array(class_names, dtype=object)[part.labels]
+    names = np.array(list(map(csv_cell, class_names)), dtype=object)[part.labels]
     columns = {"image": part.ids, "label": names, **images.columns(part.ids)}
+    columns["file"] = list(map(csv_cell, columns.get("file", [""] * len(part.ids))))
     return pd.DataFrame({name: columns.get(name, "") for name in META[1:]})

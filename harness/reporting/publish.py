@@ -28,6 +28,7 @@ def boards_of(store: Store, records: Sequence[Record]) -> tuple[Board, ...]:
     parts = {
         record.subject.id: store.load_verified(record) for record in records if record.evaluation
     }
+    store.check_same_images(records, parts)
     return ablation.in_order(boards(records, parts))
 
 

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-CONTROL = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-"""What moves a terminal's cursor, changes its colours, or turns the direction of a text."""
-
-
-def printable(text: str) -> str:
-    """A text on one line, without characters that a terminal would obey."""
-    if CONTROL.search(text) is None:
-        return text
-    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
-
+from zoo.errors import printable as printable
 
 MOST = 2**53
 """The largest whole number that a float and JavaScript hold exactly."""

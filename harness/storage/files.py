@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -24,6 +25,8 @@ DAMAGED = (
 """What reading a damaged npz can raise."""
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a formula begins with in a spreadsheet."""
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -95,6 +98,21 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def csv_cell(value: Any) -> Any:
+    """A cell of a CSV, which no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and _is_formula(value) else value
+
+
+def text_of_cell(cell: str) -> str:
+    """The text that ``csv_cell`` was given."""
+    return cell[1:] if cell.startswith("'") and _is_formula(cell) else cell
+
+
+def _is_formula(text: str) -> bool:
+    """Also of a text that was made one already, so that each can be told from its cell."""
+    return text.lstrip("'").startswith(FORMULA)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], compress: bool = False) -> None:

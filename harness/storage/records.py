@@ -23,8 +23,8 @@ import numpy as np
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from harness.errors import IgnoredFile, StoreError
-from harness.schema.dataset import ImageIdentities
+from harness.errors import IgnoredFile, StoreError, printable
+from harness.schema.dataset import ImageIdentities, Split
 from harness.schema.predictions import SHIFTED, Predictions, digest
 from harness.schema.records import (
     SCHEMA,
@@ -160,7 +160,8 @@ class Store:
                 from_json(read_plain(path, MOST_RECORD_BYTES))
             except ValueError:
                 path.replace(path.with_suffix(".torn"))
-                report(f"{path}: damaged, and kept as {path.stem}.torn; the run is made again")
+                told = f"{path}: damaged, and kept as {path.stem}.torn; the run is made again"
+                report(printable(told))
 
     # --- images ----------------------------------------------------------------------------------
 
@@ -207,6 +208,32 @@ class Store:
     def predictions(self, subject: Subject) -> dict[str, Predictions]:
         """Predictions by part: validation, test, and what else was evaluated. Raises StoreError."""
         return read_predictions(self.predictions_path(subject))
+
+    def predictions_of(self, record: Record) -> dict[str, Predictions]:
+        """A record's predictions, of its classes and images. Raises StoreError."""
+        parts = self.predictions(record.subject)
+        _check_fit(self.predictions_path(record.subject), parts, record)
+        return parts
+
+    def check_same_images(
+        self, records: Sequence[Record], predictions: Mapping[str, Mapping[str, Predictions]]
+    ) -> None:
+        """Raises StoreError where records of one data set and split are of other images.
+
+        ``predictions``: by the id of the record's subject.
+        """
+        first: dict[tuple[str, Split, str], tuple[Record, Predictions]] = {}
+        for record in (record for record in records if record.subject.id in predictions):
+            for name, part in predictions[record.subject.id].items():
+                key = (record.run.data, record.run.split, name)
+                other, expected = first.setdefault(key, (record, part))
+                if part is not expected and not (
+                    record.data.class_names == other.data.class_names
+                    and np.array_equal(part.ids, expected.ids)
+                    and np.array_equal(part.labels, expected.labels)
+                ):
+                    path, of_other = map(self.record_path, (record.subject, other.subject))
+                    raise StoreError(f"{path}: {name} images other than those of {of_other.name}")
 
     def load_verified(self, record: Record) -> dict[str, Predictions]:
         """A record's predictions, checked against its hash.

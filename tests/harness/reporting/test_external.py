@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -499,3 +500,23 @@ def test_validation_images_may_come_later_and_bring_every_rule(tmp_path: Path) -
     assert board.data.validation == 20
     write_tables(results)
     assert verify(results) == []
+
+
+def test_no_cell_of_a_csv_begins_a_formula(tmp_path: Path) -> None:
+    """In a spreadsheet it would be computed; and the import still knows the classes."""
+    names = ("=HYPERLINK(1)", "+eosinophil", "@platelet")
+    run, results = made_record().run, tmp_path / "results"
+    parts = {k: p for k, p in made_predictions(run).items() if k != "train"}
+    finished = Finished(**dict(made_outcome()), **dict(metrics.evaluate(parts, names)))
+    data = SUMMARY.model_copy(update={"class_names": names})
+    record = RunRecord(run=run, profile="quick", data=data, note="=1+1", result=finished)
+    save_finished(Store(results), record)
+    write_tables(results)
+    (exported,) = export_predictions("vgg16", results, tmp_path, "csv")
+    for path in (exported, results / "leaderboard.csv"):
+        rows = list(csv.reader(path.read_text().splitlines()))
+        cells = {cell for row in rows for cell in row}
+        assert not [cell for cell in cells if re.match(r"[=@+\t\r]|-[^\d]", cell)]
+    assert "'=1+1" in (results / "leaderboard.csv").read_text()
+    (imported,) = import_predictions(exported, "again", results)
+    assert imported.test == finished.test
