@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,15 +17,18 @@ from pydantic import BaseModel, ConfigDict
 
 from harness.errors import StoreError, UserError
 from harness.execution.devices import Device
+from harness.execution.lock_holders import ARTEFACTS_LOCK, OnWait, ignore, told
 from harness.schema.base import Amount, Count, Name
 from harness.storage.file_lock import FileLock
 from harness.storage.files import open_plain
 
-RUN_LOCK, ARTEFACTS_LOCK = "run.lock", "artefacts.lock"
+RUN_LOCK = "run.lock"
 MOST_OWNER = 4096
 """Characters of what an owner writes about itself."""
 TURN_SECONDS = 0.05
 """Between two looks at whether a device is free."""
+ALONE_SECONDS = 60.0
+"""For which a measurement waits to be alone on its device; then it goes on beside others."""
 COMPILING_SECONDS = 5.0
 """For which a measurement waits for runs that compile on its GPU; then it goes on beside them."""
 
@@ -90,12 +93,26 @@ class RunLock(FileLock):
             return LockOwner()  # Windows lets nobody read a locked file.
 
 
-def artefacts_lock(folder: Path) -> FileLock:
+@contextmanager
+def artefacts_lock(folder: Path, on_wait: OnWait = ignore) -> Iterator[None]:
     """The lock of the process that writes the artefacts of a run, which may outlive its parent.
 
     It waits for the previous one: no two processes ever write to the same artefacts.
     """
-    return FileLock(folder / ARTEFACTS_LOCK)
+    with _waited_for(FileLock(folder / ARTEFACTS_LOCK), "the artefacts of this run", on_wait):
+        yield
+
+
+@contextmanager
+def _waited_for(lock: FileLock, what: str, on_wait: OnWait) -> Iterator[FileLock]:
+    """Hold a lock; waiting for it is told."""
+    try:
+        if not lock.acquire(blocking=False):
+            with told(what, lock.path, on_wait):
+                lock.acquire()
+        yield lock
+    finally:
+        lock.release()
 
 
 # --- devices -------------------------------------------------------------------------------------
@@ -115,8 +132,12 @@ class DeviceLock:
         folder: Path | None = None,
         own: bool = False,
         turn: DeviceTurn | None = None,
+        on_wait: OnWait = ignore,
     ) -> None:
         self.own = own
+        self.device = device
+        self._on_wait = on_wait
+        self._alone_seconds = ALONE_SECONDS
         self.turn = turn or DeviceTurn(device, 0)
         self.seconds = 0.0
         """For which the lock was held so far; the waiting for it is not in it."""
@@ -131,32 +152,34 @@ class DeviceLock:
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Work on the device together with others. Keep it short: a measurement may be waiting."""
-        device = FileLock(self._path, shared=True)
-        try:
-            with FileLock(self._gate) as gate:
-                device.acquire()
+        gate = FileLock(self._gate)
+        with ExitStack() as stack:
+            with _waited_for(gate, self.device, self._on_wait):
+                device = FileLock(self._path, shared=True)
+                stack.enter_context(_waited_for(device, self.device, self._on_wait))
             with self._timed(gate, device):
                 yield
-        finally:
-            device.release()
 
     @contextmanager
     def exclusive(self) -> Iterator[bool]:
-        """Work on the device alone; yields whether the file system could ensure that.
+        """Work on the device alone; yields whether that could be ensured.
 
-        Runs that compile meanwhile are waited for only COMPILING_SECONDS.
+        Others are waited for only ALONE_SECONDS, once, and runs that compile COMPILING_SECONDS.
         """
-        compiling = FileLock(self._compiling)
-        with (
-            FileLock(self._gate) as gate,
-            FileLock(self._path) as device,
-            self._timed(gate, device),
-        ):
-            try:
-                alone = _acquire_within(compiling, COMPILING_SECONDS)
+        gate, device, compiling = map(FileLock, (self._gate, self._path, self._compiling))
+        try:
+            with told(self.device, self._path, self._on_wait):
+                alone = _acquire_within(gate, self._alone_seconds) and _acquire_within(
+                    device, self._alone_seconds
+                )
+            if not alone:
+                self._alone_seconds = 0.0
+            with self._timed(gate, device):
+                alone = alone and _acquire_within(compiling, COMPILING_SECONDS)
                 yield device.enforced and alone
-            finally:
-                compiling.release()
+        finally:
+            for lock in (compiling, device, gate):
+                lock.release()
 
     @contextmanager
     def preparing(self, compiles: bool = False) -> Iterator[None]:
@@ -188,7 +211,15 @@ class DeviceTurn:
     that dies.
     """
 
-    def __init__(self, device: str, count: int, order: int = 0, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        device: str,
+        count: int,
+        order: int = 0,
+        folder: Path | None = None,
+        on_wait: OnWait = ignore,
+    ) -> None:
+        self._on_wait = on_wait
         self.device, self.count, self._order, self._folder = device, count, order, folder
         self.seconds = 0.0
         """For which it was held so far."""
@@ -202,7 +233,7 @@ class DeviceTurn:
             return
         start = time.perf_counter()
         ticket = FileLock(self._file(f"ready-{self._order:06}-{uuid4().hex[:12]}"))
-        with ticket:
+        with ticket, told(self.device, self._file("turn"), self._on_wait):
             while not self._try(ticket.path):
                 on_wait()
                 on_wait = lambda: None  # noqa: E731
@@ -257,11 +288,15 @@ def _is_held(path: Path) -> bool:
 
 
 def _acquire_within(lock: FileLock, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
+    if lock.acquire(blocking=False):
+        return True
+    start, pause = time.perf_counter(), 0.001
     while not lock.acquire(blocking=False):
-        if time.monotonic() > deadline:
+        if time.perf_counter() - start >= seconds:
             return False
-        time.sleep(TURN_SECONDS)
+        time.sleep(pause)
+        pause = min(2 * pause, TURN_SECONDS)
+    lock.waited_seconds = time.perf_counter() - start
     return True
 
 

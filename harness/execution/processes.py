@@ -25,6 +25,7 @@ from harness.schema.events import (
     FailedEvent,
     FailureStatus,
     PhaseEvent,
+    WaitEvent,
     read_event,
 )
 from harness.schema.records import Failed, Outcome
@@ -148,10 +149,16 @@ class _Watchdog:
 
     def on_event(self, event: Event) -> None:
         """Follow which phase the child is in."""
-        if isinstance(event, PhaseEvent):
+        if isinstance(event, WaitEvent) and event.reason and self._waiting_since is not None:
+            return  # Its phase says so already.
+        if isinstance(event, PhaseEvent | WaitEvent):
             now, since = time.monotonic(), self._waiting_since
             self._waited += now - since if since is not None else 0.0
-            self._waiting_since = now if event.name == WAITING else None
+            self._waiting_since = None
+            if isinstance(event, WaitEvent) and event.reason:
+                self._waiting_since = now - event.seconds
+            elif isinstance(event, PhaseEvent) and event.name == WAITING:
+                self._waiting_since = now
 
     def _watch(self) -> None:
         deadline = time.monotonic() + self.timeout if self.timeout else math.inf

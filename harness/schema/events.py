@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from harness.schema.base import FrozenModel, Name, Text
+from harness.schema.base import Amount, FrozenModel, Name, Text
 from harness.schema.records import Epoch
 
 COMPILING, WAITING = "compiling", "waiting for the device"
@@ -60,6 +60,15 @@ class WarningEvent(FrozenModel):
     text: Text
 
 
+class WaitEvent(FrozenModel):
+    """The process waits for another one, of which ``reason`` says which; empty: it goes on."""
+
+    event: Literal["wait"] = "wait"
+    reason: Text
+    seconds: Amount
+    """So far."""
+
+
 class DoneEvent(FrozenModel):
     """The task has succeeded. Nothing follows."""
 
@@ -82,6 +91,7 @@ Event = Annotated[
     | MemoryEvent
     | MessageEvent
     | WarningEvent
+    | WaitEvent
     | DoneEvent
     | FailedEvent,
     Field(discriminator="event"),

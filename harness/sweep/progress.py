@@ -14,7 +14,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from harness.schema.events import EpochEvent, Event, MessageEvent, PhaseEvent, WarningEvent
+from harness.schema.events import (
+    EpochEvent,
+    Event,
+    MessageEvent,
+    PhaseEvent,
+    WaitEvent,
+    WarningEvent,
+)
 from harness.schema.records import Finished, RunRecord
 from harness.sweep.callbacks import ProgressCallback
 from harness.sweep.estimates import end_times
@@ -56,6 +63,9 @@ class ProgressView(ProgressCallback):
             state.update(event)
         if isinstance(event, WarningEvent):
             line = Text.assemble((_name(planned), "bold yellow"), f": {event.text}")
+            self.console.print(line, soft_wrap=True)
+        if isinstance(event, WaitEvent) and event.reason:
+            line = Text.assemble((_name(planned), "yellow"), f": {event.reason}")
             self.console.print(line, soft_wrap=True)
         self.on_state(planned, state, event)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.schema.base import Amount, Count, FrozenModel, Name
-from harness.schema.events import EpochEvent, Event, MemoryEvent, PhaseEvent, StepEvent
+from harness.schema.base import Amount, Count, FrozenModel, Name, Text
+from harness.schema.events import EpochEvent, Event, MemoryEvent, PhaseEvent, StepEvent, WaitEvent
 from harness.schema.records import Epoch
 
 TRAINING_PHASES = ("frozen", "fine-tuning", "from scratch")
@@ -18,7 +18,7 @@ WINDOW_SECONDS = 10.0
 """Over which images per second are averaged."""
 STALE_SECONDS = 30.0
 """Without an image, after which there is no rate: the run may be waiting for its device."""
-SAVED = ("phase", "total", "done", "rate", "resident_mb", "device_mb")
+SAVED = ("phase", "waiting", "total", "done", "rate", "resident_mb", "device_mb")
 
 
 class _Saved(FrozenModel):
@@ -26,6 +26,7 @@ class _Saved(FrozenModel):
 
     epoch: Epoch | None
     phase: Name
+    waiting: Text = ""
     total: Count
     done: Count
     rate: Amount | None
@@ -38,6 +39,8 @@ class RunState:
     """The state of one run after ``update`` with each of its events; None: unknown."""
 
     phase: str = "start"
+    waiting: str = ""
+    """Whom the run waits for, if it does."""
     total: int = 1
     """Epochs of a training phase, at most; images of another."""
     done: int = 0
@@ -60,6 +63,8 @@ class RunState:
                 self._samples.clear()
                 if self.phase == "start":  # Another process than before.
                     self.resident_mb = self.device_mb = None
+            case WaitEvent():
+                self.waiting = event.reason
             case StepEvent():
                 if self.phase not in TRAINING_PHASES:
                     self.done, self.total = event.done, event.total
@@ -98,12 +103,16 @@ class RunState:
     @property
     def short(self) -> str:
         """The phase with its epoch where it trains, else with its share done."""
+        if self.waiting:
+            return f"{self.phase}: waiting"
         if self.phase in TRAINING_PHASES:
             return f"{self.phase} {self.done}/{self.total}"
         return f"{self.phase} {self.done / self.total:.0%}" if self.total > 1 else self.phase
 
     @property
     def sentence(self) -> str:
+        if self.waiting:
+            return f"{self.phase}: {self.waiting}"
         if self.epoch:
             return (
                 f"{self.phase}, epoch {self.epoch.epoch} of {self.total} at most: "

@@ -17,7 +17,7 @@ from pydantic_core import from_json
 from harness.errors import StoreError
 from harness.execution.locks import RUN_LOCK, LockOwner, RunLock
 from harness.execution.processes import LOG
-from harness.schema.events import Event, PhaseEvent
+from harness.schema.events import Event, PhaseEvent, WaitEvent
 from harness.schema.records import Failed, RunRecord
 from harness.storage.files import open_new, read_plain
 from harness.storage.records import Store
@@ -43,7 +43,7 @@ class StatusCallback(ProgressCallback):
         run_id, now = planned.run.id, self.clock()
         state = self._states.setdefault(run_id, RunState())
         due = now - self._written.get(run_id, -INTERVAL_SECONDS) >= INTERVAL_SECONDS
-        if state.update(event) and (due or isinstance(event, PhaseEvent)):
+        if state.update(event) and (due or isinstance(event, PhaseEvent | WaitEvent)):
             self._written[run_id] = now
             _write(self.store.artefacts(planned.run) / STATUS_FILE, state)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.execution.child import Emit, serve
-from harness.schema.events import PhaseEvent
+from harness.schema.events import PhaseEvent, WaitEvent
 
 START = time.perf_counter()
 
@@ -29,12 +29,18 @@ def _execute(job_text: str, emit: Emit) -> dict[str, Any]:
     from harness.schema.run import Job
 
     job = Job.model_validate_json(job_text)
-    turn = DeviceTurn(job.device, job.device_turns, job.order)
-    device_lock = DeviceLock(job.device, own=job.own_device, turn=turn)
+
+    def on_wait(reason: str, seconds: float) -> None:
+        if reason:
+            print(reason, file=sys.stderr, flush=True)
+        emit(WaitEvent(reason=reason, seconds=seconds))
+
+    turn = DeviceTurn(job.device, job.device_turns, job.order, on_wait=on_wait)
+    device_lock = DeviceLock(job.device, own=job.own_device, turn=turn, on_wait=on_wait)
     compile_cache.enter_folder()
 
     with (
-        artefacts_lock(Path(job.output)),
+        artefacts_lock(Path(job.output), on_wait),
         ResourceMonitor(EnergyMeter.of_device(job.device), emit) as monitor,
     ):
         emit(PhaseEvent(name="start", steps=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.execution.locks import DeviceLock, LockOwner, RunLock, lock_folder
+from harness.execution import lock_holders, locks
+from harness.execution.lock_holders import describe_holder, told
+from harness.execution.locks import DeviceLock, LockOwner, RunLock, artefacts_lock, lock_folder
 from harness.storage.file_lock import FileLock
 
 ROOT = Path(__file__).parents[3]
@@ -106,6 +109,48 @@ def test_a_shared_lock_waits_for_the_exclusive_one(tmp_path: Path) -> None:
     holder = start_holder(tmp_path, "exclusive", 0.6)
     with DeviceLock("cpu", tmp_path).shared():
         assert holder.wait(5) == 0
+
+
+def test_who_is_waited_for_is_told(tmp_path: Path) -> None:
+    """After some seconds, with the process that holds the lock; and the end of it."""
+    said: list[tuple[str, float]] = []
+    holder = start_holder(tmp_path, "exclusive", 60)
+    holder.send_signal(signal.SIGSTOP)
+    with told("cpu", tmp_path / "cpu.device.lock", lambda *event: said.append(event), 0.05):
+        time.sleep(0.5)
+    with told("cpu", tmp_path / "cpu.device.lock", lambda *event: said.append(event), 60):
+        pass
+    holder.kill()
+    (reason, _), (end, seconds) = said
+    assert reason.startswith(f"waiting for cpu, held by pid {holder.pid}, which is stopped")
+    assert f"kill -CONT {holder.pid}" in reason
+    assert end == ""
+    assert seconds > 0.05
+
+
+def test_a_workers_sweep_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "artefacts" / "0123"
+    with artefacts_lock(folder):
+        assert describe_holder(folder / "artefacts.lock") == "another process"
+        assert lock_holders._results_folder(os.getpid()) == tmp_path / "results"
+
+
+def test_a_measurement_goes_on_beside_others_after_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped worker must not stop all sweeps; the limit is waited for once."""
+    monkeypatch.setattr(locks, "ALONE_SECONDS", 0.2)
+    holder = start_holder(tmp_path, "shared", 60)
+    holder.send_signal(signal.SIGSTOP)
+    device_lock = DeviceLock("cpu", tmp_path)
+    for _ in range(3):
+        with device_lock.exclusive() as alone:
+            assert not alone
+    assert device_lock._alone_seconds == 0
+    holder.kill()
+    holder.wait()
+    with device_lock.exclusive() as alone:
+        assert alone
 
 
 def test_a_dead_process_holds_nothing(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from harness.execution.processes import Children, ProcessResult, WorkerProcess
-from harness.schema.events import DoneEvent, Event, PhaseEvent
+from harness.schema.events import DoneEvent, Event, PhaseEvent, WaitEvent
 from harness.schema.run import Job
+from harness.sweep.run_state import RunState
 from tests.harness.conftest import made_outcome, made_run
 
 READ_JOB = "import json, os, signal, sys, time\njob = json.loads(sys.stdin.readline())\n"
@@ -164,3 +165,22 @@ print(subprocess.run([sys.executable, "-c", {child!r}], capture_output=True, tex
     command = [sys.executable, "-c", parent]
     peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert 5 < peak < 300
+
+
+WAITS = """
+emit(event="wait", reason="waiting for cpu, held by pid 1", seconds=0.1)
+time.sleep(1.5)
+emit(event="wait", reason="", seconds=1.6)
+"""
+
+
+def test_waiting_for_a_device_is_no_part_of_a_runs_time(tmp_path: Path) -> None:
+    outcome = f"emit(event='done', outcome=json.loads({made_outcome().model_dump_json()!r}))"
+    ended, events = launch(tmp_path, WAITS + outcome, timeout=0.7)
+    assert ended.status == "finished"
+    state = RunState()
+    assert [state.update(event) for event in events[:2]] == [True, True]
+    assert state.waiting == ""
+    state.update(WaitEvent(reason="waiting for cpu, held by pid 1", seconds=5))
+    assert state.sentence == "start: waiting for cpu, held by pid 1"
+    assert RunState.from_dict(state.to_dict()).waiting == state.waiting

@@ -1,0 +1,95 @@
+"""Who holds a lock that is waited for: told in one line, after some seconds."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+TELL_SECONDS = 5.0
+"""Of waiting, before it is told."""
+ARTEFACTS_LOCK = "artefacts.lock"
+
+OnWait = Callable[[str, float], object]
+"""Receives who is waited for, and for how many seconds so far; an empty text when it has ended."""
+
+
+def ignore(reason: str, seconds: float) -> None:
+    """Tell nobody."""
+
+
+@contextmanager
+def told(what: str, path: Path, on_wait: OnWait, seconds: float = TELL_SECONDS) -> Iterator[None]:
+    """Around waiting for the lock in a file: after ``seconds`` tell who holds it."""
+    ended, was_told = threading.Event(), threading.Event()
+
+    def tell() -> None:
+        if not ended.wait(seconds):
+            was_told.set()
+            on_wait(f"waiting for {what}, held by {describe_holder(path)}", seconds)
+
+    start, thread = time.monotonic(), threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        if was_told.is_set():
+            on_wait("", time.monotonic() - start)
+
+
+def describe_holder(path: Path) -> str:
+    """The processes that hold the lock in a file, as far as the system says.
+
+    A stopped process is called so, with the command that ends it where its sweep is dead.
+    """
+    holders = [pid for pid in _holders(path) if pid != os.getpid()]
+    return "; ".join(map(_describe, holders[:3])) or "another process"
+
+
+def _holders(path: Path) -> list[int]:
+    """Linux lists every lock with the process that took it and the inode of the file."""
+    pids: dict[int, None] = {}
+    with suppress(OSError, ValueError, IndexError):
+        inode = path.stat().st_ino
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if words[1] != "->" and int(words[5].rpartition(":")[2]) == inode:
+                pids[int(words[4])] = None
+    return [pid for pid in pids if pid > 0]
+
+
+def _describe(pid: int) -> str:
+    text, state, parent = f"pid {pid}", "", 0
+    with suppress(OSError, ValueError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, parent = fields[0], int(fields[1])
+    if folder := _results_folder(pid):
+        text += f" (sweep in {folder})"
+    if state not in ("T", "t"):
+        return text
+    text += ", which is stopped"
+    if _adopts_orphans(parent):
+        return f"{text} and whose sweep is dead: kill -9 {pid} ends it"
+    return f"{text}: kill -CONT {pid} lets it go on"
+
+
+def _results_folder(pid: int) -> Path | None:
+    """The results folder of a worker: it has the lock of its artefacts open."""
+    with suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                file = descriptor.readlink()
+                if file.name == ARTEFACTS_LOCK and file.parents[1].name == "artefacts":
+                    return file.parents[2]
+    return None
+
+
+def _adopts_orphans(pid: int) -> bool:
+    with suppress(OSError):
+        return pid == 1 or Path(f"/proc/{pid}/comm").read_text().startswith("systemd")
+    return True
