@@ -49,6 +49,15 @@ def test_the_golden_leaderboard() -> None:
     assert markdown(boards(some_records())) == GOLDEN.read_text()
 
 
+def test_what_happened_in_training_is_said_with_its_network_and_seed() -> None:
+    note = "training diverged in epoch 3 (fine-tuning): the training loss is not finite"
+    second = made_record("vgg16", seed=1)
+    changed = {"result": second.result.model_copy(update={"notes": (note,)})}
+    text = markdown(boards([*some_records()[:2], second.model_copy(update=changed)]))
+    assert f"† Seed 1: {note} (VGG16).\n" in text
+    assert "could not be downloaded (EfficientNet-Lite0).\n" in text
+
+
 def test_compile_seconds_are_a_mean_or_unknown() -> None:
     """A record from before they were counted is read as it was written, and its row says –."""
     old = made_record("vgg16").model_dump_json().replace(',"compile":3.0', "")
