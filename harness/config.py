@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -137,22 +138,56 @@ class SettingsFile(Benchmark):
     profile: dict[Profile, Benchmark] = Field(default_factory=dict)
 
 
-def load(path: Path | None, profile: Profile, *, gpu: bool = False) -> Benchmark:
+def load(
+    path: Path | None, profile: Profile, *, gpu: bool = False, preset: Preset | None = None
+) -> Benchmark:
     """The Benchmark of one profile: the defaults, overridden by the file at ``path``.
 
-    ``gpu``: whether a GPU computes, which decides the precision "auto". Raises ConfigError naming
-    the file, the key and the nearest valid key.
+    ``gpu``: whether a GPU computes, which decides the precision "auto". With a ``preset``, training
+    and split are its own, and not those of the file. Raises ConfigError naming the file, the key
+    and the nearest valid key.
     """
-    tables = overlay({}, tomllib.loads(default_text()), profile)
+    tables, where = overlay({}, _defaults(), profile), str(path or "built-in defaults")
     if path is not None:
-        user = _read(path)
-        _check_keys(user, SettingsFile, path)
-        tables = overlay(tables, user, profile)
+        user = read_toml(path)
+        check_keys(user, SettingsFile, path)
+        tables = overlay(tables, _without_training(user) if preset else user, profile)
+    if preset is not None:
+        where = preset.where
+        for part in preset.overlays:
+            tables = overlay(tables, part, profile)
     try:
         benchmark = Benchmark.model_validate(_complete_protocols(tables, gpu))
     except ValidationError as error:
-        raise ConfigError(f"{path or 'built-in defaults'}: {_describe(error)}") from None
+        raise ConfigError(f"{where}: {_describe(error)}") from None
     return _resolve_paths(_with_current_versions(benchmark), path)
+
+
+class Preset(NamedTuple):
+    """Settings of the program's own that say how to train: tables as in a settings file."""
+
+    where: str
+    """Their name in messages."""
+    overlays: tuple[Mapping[str, Any], ...]
+    """Each overrides those before it."""
+
+
+TRAINING_TABLES = ("protocol", "split", "variants")
+"""What a preset decides alone."""
+
+
+def _without_training(user: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in user.items() if key not in TRAINING_TABLES}
+    if "profile" in kept:
+        kept["profile"] = {
+            name: _without_training(table) for name, table in kept["profile"].items()
+        }
+    return kept
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return tomllib.loads(default_text())
 
 
 def augmentation_named(name: str) -> Augmentation:
@@ -216,7 +251,7 @@ def _resolve_paths(benchmark: Benchmark, path: Path | None) -> Benchmark:
     return benchmark.model_copy(update={"data": data, "weights": weights})
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -225,7 +260,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def _check_keys(
+def check_keys(
     table: Mapping[str, Any], model: type[BaseModel], path: Path, prefix: str = ""
 ) -> None:
     """Check that every key exists and every table is one, in all profiles.
@@ -240,10 +275,16 @@ def _check_keys(
         inner = _model_in(model.model_fields[key].annotation)
         if inner is None or (value is False and key in OPTIONAL_TABLES):
             continue
-        if key in ("profile", "variants"):
+        kind = get_origin(model.model_fields[key].annotation)
+        if kind is dict:
             _check_named_tables(value, inner, path, name)
+        elif kind is tuple and isinstance(value, list):
+            for i, item in enumerate(value, start=1):
+                if not isinstance(item, dict):
+                    raise ConfigError(f"{path}: {name} must be a list of tables, not {item!r}")
+                check_keys(item, inner, path, f"{name}.{i}.")
         elif isinstance(value, dict):
-            _check_keys(value, inner, path, f"{name}.")
+            check_keys(value, inner, path, f"{name}.")
         else:
             raise ConfigError(f"{path}: {name} must be a table, not {value!r}")
 
@@ -259,7 +300,7 @@ def _check_named_tables(tables: Any, model: type[BaseModel], path: Path, kind: s
             raise ConfigError(f"{path}: unknown profile {name!r}{hint}")
         if name == ALL:
             raise ConfigError(f"{path}: {where}: {ALL!r} means every variant; use another name")
-        _check_keys(table, model, path, f"{where}.")
+        check_keys(table, model, path, f"{where}.")
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -24,7 +24,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("harness", "harness.errors", "harness.schema"),
     ("harness.config", "harness.storage"),
     ("harness.data", "harness.execution"),
-    ("harness.augmentation", "harness.evaluation"),
+    ("harness.augmentation", "harness.evaluation", "harness.reports"),
     ("harness.sweep", "harness.training"),
     ("harness.audit", "harness.ensembling", "harness.reporting"),
     ("harness.commands",),

@@ -1,0 +1,1 @@
+"""The tables of five course reports as presets: what each row is, and the numbers reported."""
