@@ -114,6 +114,34 @@ def plan(budget: float | None, **request: Any) -> None:
 
 
 @cli.command()
+@click.argument("targets", nargs=-1, metavar="[REPORT[/TABLE[/RECIPE]]]...")
+@click.option("--all", "everything", is_flag=True, help="Every table of every report.")
+@click.option("--plan", "only_plan", is_flag=True, help="Say what would run, and how long.")
+@click.option(
+    "--write", type=FILE, metavar="FILE", help="Write a table's settings as a file to change."
+)
+@options.training
+@options.reproduction_results
+def reproduce(targets: tuple[str, ...], only_plan: bool, write: Path | None, **request: Any) -> int:
+    """Make tables of the five reports (000 to 004), beside the numbers that were reported.
+
+    Without a report, list them. A preset of your own is the path of its TOML file. From a settings
+    file only backend, data, weights and sweep are used.
+    """
+    from harness.commands import reproduce as reproduction
+    from harness.commands.resolve import Request
+
+    asked = Request(**request)
+    if write is not None:
+        click.echo(reproduction.write_settings(targets, write))
+        return 0
+    if not targets and not asked.everything:
+        click.echo(reproduction.listing(asked.results))
+        return 0
+    return reproduction.reproduce(targets, asked, only_plan=only_plan)
+
+
+@cli.command()
 @options.existing_results
 def status(results: Path) -> None:
     """Show what is running in a results folder, from another terminal."""

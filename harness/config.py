@@ -159,7 +159,7 @@ def load(
     try:
         benchmark = Benchmark.model_validate(_complete_protocols(tables, gpu))
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_describe(error)}") from None
+        raise ConfigError(f"{where}: {describe(error)}") from None
     return _resolve_paths(_with_current_versions(benchmark), path)
 
 
@@ -308,7 +308,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next((type_ for type_ in types if issubclass(type_, BaseModel)), None)
 
 
-def _describe(error: ValidationError) -> str:
+def describe(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")

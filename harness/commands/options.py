@@ -98,22 +98,23 @@ profile = click.option(
 )  # fmt: skip
 
 
-def _results(**settings: Any) -> Any:
+def _results(default: str = "results", **settings: Any) -> Any:
     return click.option(
-        "--results", type=FILE, default=Path("results"), show_default=True,
+        "--results", type=FILE, default=Path(default), show_default=True,
         help="Folder for records, tables and artefacts.", **settings,
     )  # fmt: skip
 
 
 results = _results(callback=lambda ctx, param, folder: check_results(folder))
 existing_results = _results(callback=lambda ctx, param, folder: check_existing_results(folder))
+reproduction_results = _results(
+    "results/reproductions", callback=lambda ctx, param, folder: check_results(folder)
+)
 cleaning = several(
     click.option("--clean", is_flag=True, help="Leave out what 'data audit' would remove."),
     click.option("--mask", is_flag=True, help="Paint everything white but the cells."),
 )
-running = several(
-    recipe_argument("recipes", nargs=-1),
-    click.option("--all", "everything", is_flag=True, help="Every recipe of the zoo."),
+training = several(
     profile,
     click.option("--seeds", type=click.IntRange(1, 100), help="Overrides sweep.seeds."),
     click.option("--per-gpu", type=click.IntRange(1, 64), help="Overrides sweep.per_gpu."),
@@ -122,12 +123,17 @@ running = several(
         "--shift", type=click.Choice(["none", "mixed", "full"]),
         help="Overrides sweep.shift: which corrupted test images are predicted.",
     ),
+    config,
+    source,
+    cleaning,
+)  # fmt: skip
+running = several(
+    recipe_argument("recipes", nargs=-1),
+    click.option("--all", "everything", is_flag=True, help="Every recipe of the zoo."),
     click.option(
         "--variant", "variants", multiple=True, metavar="NAME",
         help="Also run this variant of the protocol from the settings file; 'all' for every one.",
     ),
-    config,
-    source,
-    cleaning,
+    training,
     results,
 )  # fmt: skip

@@ -43,10 +43,15 @@ class Plan:
 
 def make_plan(experiment: Experiment, console: Console) -> Plan:
     """The experiment's runs, and which of them are pending. Raises ConfigError, StoreError."""
-    benchmark, store = experiment.benchmark, experiment.store
     runs = planner.plan_runs(
-        benchmark, experiment.recipes, experiment.data.dataset, experiment.weights
+        experiment.benchmark, experiment.recipes, experiment.data.dataset, experiment.weights
     )
+    return plan_of(experiment, runs, console)
+
+
+def plan_of(experiment: Experiment, runs: tuple[PlannedRun, ...], console: Console) -> Plan:
+    """Which of these runs are pending. Raises ConfigError, StoreError."""
+    benchmark, store = experiment.benchmark, experiment.store
     pending = planner.find_pending(
         runs, store, retry_failed=experiment.request.retry_failed, report=console.print
     )
@@ -81,7 +86,7 @@ def show_plan(request: Request, budget: float | None = None) -> None:
     fitting = plan.pending
     if budget is not None:
         fitting = estimates.within_budget(budget, plan.pending, plan.seconds, devices)
-    console.print(_table(plan, fitting), soft_wrap=True, markup=False)
+    console.print(plan_table(plan, fitting), soft_wrap=True, markup=False)
     if fitting:
         seconds = [plan.seconds[planned.run.id] for planned in fitting]
         total = clock(max(estimates.end_times(seconds, devices)))
@@ -94,7 +99,7 @@ def show_plan(request: Request, budget: float | None = None) -> None:
             console.print(f"those that fit: wbc-bench run {names}", soft_wrap=True)
 
 
-def _table(plan: Plan, fitting: Sequence[PlannedRun]) -> str:
+def plan_table(plan: Plan, fitting: Sequence[PlannedRun]) -> str:
     records = plan.experiment.store.records()
     device = plan.experiment.settings.devices[0].name
     fitting_ids = {planned.run.id for planned in fitting}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from rich.console import Console
 
 from harness.commands.data import PreparedData, prepare
 from harness.commands.settings import DataOptions, Settings, load_settings
-from harness.config import Benchmark
+from harness.config import Benchmark, Preset
 from harness.data.splitting import split_indices
 from harness.errors import ConfigError, UnknownName, UserError
 from harness.schema.dataset import DataSummary, Parts
-from harness.schema.run import Shift
+from harness.schema.run import Profile, Shift
 from harness.storage.records import Store
 from harness.sweep import planner
 from harness.sweep.tensorboard import make_log_folder
@@ -66,10 +66,25 @@ def resolve(request: Request, console: Console, *, download: bool) -> Experiment
 
     Raises UserError, before anything slow where possible.
     """
-    settings = _load_settings(request)
+    settings = load_request(request)
+    benchmark = settings.benchmark
+    if not (request.recipes or request.everything or benchmark.sweep.recipes):
+        raise UserError("name recipes to run, or say --all; 'wbc-bench zoo' lists them")
+    recipes = planner.select_recipes(benchmark, () if request.everything else request.recipes)
+    return find_inputs(request, settings, recipes, console, download=download)
+
+
+def find_inputs(
+    request: Request,
+    settings: Settings,
+    recipes: tuple[Recipe, ...],
+    console: Console,
+    *,
+    download: bool,
+) -> Experiment:
+    """Find the images and the weights of these recipes. Raises UserError."""
     benchmark = settings.benchmark
     _check(request, benchmark)
-    recipes = planner.select_recipes(benchmark, () if request.everything else request.recipes)
     with console.status("reading the images") as status:
         data = prepare(settings, status.update)
     parts = split_indices(benchmark.split, data.dataset)
@@ -89,8 +104,9 @@ def resolve(request: Request, console: Console, *, download: bool) -> Experiment
     )
 
 
-def _load_settings(request: Request) -> Settings:
-    settings = load_settings(request)
+def load_request(request: Request, preset: Callable[[Profile], Preset] | None = None) -> Settings:
+    """The settings file, or the preset, with the request's options over it."""
+    settings = load_settings(request, preset)
     options = {name: getattr(request, name) for name in ("seeds", "shift", "per_gpu")}
     given = {name: value for name, value in options.items() if value is not None}
     sweep = settings.benchmark.sweep.model_copy(update=given)
@@ -99,8 +115,6 @@ def _load_settings(request: Request) -> Settings:
 
 
 def _check(request: Request, benchmark: Benchmark) -> None:
-    if not (request.recipes or request.everything or benchmark.sweep.recipes):
-        raise UserError("name recipes to run, or say --all; 'wbc-bench zoo' lists them")
     if importlib.util.find_spec(benchmark.backend) is None:
         hint = f"pip install {benchmark.backend}, or choose another backend"
         raise UserError(f"backend = {benchmark.backend!r} is not installed; {hint}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
 
 from harness.audit.pipeline import Workspace
-from harness.config import FILENAME, Benchmark, DataSettings, load
+from harness.config import FILENAME, Benchmark, DataSettings, Preset, load
 from harness.execution import devices
 from harness.execution.devices import Device
 from harness.schema.run import Profile
@@ -43,10 +44,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("WBC_BENCH_CACHE") or pooch.os_cache("wbc-bench"))
 
 
-def load_settings(options: DataOptions) -> Settings:
+def load_settings(
+    options: DataOptions, preset: Callable[[Profile], Preset] | None = None
+) -> Settings:
     """The settings file's benchmark, or the default one, with ``options`` over it.
 
-    Raises ConfigError.
+    ``preset``: what is trained in a profile, instead of what it says of that. Raises ConfigError.
     """
     visible = devices.visible()
     gpu = visible[0].id != "cpu"
@@ -58,7 +61,7 @@ def load_settings(options: DataOptions) -> Settings:
         profile, reason = "quick", "no accelerator is visible"
     default = Path(FILENAME)
     file = options.config or (default if default.exists() else None)
-    benchmark = load(file, profile, gpu=gpu)
+    benchmark = load(file, profile, gpu=gpu, preset=preset(profile) if preset else None)
     data = _override(benchmark.data, options)
     return Settings(benchmark.model_copy(update={"data": data}), profile, reason, visible)
 

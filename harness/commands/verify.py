@@ -11,7 +11,8 @@ from harness.ensembling.builder import vote_mismatch
 from harness.ensembling.members import EnsembleMembers, Member
 from harness.evaluation import metrics
 from harness.reporting.figure_cache import FigureCache
-from harness.reporting.publish import boards_of, published_texts
+from harness.reporting.publish import boards_of, published_texts, reproductions_of
+from harness.reporting.reproduction_table import plots
 from harness.schema.records import EnsembleRecord, Record
 from harness.storage.records import Store
 
@@ -28,9 +29,10 @@ def verify(results: Path) -> list[str]:
     if mismatches:  # The tables rest on them.
         return mismatches
     ranked = boards_of(store, records)
-    figures = FigureCache(results, ranked)
+    reproduced = reproductions_of(store, ranked)
+    figures = FigureCache(results, ranked, plots(reproduced))
     mismatches = [*_ensemble_mismatches(store, records), *figures.mismatches()]
-    for path, text in published_texts(results, ranked, figures).items():
+    for path, text in published_texts(results, ranked, figures, reproduced).items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             mismatches.append(
                 f"{path}: not what the records give; 'wbc-bench leaderboard' writes it"

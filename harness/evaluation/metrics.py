@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.evaluation import calibration, significance
 from harness.schema.metrics import Calibrated, ClassMetrics, Evaluation, Metrics
-from harness.schema.predictions import SHIFTED, Predictions, digest
+from harness.schema.predictions import FROZEN, SHIFTED, Predictions, digest
 
 RESAMPLES = 2000
 """The error of an interval's ends is then about a twentieth of its width."""
@@ -20,11 +20,13 @@ RESAMPLES = 2000
 
 def evaluate(parts: Mapping[str, Predictions], class_names: Sequence[str]) -> Evaluation:
     """Every number of a record that follows from its predictions; only ``test`` is required."""
-    validation, test, shifted = parts.get("validation"), parts["test"], parts.get(SHIFTED)
+    validation, test = parts.get("validation"), parts["test"]
+    shifted, frozen = parts.get(SHIFTED), parts.get(FROZEN)
     return Evaluation(
         validation=score(validation, class_names) if validation else None,
         test=score(test, class_names),
         shifted=score(shifted, class_names) if shifted else None,
+        frozen=score(frozen, class_names) if frozen else None,
         calibrated=calibrate(validation, test) if validation else None,
         predictions_sha256=digest(parts),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,10 +50,17 @@ ATTRIBUTES = {
 class FigureCache:
     """The figures that boards should have, and those that the folder has."""
 
-    def __init__(self, results: Path, boards: Sequence[Board]) -> None:
+    def __init__(
+        self,
+        results: Path,
+        boards: Sequence[Board],
+        others: Mapping[str, tuple[Plot, ...]] | None = None,
+    ) -> None:
+        """``others``: plots of no board, by the name of their folder."""
         self.folder = results / "figures"
         titles = headings(tuple(boards))
         self.plots = {slug(board): plots(board, titles[board]) for board in boards}
+        self.plots |= others or {}
         self._expected = {
             self.path(board, plot, extension): plot
             for board, shown in self.plots.items()

@@ -34,6 +34,7 @@ from harness.reporting.plots import (
     Mark,
     Plot,
     Reliability,
+    Reported,
     Shifted,
     printable,
 )
@@ -141,6 +142,20 @@ def _(plot: Against) -> Figure:
     axes.set(xlabel=plot.axis, ylabel="macro F1 (%)")
     axes.grid(visible=True)
     _legend_of_kinds(figure, plot.marks)
+    return figure
+
+
+@picture.register
+def _(plot: Reported) -> Figure:
+    figure, axes = _axes(8, 1.3 + 0.26 * len(plot.rows))
+    for y, row in enumerate(plot.rows):
+        axes.plot([100 * row.low, 100 * row.high], [y, y], color=BLUE, lw=1.6, alpha=0.6)
+        axes.plot(100 * row.measured, y, "o", **_dot(BLUE, hollow=not row.reproduced))
+        axes.plot(100 * row.reported, y, "D", **_dot(ORANGE, hollow=False))
+    axes.set_yticks(range(len(plot.rows)), [_shortened(row.title, 40) for row in plot.rows])
+    axes.invert_yaxis()
+    axes.set(xlabel="score (%)")
+    axes.grid(visible=True, axis="x")
     return figure
 
 

@@ -15,10 +15,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from harness.reporting import columns, findings
+from harness.reporting import columns, findings, reproduction_table
 from harness.reporting.leaderboard import Board, Row
 from harness.reporting.overview import first_rows
 from harness.reporting.plots import Plot, confusion, slug
+from harness.reporting.reproduction import Reproduction
 from harness.reporting.table import Cell, Column
 from harness.reporting.templates import ASSETS, render
 from harness.schema.records import Epoch
@@ -32,7 +33,9 @@ Pictures = Mapping[str, Sequence[tuple[Plot, str]]]
 """By a board's slug: its plots, each with its SVG."""
 
 
-def html(boards: Sequence[Board], pictures: Pictures) -> str:
+def html(
+    boards: Sequence[Board], pictures: Pictures, reproduced: Sequence[Reproduction] = ()
+) -> str:
     """The whole index.html."""
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -40,6 +43,8 @@ def html(boards: Sequence[Board], pictures: Pictures) -> str:
         "page.html",
         boards,
         pictures={board: pictures.get(slug(board), ()) for board in boards},
+        reproduced=[(found, pictures.get(found.slug, ())) for found in reproduced],
+        reproduction=reproduction_table,
         slug=slug,
         row_id=row_id,
         first_rows=first_rows,

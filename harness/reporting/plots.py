@@ -177,6 +177,31 @@ NAMES = tuple(
 """In the order in which they are shown."""
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A row of a report: the reported score, the measured one and its interval, 0 to 1."""
+
+    title: str
+    reported: float
+    measured: float
+    low: float
+    high: float
+    reproduced: bool
+    """False for a trial."""
+
+
+@dataclass(frozen=True)
+class Reported(Plot):
+    """The first score of each measured row of a report, in the report's order."""
+
+    rows: tuple[Comparison, ...]
+    name: ClassVar[str] = "reported"
+    caption: ClassVar[str] = (
+        "Reported scores (diamonds) and measured ones with 95 % intervals (dots). Hollow dots are "
+        "trials: the quick profile, a subset, random weights or other images, no reproductions."
+    )
+
+
 def plots(board: Board, heading: str) -> tuple[Plot, ...]:
     """Every figure that the board has something to show in."""
     if not board.rows:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from harness.config import Preset, SettingsFile, check_keys, load, read_toml
+from harness.config import Preset, SettingsFile, check_keys, describe, load, read_toml
 from harness.errors import ConfigError, UnknownName, UserError
 from harness.schema.base import FrozenModel
 from harness.schema.dataset import Split
@@ -29,7 +29,7 @@ Measure = Literal[
 ]  # fmt: skip
 Tables = dict[str, Any]
 """As in a settings file."""
-TRIAL, TRIAL_EPOCHS = "quick.toml", 2
+TRIAL, TRIAL_EPOCHS = "quick.toml", 1
 """What the quick profile changes in every report, and its epochs from scratch."""
 
 
@@ -159,14 +159,23 @@ def find_report(name: str) -> tuple[str, Report]:
 
 
 def find_rows(target: str) -> tuple[PresetRow, ...]:
-    """The rows of ``REPORT`` or ``REPORT/TABLE``. Raises UnknownName, ConfigError."""
-    name, table = (target, "") if target.endswith(".toml") else target.partition("/")[::2]
-    if ".toml/" in target:
-        name, _, table = target.rpartition("/")
+    """The rows of ``REPORT``, ``REPORT/TABLE`` or ``REPORT/TABLE/RECIPE``.
+
+    Raises UnknownName, ConfigError.
+    """
+    path, found, rest = target.partition(".toml")
+    name, _, inner = (path + found, "/", rest.removeprefix("/")) if found else target.partition("/")
     number, report = find_report(name)
+    table, _, recipe = inner.partition("/")
     if table and table not in report.tables:
         raise UnknownName(f"table of report {number}", table, report.tables)
-    return rows_of(number, report, table or None)
+    rows = rows_of(number, report, table or None)
+    if not recipe:
+        return rows
+    chosen = tuple(row for row in rows if find(row.row.recipe) == find(recipe))
+    if not chosen:
+        raise UnknownName(f"recipe of {number}/{table}", recipe, {r.row.recipe for r in rows})
+    return chosen
 
 
 def read_preset(path: Path) -> Report:
@@ -176,9 +185,7 @@ def read_preset(path: Path) -> Report:
     try:
         report = Report.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{path}: {key}: {message}") from None
+        raise ConfigError(f"{path}: {describe(error)}") from None
     for where, settings in _settings_of(report):
         check_keys(settings, SettingsFile, path, f"{where}.")
     return report

@@ -83,6 +83,9 @@ class Evaluation(FrozenModel):
     test: Metrics
     shifted: Metrics | None = added_field(None)
     """Metrics of the shifted test; None where it was not predicted."""
+    frozen: Metrics | None = added_field(None)
+    """Metrics of the test images before fine-tuning, in the first view; None without fine-tuning,
+    and for runs made before they were kept."""
     calibrated: Calibrated | None
     """None without a validation part, on which the temperature is fitted."""
     predictions_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")

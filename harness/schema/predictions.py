@@ -20,14 +20,15 @@ class Predictions:
     """Pooled features of the backbone, float32 (n, width)."""
 
 
-SHIFTED, EVERY_SHIFT, PLAIN = "shifted", "every-shift", "plain-"
+SHIFTED, EVERY_SHIFT, PLAIN, FROZEN = "shifted", "every-shift", "plain-", "frozen"
 """Further parts: the mixed shifted copy; the test images with all 55 corruptions and severities,
-one pair after the other; and, for a run with several views, either test in the first view only."""
+one pair after the other; for a run with several views, either test in the first view only; and for
+a run with fine-tuning the test images in the first view, predicted before it."""
 EVERY_SHIFT_COPIES = 55
 """Of each test image."""
 PARTS = (
     "train", "validation", "test", SHIFTED, EVERY_SHIFT, f"{PLAIN}test", f"{PLAIN}{SHIFTED}",
-    f"{PLAIN}{EVERY_SHIFT}",
+    f"{PLAIN}{EVERY_SHIFT}", FROZEN,
 )  # fmt: skip
 
 

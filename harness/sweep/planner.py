@@ -12,7 +12,7 @@ from harness.config import Benchmark
 from harness.errors import ConfigError, StoreError
 from harness.schema.augmentation import EpochCacheSettings
 from harness.schema.dataset import Dataset, DataSummary, Parts
-from harness.schema.protocol import Loss
+from harness.schema.protocol import Loss, Optimizer, Phase, Protocol, Schedule
 from harness.schema.records import Failed, RunRecord
 from harness.schema.run import Run
 from harness.storage.records import Store
@@ -41,6 +41,10 @@ def select_recipes(benchmark: Benchmark, names: Sequence[str]) -> tuple[Recipe, 
     return tuple(dict.fromkeys(selected)) or RECIPES
 
 
+Choice = tuple[str, Protocol, Recipe]
+"""The name of a variant, its protocol, and what is trained with it."""
+
+
 def plan_runs(
     benchmark: Benchmark,
     recipes: Sequence[Recipe],
@@ -48,15 +52,29 @@ def plan_runs(
     weights: Mapping[str, ResolvedWeights],
 ) -> tuple[PlannedRun, ...]:
     """Every run of a benchmark: variants x seeds x recipes. Raises ConfigError."""
-    _check(benchmark, recipes, data)
+    choices = [
+        (variant, protocol, recipe)
+        for (variant, protocol), recipe in product(benchmark.protocols.items(), recipes)
+    ]
+    return plan_choices(choices, benchmark, data, weights)
+
+
+def plan_choices(
+    choices: Sequence[Choice],
+    benchmark: Benchmark,
+    data: Dataset,
+    weights: Mapping[str, ResolvedWeights],
+) -> tuple[PlannedRun, ...]:
+    """The runs of these recipes and protocols with each seed. Raises ConfigError."""
+    for choice in choices:
+        _check(*choice, data)
     planned: dict[str, PlannedRun] = {}
-    protocols, seeds = benchmark.protocols.items(), range(benchmark.sweep.seeds)
-    for (variant, protocol), seed, recipe in product(protocols, seeds, recipes):
+    for seed, (variant, protocol, recipe) in product(range(benchmark.sweep.seeds), choices):
         resolved = weights[recipe.name]
         run = Run(
             recipe=recipe.name,
             weights=resolved.weights,
-            protocol=protocol,
+            protocol=_with_scratch_phase(protocol, recipe, resolved),
             data=data.fingerprint,
             split=benchmark.split,
             seed=seed,
@@ -65,19 +83,32 @@ def plan_runs(
     return tuple(planned.values())
 
 
-def _check(benchmark: Benchmark, recipes: Sequence[Recipe], data: Dataset) -> None:
-    size, classes = benchmark.protocol.image_size, len(data.class_names)
-    for recipe in recipes:
-        if problem := recipe.size_problem(size):
-            raise ConfigError(f"protocol.image_size = {size} is {problem}")
-    for variant, protocol in benchmark.protocols.items():
-        weights = protocol.loss.class_weight
-        if isinstance(weights, tuple) and len(weights) != classes:
-            table = f"variants.{variant}" if variant else "protocol"
-            raise ConfigError(
-                f"{table}.loss.class_weight has {len(weights)} numbers, "
-                f"but {data.name} has {classes} classes"
-            )
+FROM_SCRATCH = Phase(
+    epochs=10,
+    patience=4,
+    optimizer=Optimizer(name="adamw", learning_rate=1e-3, weight_decay=1e-4),
+    schedule=Schedule(name="plateau", patience=2),
+)
+"""Of networks without pretrained weights, where the settings have no such phase: the features of a
+frozen backbone that was never trained say nothing about it."""
+
+
+def _with_scratch_phase(protocol: Protocol, recipe: Recipe, resolved: ResolvedWeights) -> Protocol:
+    if recipe.pretrained or resolved.weights.source == "file" or protocol.from_scratch:
+        return protocol
+    return protocol.model_copy(update={"from_scratch": FROM_SCRATCH}).with_current_version()
+
+
+def _check(variant: str, protocol: Protocol, recipe: Recipe, data: Dataset) -> None:
+    table, classes = f"variants.{variant}" if variant else "protocol", len(data.class_names)
+    if problem := recipe.size_problem(protocol.image_size):
+        raise ConfigError(f"protocol.image_size = {protocol.image_size} is {problem}")
+    weights = protocol.loss.class_weight
+    if isinstance(weights, tuple) and len(weights) != classes:
+        raise ConfigError(
+            f"{table}.loss.class_weight has {len(weights)} numbers, "
+            f"but {data.name} has {classes} classes"
+        )
 
 
 def find_pending(

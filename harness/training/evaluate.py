@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import keras
 import numpy as np
 
-from harness.schema.predictions import Predictions
+from harness.schema.predictions import FROZEN, Predictions
 from harness.training.compilation import to_numpy
 from harness.training.context import RunContext
 from harness.training.predictor import Predictor, count_passes
@@ -23,6 +24,13 @@ def extract_features(context: RunContext, parts: tuple[str, ...]) -> dict[str, n
     context.callbacks.on_phase_begin("features", total)
     on_batch_end = context.callbacks.counter(total)
     return {part: _extract(context, part, 0, on_batch_end) for part in parts}
+
+
+def predict_frozen(context: RunContext, head: keras.Model) -> dict[str, Predictions]:
+    """Predictions of the test images by a head on the frozen backbone, in the first view."""
+    features = extract_features(context, ("test",))["test"]
+    predicted = _predictor(context, head).predict_first_view(context.ids("test"), features)
+    return {FROZEN: replace(predicted, features=None)}
 
 
 def predict_parts(
@@ -49,17 +57,23 @@ def predict_parts(
     rest = _extract(context, "test", len(measured), on_batch_end)
     features["test"] = np.concatenate([measured, rest])
 
-    predictor = Predictor(
-        context.data.labels,
-        lambda take, rows: context.extractor.extract(take, rows, on_batch_end),
-        lambda batch: to_numpy(head(batch, training=False)).astype(np.float32),
-        views,
-    )
+    predictor = _predictor(context, head, on_batch_end)
     predictions = {"train": predictor.predict_first_view(context.ids("train"), features["train"])}
     for part in ("validation", "test"):
         ids = context.ids(part)
         predictions |= predictor.predict(part, context.images(part), ids, features[part])
     return predictions if shifted is None else predictions | predictor.predict_shifted(shifted)
+
+
+def _predictor(
+    context: RunContext, head: keras.Model, on_batch_end: Callable[[int], object] = lambda _: None
+) -> Predictor:
+    return Predictor(
+        context.data.labels,
+        lambda take, rows: context.extractor.extract(take, rows, on_batch_end),
+        lambda batch: to_numpy(head(batch, training=False)).astype(np.float32),
+        context.run.protocol.test_views,
+    )
 
 
 def _extract(

@@ -19,7 +19,7 @@ from harness.schema.records import Cost, Epoch
 from harness.schema.run import Run
 from harness.training.context import Callbacks, RunContext, TrainOptions
 from harness.training.device_memory import device_memory
-from harness.training.evaluate import extract_features, predict_parts
+from harness.training.evaluate import extract_features, predict_frozen, predict_parts
 from harness.training.model import seed_everything
 from harness.training.phases import PhaseResult, fine_tune, train_from_scratch, train_head
 from harness.training.throughput import Meter, multiply_adds
@@ -97,6 +97,7 @@ def train(
     built = time.perf_counter()
 
     # Train: all layers from scratch; or the head on frozen features, then the last layers too.
+    frozen: dict[str, Predictions] = {}
     if run.weights.source == "random" and protocol.from_scratch is not None:
         phases = [train_from_scratch(context, protocol.from_scratch)]
         features = {}
@@ -104,13 +105,14 @@ def train(
         features = extract_features(context, ("train", "validation"))
         phases = [train_head(context, features, protocol.frozen)]
         if protocol.fine_tuning is not None:
+            frozen = predict_frozen(context, phases[0].head)
             phases.append(fine_tune(context, phases[0].head, protocol.fine_tuning))
             features = {}  # They were those of the pretrained backbone.
     trained = time.perf_counter()
 
     # Predict every part, and measure the throughput meanwhile.
     meter = Meter(protocol.test_views)
-    predictions = predict_parts(context, phases[-1].head, features, meter)
+    predictions = predict_parts(context, phases[-1].head, features, meter) | frozen
     device_lock.turn.give_back()
     waited = device_lock.turn.waited_seconds
     seconds = {

@@ -254,6 +254,11 @@ def test_fine_tuning_moves_the_last_part_and_no_batch_norm(smear: Path, tmp_path
 
     tuned = protocol(fine_tuning=Phase(epochs=2, batch_size=16, unfreeze=0.5))
     trained = train(smear, "lite0", IMAGENET, tuned, tmp_path)
+    frozen = train(smear, "lite0", IMAGENET, protocol(), tmp_path).predictions["test"]
+    kept = trained.predictions["frozen"]
+    np.testing.assert_array_equal(kept.ids, frozen.ids)
+    np.testing.assert_allclose(kept.probabilities, frozen.probabilities, atol=1e-5)
+    assert np.abs(trained.predictions["test"].probabilities - kept.probabilities).max() > 1e-3
     assert [line.phase for line in trained.history][-2:] == ["fine-tuning"] * 2
     before = backbone_layers(build(find("lite0"), 32, imagenet_file(find("lite0"))))
     after = backbone_layers(trained.network)
