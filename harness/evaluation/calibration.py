@@ -83,9 +83,8 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS)
 
     Lowest confidence first; empty bins are left out. Guo et al. 2017.
     """
-    confidence = probabilities.max(axis=1).astype(np.float64)
+    confidence, index = _bins(probabilities, bins)
     correct = probabilities.argmax(axis=1) == labels
-    index = np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1).astype(int)
     counts, confidences, accuracies = (
         np.bincount(index, weights=weights, minlength=bins)
         for weights in (None, confidence, correct)
@@ -94,6 +93,12 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS)
         Bin(int(counts[i]), float(confidences[i] / counts[i]), float(accuracies[i] / counts[i]))
         for i in np.flatnonzero(counts)
     )
+
+
+def _bins(probabilities: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """The confidence of each image (n,), and the index of its bin."""
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    return confidence, np.clip(np.ceil(confidence * bins) - 1, 0, bins - 1).astype(int)
 
 
 def expected_calibration_error(
@@ -105,6 +110,33 @@ def expected_calibration_error(
     """
     curve = reliability(labels, probabilities, bins)
     return sum(bin.count * abs(bin.accuracy - bin.confidence) for bin in curve) / len(labels)
+
+
+def calibration_error_by_chance(probabilities: np.ndarray, bins: int = BINS) -> float:
+    """The calibration error to be expected of a perfectly calibrated network on as many images.
+
+    Its number of correct images in a bin is binomial with the bin's mean confidence; the mean
+    absolute deviation of a binomial is de Moivre's (Diaconis and Zabell 1991, Statistical Science
+    6). For probabilities (n, K).
+    """
+    confidence, index = _bins(probabilities, bins)
+    counts = np.bincount(index, minlength=bins)
+    sums = np.bincount(index, weights=confidence, minlength=bins)
+    deviations = (
+        _mean_deviation(int(count), float(total / count))
+        for count, total in zip(counts, sums, strict=True)
+        if count
+    )
+    return sum(deviations) / len(probabilities)
+
+
+def _mean_deviation(n: int, p: float) -> float:
+    """E|X - n p| of a binomial X: 2 v C(n, v) p**v (1 - p)**(n - v + 1), v = floor(n p) + 1."""
+    if p >= 1:
+        return 0.0
+    v = math.floor(n * p) + 1
+    logs = math.lgamma(n + 1) - math.lgamma(v + 1) - math.lgamma(n - v + 1)
+    return 2 * v * math.exp(logs + v * math.log(p) + (n - v + 1) * math.log1p(-p))
 
 
 def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:

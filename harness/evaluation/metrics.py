@@ -79,6 +79,26 @@ def score(predictions: Predictions, class_names: Sequence[str]) -> Metrics:
     )
 
 
+def worst_recall_interval(hits: np.ndarray, support: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the lowest true recall of several classes, from counts (K,) each.
+
+    The lowest of many measured recalls is too low by chance. Clopper and Pearson's limits (1934,
+    Biometrika 26): the lower one need hold for the class whose true recall is lowest, the upper
+    one for all classes at once (Sidak). Classes without images do not count.
+    """
+    from scipy.special import betaincinv
+
+    hits, support = hits[support > 0], support[support > 0]
+    if not len(hits):
+        return 0.0, 1.0
+    misses = support - hits
+    # Beta distributions need parameters above 0; the limit is then 0 or 1.
+    low = np.where(hits, betaincinv(np.maximum(hits, 1), misses + 1, 0.025), 0)
+    level = 0.975 ** (1 / len(hits))
+    high = np.where(misses, betaincinv(hits + 1, np.maximum(misses, 1), level), 1)
+    return float(low.min()), float(high.min())
+
+
 def auc(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
     """Area under the ROC curve, one against the rest, macro mean; None if a class is absent."""
     from sklearn.metrics import roc_auc_score

@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import fmean
+from statistics import NormalDist, fmean, variance
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from harness.schema.predictions import EVERY_SHIFT, PLAIN, SHIFTED, Predictions
 from harness.schema.run import Run
 
 RESAMPLES = 2000
+Z = NormalDist().inv_cdf(0.975)
 FEWEST_RANKED = 3
 """Fewer rows have no meaningful rank correlation."""
 
@@ -39,6 +40,8 @@ class Group:
     macro_f1: float
     low: float
     high: float
+    sd: float
+    """Of the score over other images."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,18 @@ class Robustness:
     severities: tuple[Group, ...]
 
     @property
-    def worst(self) -> Group:
-        """The corruption with the lowest macro F1, of those with images; the first of equals."""
-        with_images = [group for group in self.corruptions if group.images] or self.corruptions
-        return min(with_images, key=lambda group: group.macro_f1)
+    def worst(self) -> Group | None:
+        """The corruption with the lowest macro F1, if that is significantly below the next lowest.
+
+        None where the two cannot be told apart (two-sided, 5 %). One comparison is enough: the
+        lowest is then below all others too (Gutmann and Maymin 1987, Annals of Statistics 15).
+        """
+        with_images = [group for group in self.corruptions if group.images]
+        lowest, *others = sorted(with_images, key=lambda group: group.macro_f1)
+        if not others:
+            return None
+        difference = others[0].macro_f1 - lowest.macro_f1
+        return lowest if difference > Z * math.hypot(lowest.sd, others[0].sd) else None
 
 
 def robustness(
@@ -106,25 +117,47 @@ def _mean_group(groups: tuple[Group, ...]) -> Group:
     score, low, high = (
         fmean(getattr(group, name) for group in groups) for name in ("macro_f1", "low", "high")
     )
-    return Group(groups[0].name, groups[0].images, score, low, high)
+    # All seeds have the same images, whose noise more seeds do not lessen.
+    seeds = variance(group.macro_f1 for group in groups) / len(groups) if len(groups) > 1 else 0.0
+    sd = math.sqrt(fmean(group.sd**2 for group in groups) + seeds)
+    return Group(groups[0].name, groups[0].images, score, low, high, sd)
 
 
 def _group(name: str, part: Predictions, rows: np.ndarray, intervals: bool) -> Group:
     if not rows.any():
-        return Group(name, 0, math.nan, math.nan, math.nan)
+        return Group(name, 0, math.nan, math.nan, math.nan, math.nan)
     score, images = _macro_f1(part, rows), int(rows.sum())
-    if not intervals:
-        return Group(name, images, score, math.nan, math.nan)
     labels, y_pred = part.labels[rows], part.probabilities[rows].argmax(axis=1)
     classes = part.probabilities.shape[1]
     confusion = confusion_matrix(labels, y_pred, classes)
+    # An image in five severities is still one image: at most five times the variance.
+    copies = math.sqrt(images / len(np.unique(part.ids[rows])))
+    sd = _sd(confusion) * copies
+    if not intervals:
+        return Group(name, images, score, math.nan, math.nan, sd)
     # The bootstrap counts absent classes as zero; here they do not count.
     scale = classes / len(np.unique(labels))
     ends = np.array(significance.interval(significance.bootstrap(confusion, RESAMPLES).macro_f1))
-    # An image in five severities is still one image: at most five times the variance.
-    copies = images / len(np.unique(part.ids[rows]))
-    low, high = np.clip(score + (ends * scale - score) * math.sqrt(copies), 0, 1)
-    return Group(name, images, score, float(low), float(high))
+    low, high = np.clip(score + (ends * scale - score) * copies, 0, 1)
+    return Group(name, images, score, float(low), float(high), sd)
+
+
+def _sd(confusion: np.ndarray) -> float:
+    """Of the macro F1 of the classes with images, of other images with the same class counts.
+
+    The delta method: each class's images are a multinomial over the predicted classes, whose
+    chances include pseudo-images as in ``significance.bootstrap``.
+    """
+    support, classes = confusion.sum(axis=1), len(confusion)
+    total = np.maximum(confusion.sum(axis=0) + support, 1)
+    hits = np.diag(confusion)
+    # What an image of a true class (row) with a prediction (column) adds to the sum of all F1.
+    gain = np.diag(2 / total) - 2 * hits / total**2
+    chances = confusion + 2 / classes**2
+    chances /= chances.sum(axis=1, keepdims=True)
+    means = (chances * gain).sum(axis=1, keepdims=True)
+    per_image = (chances * (gain - means) ** 2).sum(axis=1)
+    return float(np.sqrt(support @ per_image) / np.count_nonzero(support))
 
 
 def _macro_f1(part: Predictions, rows: np.ndarray | slice = slice(None)) -> float:

@@ -124,7 +124,7 @@ def _gap(row: Row) -> float | None:
 
 def _worst_corruption(row: Row) -> str:
     robustness = findings.robustness_of(row)
-    return robustness.worst.name if robustness else ""
+    return robustness.worst.name if robustness and robustness.worst else ""
 
 
 def recall(k: int) -> Callable[[Row], float]:
@@ -164,6 +164,14 @@ def _accuracy_mark(row: Row) -> str:
 def rate_mark(row: Row) -> str:
     throughput = _throughput(row)
     return "§" if throughput is None else "" if throughput.exclusive else "‡"
+
+
+def _worst_recall_mark(row: Row) -> str:
+    return f"{_worst_recall(row)[1]} ({interval(*findings.worst_recall_interval(row))})"
+
+
+def _by_chance(value: Callable[[Row], float | None]) -> Callable[[Row], str]:
+    return lambda row: "" if (error := value(row)) is None else f"({percent_1(error)})"
 
 
 def _percentile_mark(row: Row) -> str:
@@ -225,7 +233,11 @@ MEASURED: tuple[Column[Row], ...] = (
     Column("macro_recall", "Macro recall (%)", _test("macro_recall"), percent,
            shown=(SCORES,)),
     Column("worst_recall", "Worst recall (%)", lambda row: _worst_recall(row)[0], percent,
-           mark=lambda row: _worst_recall(row)[1], shown=(SCORES,)),
+           mark=_worst_recall_mark, shown=(SCORES,),
+           explanation="the lowest recall of a class, which chance makes too low where classes are "
+           "alike; in brackets the 95 % interval of the lowest true recall"),
+    Column("worst_recall_low", "", lambda row: findings.worst_recall_interval(row)[0]),
+    Column("worst_recall_high", "", lambda row: findings.worst_recall_interval(row)[1]),
     Column("auc", "AUC (%)", _test("auc"), percent, shown=(SCORES,)),
     Column("seed_noise", "Seed noise (points)", lambda row: row.noise[0], percent,
            shown=(SCORES,),
@@ -234,7 +246,11 @@ MEASURED: tuple[Column[Row], ...] = (
            shown=(SCORES,),
            explanation="standard deviation of macro F1 over test sets like this one"),
     Column("calibration_error", "Calibration error (%)", _test("calibration_error"), percent_1,
-           shown=(CALIBRATION,), explanation="expected calibration error, 15 bins"),
+           mark=_by_chance(findings.calibration_error_by_chance),
+           shown=(CALIBRATION,),
+           explanation="expected calibration error, 15 bins; in brackets, here and after, what "
+           "chance alone gives a perfectly calibrated network with these confidences"),
+    Column("calibration_error_by_chance", "", findings.calibration_error_by_chance),
     Column("log_loss", "Log loss", _test("log_loss"), number(3), shown=(CALIBRATION,)),
     Column("brier", "Brier", _test("brier"), number(3), shown=(CALIBRATION,)),
     Column("temperature", "Temperature", _calibrated(lambda c: c.temperature), number(2),
@@ -242,7 +258,9 @@ MEASURED: tuple[Column[Row], ...] = (
            explanation="fitted on the validation images, applied to the test images"),
     Column("calibrated_error", "Calibration error after (%)",
            _calibrated(lambda c: c.calibration_error), percent_1, shown=(CALIBRATION,),
+           mark=_by_chance(findings.calibrated_error_by_chance),
            explanation="with the temperature applied"),
+    Column("calibrated_error_by_chance", "", findings.calibrated_error_by_chance),
     Column("calibrated_log_loss", "Log loss after", _calibrated(lambda c: c.log_loss), number(3),
            shown=(CALIBRATION,)),
     Column("calibrated_brier", "Brier after", _calibrated(lambda c: c.brier), number(3),
@@ -261,7 +279,7 @@ MEASURED: tuple[Column[Row], ...] = (
     Column("shifted_gap", "Gap, worst corruption", _gap, percent_1, mark=_worst_corruption,
            shown=(SCORES,),
            explanation="points of macro F1 lost on the shifted test, and the corruption with the "
-           "lowest macro F1"),
+           "lowest macro F1, where it is significantly below the next lowest"),
     Column("shifted_worst_corruption", "Worst corruption", _worst_corruption),
     Column("parameters", "Parameters (M)", _cost(lambda c: c.parameters), number(2, 1e-6),
            shown=(FIRST, COSTS), explanation="of backbone and head"),

@@ -9,10 +9,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from statistics import fmean
 
 import numpy as np
 
-from harness.evaluation import robustness
+from harness.evaluation import calibration, metrics, robustness
 from harness.evaluation import significance as statistics
 from harness.evaluation.metrics import macro_f1
 from harness.evaluation.robustness import Agreement, Choice, Robustness
@@ -162,6 +163,37 @@ def disagreement(board: Board) -> tuple[tuple[Row, ...], np.ndarray]:
     y_pred = [row.y_pred[0] for row in rows]
     diversity = statistics.diversity(board.labels, y_pred, len(board.data.class_names))
     return rows, diversity.disagreement
+
+
+# --- what chance makes of a score ----------------------------------------------------------------
+
+
+def worst_recall_interval(row: Row) -> tuple[float, float]:
+    """95 % interval of the lowest true recall of a class, each end averaged over the seeds."""
+    confusions = (np.array(result.test.confusion) for result in row.evaluations)
+    ends = [metrics.worst_recall_interval(np.diag(c), c.sum(axis=1)) for c in confusions]
+    low, high = np.mean(ends, axis=0).tolist()
+    return low, high
+
+
+def calibration_error_by_chance(row: Row) -> float:
+    """Of a perfectly calibrated network with the row's confidences, averaged over the seeds."""
+    return fmean(
+        calibration.calibration_error_by_chance(parts["test"].probabilities) for parts in row.parts
+    )
+
+
+def calibrated_error_by_chance(row: Row) -> float | None:
+    """The same with the temperature applied; None where there is none."""
+    pairs = zip(row.parts, row.evaluations, strict=True)
+    errors = [
+        calibration.calibration_error_by_chance(
+            calibration.soften(parts["test"].probabilities, result.calibrated.temperature)
+        )
+        for parts, result in pairs
+        if result.calibrated
+    ]
+    return fmean(errors) if len(errors) == len(row.parts) else None
 
 
 # --- classes -------------------------------------------------------------------------------------

@@ -20,6 +20,11 @@ from harness.reporting.table import Column, Table, number, p_value, percent, per
 from harness.schema.predictions import SHIFTED
 
 _BY_KEY = {column.key: column for column in COLUMNS}
+_WORST_CORRUPTION = replace(
+    _BY_KEY["shifted_worst_corruption"],
+    align="left",
+    value=lambda row: _BY_KEY["shifted_worst_corruption"].value(row) or None,
+)
 NETWORK: Column[Row] = Column("title", "Network", lambda row: row.title, align="left")
 
 
@@ -94,9 +99,7 @@ def shift_table(board: Board) -> Table[Row] | None:
         *(column("corruptions", i, c.name) for i, c in enumerate(first.corruptions)),
         *(column("severities", i, f"Severity {s.name}") for i, s in enumerate(first.severities)),
     ]
-    return Table(
-        [NETWORK, replace(_BY_KEY["shifted_worst_corruption"], align="left"), *columns], rows
-    )
+    return Table([NETWORK, _WORST_CORRUPTION, *columns], rows)
 
 
 def _robustness(row: Row) -> Robustness:

@@ -18,6 +18,7 @@ from harness.evaluation.calibration import (
     TEMPERATURES,
     Flagged,
     brier,
+    calibration_error_by_chance,
     expected_calibration_error,
     fit_temperature,
     flag,
@@ -229,3 +230,20 @@ def test_shares_are_of_whole_images(images: int) -> None:
     for percent in range(0, 100, 2):
         result = flag(np.zeros(images, dtype=int), probabilities, percent / 100)
         assert result.flagged == images * percent // 100
+
+
+@pytest.mark.parametrize(("images", "sharpness"), [(60, 1.0), (240, 1.0), (240, 4.0), (2400, 2.0)])
+def test_the_error_by_chance_is_that_of_labels_drawn_from_the_probabilities(
+    images: int, sharpness: float
+) -> None:
+    rng = np.random.default_rng(0)
+    probabilities = softmax(rng.normal(0, sharpness, (images, 8)), axis=1)
+    cumulative, errors = probabilities.cumsum(axis=1), []
+    for _ in range(200):
+        labels = (rng.random((images, 1)) > cumulative).sum(axis=1)
+        errors.append(expected_calibration_error(labels, probabilities))
+    assert calibration_error_by_chance(probabilities) == pytest.approx(np.mean(errors), rel=0.06)
+
+
+def test_certain_predictions_have_no_error_by_chance() -> None:
+    assert calibration_error_by_chance(np.eye(3)) == 0

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from harness.evaluation.metrics import auc, cross_entropy, macro_f1, score
+from harness.evaluation.metrics import auc, cross_entropy, macro_f1, score, worst_recall_interval
 from harness.schema.predictions import Predictions, digest
 
 
@@ -101,3 +101,21 @@ def test_the_digest_sees_one_bit() -> None:
     assert digest(one) != digest({"test": Predictions(ids, labels, moved)})
     assert digest(one) != digest({"validation": one["test"]})
     assert digest(one) != digest({"test": Predictions(ids[::-1], labels, probabilities)})
+
+
+@pytest.mark.parametrize("recalls", [[0.8] * 8, [0.99] * 8, [0.5, *[0.9] * 7], [0.8, 0.8]])
+def test_the_interval_of_the_worst_recall_holds_the_lowest_true_one(recalls: list[float]) -> None:
+    rng, support = np.random.default_rng(0), np.full(len(recalls), 30)
+    covered, lowest = 0, []
+    for _ in range(400):
+        hits = rng.binomial(support, recalls)
+        low, high = worst_recall_interval(hits, support)
+        covered += low <= min(recalls) <= high
+        lowest.append((hits / support).min())
+    assert covered >= 0.95 * 400
+    assert np.mean(lowest) < min(recalls) + 0.01, "chance only lowers the lowest"
+
+
+def test_the_worst_recall_of_no_images_is_unknown() -> None:
+    assert worst_recall_interval(np.zeros(3, int), np.zeros(3, int)) == (0, 1)
+    assert worst_recall_interval(np.array([0, 30]), np.array([0, 30]))[1] == 1
