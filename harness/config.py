@@ -253,7 +253,7 @@ def _resolve_paths(benchmark: Benchmark, path: Path | None) -> Benchmark:
 
 def read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; 'wbc-bench init' writes one") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

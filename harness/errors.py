@@ -49,7 +49,7 @@ class NoRoom(UserError):
 
 
 class IgnoredFile(UserWarning):
-    """Something in a results folder that is no record of it, and is left out by every command."""
+    """Something in a folder of results or images that is no record or image, and is left out."""
 
 
 def path_error(error: OSError, path: object = None) -> UserError:

@@ -84,7 +84,13 @@ class Audit:
         """The removals in the form that ``clean = true`` applies."""
         return Manifest(
             tuple(
-                Removal(i, origin.digests[i].tobytes().hex(), finding.kind, finding.reason)
+                Removal(
+                    i,
+                    origin.digests[i].tobytes().hex(),
+                    finding.kind,
+                    finding.reason,
+                    origin.files[i] if origin.files else "",
+                )
                 for i, finding in self.removals(kinds).items()
             )
         )
@@ -115,12 +121,12 @@ def audit_dataset(
         remaining = np.setdiff1d(remaining, outlier.ids)
     first_exact = _first_with_same_pixels(origin.digests)
     findings = [
-        *(_not_a_cell(outlier, dataset) for outlier in outliers),
+        *(_not_a_cell(outlier, dataset, origin) for outlier in outliers),
         *(_constant(i, dataset) for i in np.setdiff1d(constant, unreadable).tolist()),
         *(_single("unreadable", i, f"cannot be read: {origin.unreadable[i]}") for i in unreadable),
     ]
     for ids in repeated(near_groups):
-        findings += _copies(np.intersect1d(ids, remaining), dataset, first_exact)
+        findings += _copies(np.intersect1d(ids, remaining), dataset, origin, first_exact)
     findings += _isolated(isolation, remaining)
     findings.sort(key=lambda finding: KINDS.index(finding.kind))
     return Audit(tuple(findings), outliers, pixels)
@@ -177,12 +183,12 @@ def _isolated(isolation: Isolation, ids: NDArray[np.int64]) -> Iterator[Finding]
 # --- groups of near-duplicates -------------------------------------------------------------------
 
 
-def _not_a_cell(outlier: Outlier, dataset: Dataset) -> Finding:
+def _not_a_cell(outlier: Outlier, dataset: Dataset, origin: Provenance) -> Finding:
     labels = np.unique(dataset.labels[outlier.ids])
     label = (
         f"label {dataset.class_names[labels[0]]}" if len(labels) == 1 else f"{len(labels)} labels"
     )
-    image = f"image {outlier.prototype}"
+    image = origin.name_of(outlier.prototype)
     group = f"images similar to {image}, as given" if outlier.given else f"copies of {image}"
     reason = (
         f"no cell in the picture: one of {len(outlier.ids):,} {group}, with {label}; the "
@@ -198,7 +204,7 @@ def _first_with_same_pixels(digests: np.ndarray) -> NDArray[np.int64]:
 
 
 def _copies(
-    ids: NDArray[np.int64], dataset: Dataset, first_exact: NDArray[np.int64]
+    ids: NDArray[np.int64], dataset: Dataset, origin: Provenance, first_exact: NDArray[np.int64]
 ) -> Iterator[Finding]:
     """The findings of the images that show one picture."""
     if len(ids) < 2:
@@ -213,10 +219,15 @@ def _copies(
     for same in repeated(firsts):
         first, *others = ids[same]
         yield Finding(
-            "exact-copies", ids[same], np.array(others), f"the same pixels as image {first}"
+            "exact-copies",
+            ids[same],
+            np.array(others),
+            f"the same pixels as {origin.name_of(first)}",
         )
     if not exact:
-        yield Finding("near-copies", ids, ids[1:], f"nearly the same picture as image {ids[0]}")
+        yield Finding(
+            "near-copies", ids, ids[1:], f"nearly the same picture as {origin.name_of(ids[0])}"
+        )
     if dataset.given is not None:
         part = dataset.given[ids]
         if len(parts := np.unique(part)) > 1:

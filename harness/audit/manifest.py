@@ -1,6 +1,6 @@
 """The removal manifest: exactly which images are left out of a source, and why.
 
-A CSV file, ``index,sha256,kind,reason``, one line an image. The hash is that of the image's pixels
+A CSV file, ``index,sha256,kind,reason``, perhaps ``file``, one line an image. The hash is that of the image's pixels
 as the source has them, so one manifest fits every training size, and only the data it was made for.
 Lines may be deleted or added by hand.
 """
@@ -23,6 +23,8 @@ from harness.errors import DataError
 from harness.storage.files import csv_cell, text_of_cell
 
 COLUMNS = ("index", "sha256", "kind", "reason")
+FILE = "file"
+"""A further column where the images are files; for readers, it identifies nothing."""
 LARGEST_FILE_BYTES = 1 << 28
 
 
@@ -34,6 +36,7 @@ class Removal:
     sha256: str
     kind: str
     reason: str
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,10 @@ class Manifest:
     def to_csv(self) -> str:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(map(csv_cell, astuple(removal)) for removal in self.removals)
+        width = len(COLUMNS) + any(removal.file for removal in self.removals)
+        writer.writerow((*COLUMNS, FILE)[:width])
+        for removal in self.removals:
+            writer.writerow([csv_cell(cell) for cell in astuple(removal)[:width]])
         return out.getvalue()
 
 
@@ -62,7 +67,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         if path.stat().st_size > LARGEST_FILE_BYTES:
             raise DataError(f"{path}: too large for a manifest")
-        return parse(path.read_text("utf-8"), str(path))
+        return parse(path.read_text("utf-8-sig"), str(path))
     except FileNotFoundError:
         hint = "'wbc-bench data audit' writes one"
         raise DataError(f"{path}: no such manifest; {hint}") from None
@@ -76,12 +81,15 @@ def parse(text: str, name: str) -> Manifest:
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error as error:
         raise DataError(f"{name}: not a manifest: {error}") from None
-    if not rows or tuple(rows[0]) != COLUMNS:
+    if not rows or tuple(rows[0]) not in (COLUMNS, (*COLUMNS, FILE)):
         raise DataError(f"{name}: not a manifest: its first line must be {','.join(COLUMNS)}")
     removals: dict[int, Removal] = {}
     for number, row in enumerate(rows[1:], start=2):
         if not row:
             continue
+        if len(row) != len(rows[0]):
+            fields = f"{len(row)} fields; {','.join(rows[0])} are {len(rows[0])}"
+            raise DataError(f"{name}: line {number}: {fields}")
         removal = _parse_removal(row, f"{name}: line {number}")
         if removal.index in removals:
             raise DataError(f"{name}: line {number}: image {removal.index} is removed twice")
@@ -90,14 +98,12 @@ def parse(text: str, name: str) -> Manifest:
 
 
 def _parse_removal(row: list[str], where: str) -> Removal:
-    if len(row) != len(COLUMNS):
-        raise DataError(f"{where}: {len(row)} fields; {','.join(COLUMNS)} are {len(COLUMNS)}")
-    index, sha256, kind, reason = row
+    index, sha256, *_ = row
     if not re.fullmatch(r"[0-9]{1,11}", index):
         raise DataError(f"{where}: {index[:40]!r} is not the index of an image")
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise DataError(f"{where}: {sha256[:70]!r} is not a SHA-256 (64 hexadecimal digits)")
-    return Removal(int(index), sha256, text_of_cell(kind), text_of_cell(reason))
+    return Removal(int(index), sha256, *map(text_of_cell, row[2:]))
 
 
 def cleaned(source: Source, manifest: Manifest) -> Source:

@@ -50,6 +50,8 @@ class AuditedSource:
     origin: Provenance
     embeddings: np.ndarray
     audit: Audit
+    passed_over: tuple[str, ...] = ()
+    """As in Source."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def run_audit(source: Source, workspace: Workspace, not_cells: Sequence[int] = (
         )
         workspace.on_progress("searching near-duplicates and outliers")
         audit = audit_dataset(dataset, origin, vectors, near_groups.result(), not_cells)
-    return AuditedSource(dataset, origin, vectors, audit)
+    return AuditedSource(dataset, origin, vectors, audit, source.passed_over)
 
 
 def prepare_data(settings: DataSettings, image_size: int, workspace: Workspace) -> Path:

@@ -67,7 +67,8 @@ def write_report(audited: AuditedSource, folder: Path, kinds: Collection[str]) -
 
 def summary(audited: AuditedSource, kinds: Collection[str]) -> list[str]:
     """The findings in lines for a terminal."""
-    return [*_findings_table(audited, kinds, "simple").splitlines(), _verdict(audited, kinds)]
+    table = _findings_table(audited, kinds, "simple").splitlines()
+    return [*table, *audited.origin.notes, _verdict(audited, kinds)]
 
 
 def _verdict(audited: AuditedSource, kinds: Collection[str]) -> str:

@@ -12,8 +12,8 @@ from harness.audit import pipeline
 from harness.commands.settings import DataOptions, Settings, load_settings
 from harness.data.image_cache import open_dataset, provenance
 from harness.data.splitting import split_csv, split_indices
-from harness.errors import UnknownName, UserError
-from harness.schema.dataset import Dataset
+from harness.errors import UnknownName, path_error
+from harness.schema.dataset import Dataset, ImageIdentities
 from harness.storage.files import write_atomically
 
 
@@ -43,9 +43,11 @@ def write_split(options: DataOptions, out: Path) -> str:
     data = prepare(settings)
     parts = split_indices(settings.benchmark.split, data.dataset)
     try:
-        write_atomically(out, split_csv(parts, provenance(data.folder).digests).encode())
+        origin = provenance(data.folder)
+        images = ImageIdentities(origin.digests, origin.files)
+        write_atomically(out, split_csv(parts, images).encode())
     except OSError as error:
-        raise UserError(f"{out}: the split cannot be written: {error}") from error
+        raise path_error(error, out) from error
     return (
         f"{out}: {len(parts.train):,} training, {len(parts.validation):,} validation, "
         f"{len(parts.test):,} test images of {len(data.dataset):,}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -195,10 +196,19 @@ def _check_classes(content: Content, name: str) -> None:
         raise DataError(f"{name}: it has no images")
     if len(present) < 2:
         raise DataError(f"{name}: fewer than two classes: every image has label {present[0]}")
-    if len(set(names)) < len(names):
-        raise DataError(f"{name}: two classes have the same name: {', '.join(names)}")
+    spellings: dict[str, str] = {}
+    for one in names:
+        if (key := _spelled(one)) in spellings:
+            both = f"{spellings[key]!r} and {one!r}"
+            raise DataError(f"{name}: {both} are two classes of one name; give them one spelling")
+        spellings[key] = one
     if absent := sorted(set(range(len(names))) - set(present.tolist())):
         raise DataError(f"{name}: class {names[absent[0]]!r} (label {absent[0]}) has no images")
+
+
+def _spelled(class_name: str) -> str:
+    """What is left of a name without case, blanks and the form of its characters."""
+    return "".join(unicodedata.normalize("NFKC", class_name).casefold().split())
 
 
 def _decode(

@@ -5,7 +5,7 @@
 ``bloodmnist[@SIZE]`` BloodMNIST at 28, 64, 128 or 224 pixels, downloaded once; by default the
                       smallest that needs no enlarging
 a file                npz: the challenge's layout, or MedMNIST's
-a folder              one sub-folder of images per class
+a folder              one sub-folder of images per class, or parts with such folders
 ====================  ==========================================================================
 
 A name wins over a file of the same name; write ``./smear`` for the file.
@@ -14,12 +14,13 @@ A name wins over a file of the same name; write ``./smear`` for the file.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
 
 from harness.data.image_cache import Content, Source, get_or_decode
 from harness.data.readers import folder as image_folder
 from harness.data.readers import medmnist, npz
-from harness.errors import DataError, did_you_mean
+from harness.errors import DataError, IgnoredFile, did_you_mean
 
 NAMES = ("smear", "bloodmnist")
 SMEAR_COUNT = 3000
@@ -78,12 +79,18 @@ def _npz(path: Path, name: str) -> Source:
 
 
 def _folder(path: Path) -> Source:
-    classes = image_folder.scan(path)
-    identity = image_folder.identity(path, classes)
-    count = sum(len(files) for files in classes.values())
-    description = f"{count:,} image files in {len(classes)} class folders"
-    name = path.resolve().name
-    return Source(name, description, identity, lambda: image_folder.read_folder(classes))
+    images = image_folder.scan(path)
+    name = image_folder.text_of(path.resolve().name) or "images"
+    if images.passed_over:
+        listed = ", ".join(images.passed_over)
+        warnings.warn(IgnoredFile(f"{path}: passed over {listed}"), stacklevel=2)
+    return Source(
+        name,
+        f"{len(images.paths):,} image files in {len(images.class_names)} class folders",
+        image_folder.identity(images),
+        lambda: image_folder.read_folder(images),
+        images.passed_over,
+    )
 
 
 def _count(source: str, digits: str) -> int:

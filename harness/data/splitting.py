@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.errors import DataError
-from harness.schema.dataset import Dataset, Parts, Split
+from harness.schema.dataset import Dataset, ImageIdentities, Parts, Split
 
 TRAIN, VALIDATION, TEST, UNUSED = range(4)
 PARTS = ("train", "validation", "test")
@@ -38,14 +38,12 @@ def split_indices(split: Split, dataset: Dataset) -> Parts:
     return Parts(*(chosen.astype(np.int64) for chosen in ids))
 
 
-def split_csv(parts: Parts, digests: np.ndarray) -> str:
-    """A split as CSV: index and part (``unused`` if none) of every image, and its SHA-256.
-
-    ``digests`` uint8 (N, 32), of the pixels in the source, identify the images in any order.
-    """
+def split_csv(parts: Parts, images: ImageIdentities) -> str:
+    """A split as CSV: index and part (``unused`` if none) of every image, SHA-256 and file."""
     import pandas as pd
 
-    table = pd.DataFrame({"part": "unused", "sha256": [d.tobytes().hex() for d in digests]})
+    columns = images.columns(np.arange(len(images.sha256)))
+    table = pd.DataFrame({"part": "unused", **columns})
     for name in PARTS:
         table.loc[getattr(parts, name), "part"] = name
     return table.to_csv(index_label="index", lineterminator="\n")

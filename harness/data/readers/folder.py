@@ -1,133 +1,260 @@
-"""A reader of image folders: one sub-folder per class, sorted by name; PNG, JPEG, TIFF or BMP.
+"""A reader of image folders: one sub-folder per class, sorted by name, or parts with such folders.
 
-Sub-folders of a class belong to it. Hidden files are ignored. Every image becomes 8-bit RGB:
-transparency on white (the background of a smear), 16 bits by their upper 8 (the same for every
-image, so that brightness stays comparable), rotated as its EXIF orientation says.
+Sub-folders of a class belong to it, links are followed. Folders train, validation and test that
+hold the classes are the source's own split. What is passed over is counted, by kind.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.data.image_cache import Content, Unreadable
-from harness.data.readers.npz import DAMAGE, LARGEST_SIDE
-from harness.errors import DataError
+from harness.data.readers.image_file import SUFFIXES, content_of, decode_or_report, set_depth
+from harness.errors import DataError, path_error
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-
-PART_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
-"""Names of sub-folders that are parts of a split, and not classes."""
+PARTS = (
+    {"train", "training"},
+    {"val", "valid", "validation", "dev"},
+    {"test", "testing"},
+)
+"""Words in the names of folders that are parts of a split, and not classes."""
+METADATA = {
+    "__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found",
+}  # fmt: skip
+"""Folders that systems leave: as hidden ones, they hold no images of the user's."""
 
 BATCH = 16
 """Images decoded in parallel."""
 
 
-def scan(folder: Path) -> dict[str, list[Path]]:
-    """The image files of each class, both sorted by name.
+@dataclass
+class PassedOver:
+    """What a scan did not take for an image: kind -> how many, and kind -> one of them."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, kind: str, name: str) -> None:
+        self.counts[kind] += 1
+        self.examples.setdefault(kind, text_of(name))
+
+    def texts(self) -> tuple[str, ...]:
+        return tuple(
+            f"{count:,} {kind} ({self.examples[kind]})"
+            for kind, count in sorted(self.counts.items())
+        )
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """The image files of a folder, in the order of its data set."""
+
+    root: Path
+    class_names: tuple[str, ...]
+    paths: tuple[Path, ...]
+    labels: np.ndarray
+    given: np.ndarray | None
+    """The part of each image, where the folders are those of a split."""
+    passed_over: tuple[str, ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(text_of(path.relative_to(self.root).as_posix()) for path in self.paths)
+
+
+def text_of(name: str) -> str:
+    """A file name, which is bytes, as printable text: UTF-8, other bytes as escapes; composed."""
+    text = unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def scan(folder: Path) -> FolderImages:
+    """The images of each class, both sorted by name.
 
     Raises DataError without sub-folders, for a class without images, and for parts of a split
-    instead of classes.
+    that are no split.
     """
+    passed = PassedOver()
     try:
-        entries = [e for e in folder.iterdir() if e.is_dir() and not e.name.startswith(".")]
-        classes = {entry.name: _images_in(entry) for entry in sorted(entries)}
+        tops = _folders(folder, passed)
+        found = {top.name: _images_in(top, passed) for top in tops}
     except OSError as error:
-        raise DataError(f"{folder}: cannot be listed: {error}") from error
-    if not classes:
+        raise DataError(
+            f"{path_error(error, error.filename or folder)}: cannot be listed"
+        ) from error
+    if not tops:
         raise DataError(f"{folder}: no sub-folders; put the images of each class into one of them")
-    if {name.lower() for name in classes} <= PART_NAMES:
-        parts = ", ".join(classes)
-        raise DataError(f"{folder}: {parts} are parts of a split, not classes; give one of them")
-    for name, files in classes.items():
-        if not files:
+    part_of = _parts(folder, found)
+    if part_of is None:
+        classes = {name: {name: files} for name, files in found.items()}
+    else:
+        classes = {name: _by_folder(folder / name, files) for name, files in found.items()}
+    return _images(folder, classes, part_of, passed)
+
+
+def _images(
+    folder: Path,
+    found: dict[str, dict[str, list[Path]]],
+    part_of: dict[str, int] | None,
+    passed: PassedOver,
+) -> FolderImages:
+    """``found``: folder of a part (or, without parts, of a class) -> class -> files."""
+    names = sorted({name for classes in found.values() for name in classes})
+    for name in names:
+        if not any(classes.get(name) for classes in found.values()):
             kinds = ", ".join(SUFFIXES)
             raise DataError(f"{folder / name}: no images in this class folder ({kinds})")
-    return classes
+    tops = sorted(found, key=lambda top: (part_of[top] if part_of else 0, top))
+    listed = [
+        (path, names.index(name), part_of[top] if part_of else 0)
+        for top in tops
+        for name, files in sorted(found[top].items())
+        for path in files
+    ]
+    parts = np.array([part for _, _, part in listed], np.int64)
+    return FolderImages(
+        folder,
+        tuple(map(text_of, names)),
+        tuple(path for path, _, _ in listed),
+        np.array([label for _, label, _ in listed], np.int64),
+        parts if part_of else None,
+        passed.texts(),
+    )
 
 
-def identity(folder: Path, classes: dict[str, list[Path]]) -> str:
+def identity(images: FolderImages) -> str:
     """SHA-256 over the relative names and the bytes of all images."""
     total = hashlib.sha256()
-    for path in (path for files in classes.values() for path in files):
-        try:
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error}") from error
-        total.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    for path in images.paths:
+        content = hashlib.sha256(content_of(path)).hexdigest()
+        name = os.fsencode(path.relative_to(images.root).as_posix())
+        total.update(name + f"\0{content}\n".encode())
     return total.hexdigest()
 
 
-def read_folder(classes: dict[str, list[Path]]) -> Content:
-    """Images by class; labels in the order of the sorted class names."""
-    paths = [path for files in classes.values() for path in files]
-    labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
+def read_folder(images: FolderImages) -> Content:
+    """Images by part and class; labels in the order of the sorted class names."""
+    files = images.files
+    # Pillow releases the interpreter lock while it decodes, so threads are enough.
+    with ThreadPoolExecutor(min(BATCH, os.cpu_count() or 1)) as pool:
+        depth = set_depth(images.paths, files, pool)
 
     def batches() -> Iterator[list[np.ndarray | Unreadable]]:
-        # Pillow releases the interpreter lock while it decodes, so threads are enough.
         with ThreadPoolExecutor(min(BATCH, os.cpu_count() or 1)) as pool:
-            for start in range(0, len(paths), BATCH):
-                yield list(pool.map(_decode_or_report, paths[start : start + BATCH]))
+            for start in range(0, len(images.paths), BATCH):
+                some = images.paths[start : start + BATCH]
+                yield list(pool.map(partial(decode_or_report, bits=depth.bits), some))
 
-    return Content(labels, tuple(classes), batches)
-
-
-def decode(path: Path) -> np.ndarray:
-    """One image file as uint8 RGB (h, w, 3), upright; DataError naming it if unreadable."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path, formats=("PNG", "JPEG", "TIFF", "BMP")) as image:
-            if max(image.size) > LARGEST_SIDE:
-                size = f"{image.width} x {image.height}"
-                raise DataError(f"{path}: {size} pixels; sides may be 1 to {LARGEST_SIDE}")
-            return _rgb(ImageOps.exif_transpose(image), path)
-    except (*DAMAGE, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise DataError(f"{path}: unreadable image: {reason}") from error
+    return Content(
+        images.labels, images.class_names, batches, images.given, files=files, notes=depth.notes
+    )
 
 
-def _decode_or_report(path: Path) -> np.ndarray | Unreadable:
-    try:
-        return decode(path)
-    except DataError as error:
-        return Unreadable(str(error), hashlib.sha256(path.read_bytes()).digest())
+# --- parts of a split ----------------------------------------------------------------------------
 
 
-def _rgb(image: Image, path: Path) -> np.ndarray:
-    from PIL import Image as images
+def _parts(folder: Path, found: dict[str, list[Path]]) -> dict[str, int] | None:
+    """Folder -> part, where the folders are parts of a split; None where they are classes.
 
-    if image.mode == "F":
-        raise DataError(f"{path}: float pixels; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        pixels = np.asarray(image)
-        if pixels.min() < 0 or pixels.max() > 0xFFFF:
-            raise DataError(f"{path}: pixels beyond 16 bits; save it with 8 or 16 bits")
-        return np.repeat((pixels >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = images.alpha_composite(images.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB"))
+    The sign is that several hold the same sub-folders, or that all are called as parts are. Raises
+    DataError where they are not one of each part.
+    """
+    inner = {name: frozenset(_by_folder(folder / name, files)) for name, files in found.items()}
+    alike = [
+        name
+        for name, own in inner.items()
+        if len(own) > 1 and "" not in own and list(inner.values()).count(own) > 1
+    ]
+    named = {name: _part_named(name) for name in found}
+    flat = any("" in own for own in inner.values())
+    exact = all(any(name.casefold() in words for words in PARTS) for name in found)
+    if not alike and (None in named.values() or (flat and not exact)):
+        return None
+    parts = [part for part in named.values() if part is not None]
+    one_each = len(parts) == len(found) > 1 == max(Counter(parts).values())
+    if one_each and not flat and all(inner.values()):
+        return {name: part for name, part in named.items() if part is not None}
+    listed = ", ".join(map(text_of, sorted(alike or found)))
+    inside = ", ".join(map(text_of, sorted(inner[alike[0]])[:3])) if alike else ""
+    same = f" hold the same sub-folders ({inside}, ...): they" if alike else ""
+    raise DataError(
+        f"{folder}: {listed}{same} are parts of a split, not classes; give one of them, or a "
+        "folder with train, validation and test alone to take their split"
+    )
 
 
-def _images_in(folder: Path) -> list[Path]:
+def _part_named(name: str) -> int | None:
+    words = set(re.split(r"[^a-z]+", name.casefold()))
+    found = [part for part, known in enumerate(PARTS) if words & known]
+    return found[0] if len(found) == 1 else None
+
+
+def _by_folder(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Files by the sub-folder that they are in; those in none under the empty name."""
+    groups: dict[str, list[Path]] = {}
+    for path in files:
+        first, *rest = path.relative_to(folder).parts
+        groups.setdefault(first if rest else "", []).append(path)
+    return groups
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def _folders(folder: Path, passed: PassedOver) -> list[Path]:
+    """The folders of the classes, or parts."""
+    folders = []
+    for entry in sorted(folder.iterdir()):
+        if _is_foreign(entry.name):
+            passed.add("hidden or left by other programs", entry.name)
+        elif entry.is_dir():
+            folders.append(entry)
+        else:
+            passed.add("beside the class folders", entry.name)
+    return folders
+
+
+def _is_foreign(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in METADATA
+
+
+def _images_in(folder: Path, passed: PassedOver) -> list[Path]:
     """All image files below a folder, sorted. Raises OSError for one that cannot be listed."""
 
     def fail(error: OSError) -> None:
         raise error
 
-    paths = []
-    for root, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        names = [name for name in files if not name.startswith(".")]
-        paths += [Path(root, name) for name in names if name.lower().endswith(SUFFIXES)]
+    paths: list[Path] = []
+    visited: set[tuple[int, int]] = set()
+    for root, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        status = Path(root).stat()
+        if (status.st_dev, status.st_ino) in visited:
+            passed.add("folders that were reached before, by a link", root)
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        for name in (name for name in folders if _is_foreign(name)):
+            passed.add("hidden or left by other programs", name)
+        folders[:] = sorted(name for name in folders if not _is_foreign(name))
+        for name in files:
+            path = Path(root, name)
+            if _is_foreign(name):
+                passed.add("hidden or left by other programs", name)
+            elif not name.lower().endswith(SUFFIXES):
+                passed.add("of no known kind of image", name)
+            elif path.exists() and not path.is_file():
+                passed.add("no regular files", name)
+            else:  # A broken link is an image that cannot be read.
+                paths.append(path)
     return sorted(paths)

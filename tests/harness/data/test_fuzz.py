@@ -18,7 +18,7 @@ from PIL import Image
 
 from harness.data import sources
 from harness.data.image_cache import open_dataset
-from harness.data.readers import folder as image_folder
+from harness.data.readers.image_file import decode
 from harness.errors import DataError
 
 MEMORY = 32 << 20
@@ -156,7 +156,7 @@ def test_damaged_image_files(data: st.DataObject) -> None:
         path = Path(folder) / name
         path.write_bytes(raw)
         try:
-            pixels = image_folder.decode(path)
+            pixels = decode(path)
         except DataError as error:
             message = str(error)
         else:

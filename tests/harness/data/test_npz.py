@@ -177,7 +177,7 @@ def test_rejected_labels(save: Save, prepared: Prepared, labels: np.ndarray, say
     [
         (["a", "b"], "label 2 is out of range, there are 2 names"),
         (["a", "b", "c", "d"], "class 'd' (label 3) has no images"),
-        (["a", "b", "a"], "same name"),
+        (["a", "b", "a"], "two classes of one name"),
         (["a", "b", " "], "empty or not printable"),
         (["a", "b", "c\nd"], "empty or not printable"),
         ([1, 2, 3], "list of texts"),

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from harness.data.splitting import split_csv, split_indices
 from harness.errors import DataError
-from harness.schema.dataset import Dataset, Split, Subset
+from harness.schema.dataset import Dataset, ImageIdentities, Split, Subset
 from tests.harness.data.test_splitting import (
     RATIOS,
     assert_sound,
@@ -206,7 +206,7 @@ def test_a_split_is_written_out_image_by_image(tmp_path: Path) -> None:
     parts = split_indices(Split(counts=(20, 10, 10)), data)
     path = tmp_path / "split.csv"
     digests = np.arange(60 * 32, dtype=np.uint8).reshape(60, 32)
-    path.write_text(split_csv(parts, digests))
+    path.write_text(split_csv(parts, ImageIdentities(digests)))
     rows = list(csv.DictReader(path.open()))
     assert [int(row["index"]) for row in rows] == list(range(60))
     for name in ("train", "validation", "test"):
