@@ -1,7 +1,8 @@
 """The removal manifest: exactly which images are left out of a source, and why.
 
-A CSV file, ``index,sha256,kind,reason``, perhaps ``file``, one line an image. The hash is that of the image's pixels
-as the source has them, so one manifest fits every training size, and only the data it was made for.
+A CSV file, ``index,sha256,kind,reason`` and perhaps ``file``, one line an image. The hash is that
+of the image's pixels as the source has them, so one manifest fits every training size, and only the
+data it was made for.
 Lines may be deleted or added by hand.
 """
 

@@ -37,7 +37,7 @@ from harness.schema.run import Backend
 from harness.storage.artifact_cache import ArtifactCache
 
 IMAGE_SIZE = 96
-VERSION = 2
+VERSION = 3
 """Of the audit: raised when the same data would have other findings."""
 MANIFEST = "manifest.csv"
 

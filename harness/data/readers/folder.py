@@ -189,8 +189,8 @@ def _parts(folder: Path, found: dict[str, list[Path]]) -> dict[str, int] | None:
     inside = ", ".join(map(text_of, sorted(inner[alike[0]])[:3])) if alike else ""
     same = f" hold the same sub-folders ({inside}, ...): they" if alike else ""
     raise DataError(
-        f"{folder}: {listed}{same} are parts of a split, not classes; give one of them, or a "
-        "folder with train, validation and test alone to take their split"
+        f"{folder}: {listed}{same} are parts of a split, not classes; give one of them"
+        ", or a folder with train, validation and test alone to take their split"
     )
 
 

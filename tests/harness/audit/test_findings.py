@@ -132,7 +132,7 @@ def test_the_pixels_are_those_of_readable_images(faulty: tuple[Dataset, Audit]) 
 
 def test_the_embedded_sets_outliers_by_plain_colour() -> None:
     """Any embeddings will do that tell the pictures apart."""
-    drawn = draw(600, seed=0)
+    drawn = draw(1200, seed=0)
     data = dataset(drawn.images, drawn.labels)
     found = audited(data, origin(data), colours(drawn.images))
     assert list(found.removals()) == drawn.contaminants.tolist()

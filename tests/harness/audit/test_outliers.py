@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.audit.outliers import CHANCE, SIMILAR, Outlier, cosine_similarity, find_outliers
+from harness.audit.outliers import (
+    CHANCE,
+    LEAST_COPIES,
+    SIMILAR,
+    Outlier,
+    cosine_similarity,
+    find_outliers,
+)
 
 WIDTH = 32
 
@@ -51,9 +58,11 @@ def test_two_repeated_pictures_far_from_all_others() -> None:
         assert one.nearest < SIMILAR
 
 
-def test_two_copies_are_enough() -> None:
-    embeddings, near_groups = with_groups(cells(300), (axis(5), 2))
-    assert [one.ids.tolist() for one in found(embeddings, near_groups)] == [[300, 301]]
+@pytest.mark.parametrize("copies", range(2, LEAST_COPIES))
+def test_a_few_copies_are_no_evidence(copies: int) -> None:
+    """A cell that was copied by hand can be as far from all others by chance."""
+    assert found(*with_groups(cells(300), (axis(5), copies))) == ()
+    assert len(found(*with_groups(cells(300), (axis(5), LEAST_COPIES)))) == 1
 
 
 def test_outliers_that_resemble_each_other_are_found_all_the_same() -> None:
