@@ -25,8 +25,8 @@ largest), outliers there 6.6 and more; the two of the challenge's file, as it is
 tests, 5.4 and 11."""
 LEAST_COPIES = 5
 """Of a picture before it can be an outlier. A cell may be copied by hand and be isolated by chance:
-when two copies were enough, 2 to 7 of 300 small sets with one copied pair lost a cell. Pictures with
-fewer copies are reported as copies, and stay."""
+when two copies were enough, 2 to 7 of 300 small sets with one copied pair lost a cell. With fewer
+copies pictures are reported as copies, and stay."""
 STRAGGLERS = 0.01
 """Of a group's size: so many other pictures may come near it, being copies that were not
 recognised as such. They stay."""

@@ -43,7 +43,7 @@ DESCRIPTIONS: dict[Kind, str] = {
     "unreadable": "Files that are damaged, or of a format that is not supported.",
     "several-labels": "At most one of the labels is right; which one, the pixels do not say.",
     "exact-copies": "Images with the same pixels. A split keeps them in one part.",
-    "near-copies": "Images that are copies of one another, moved, compressed or taken again.",
+    "near-copies": "Copies of one another, turned, moved, compressed or taken again.",
     "leak": "A split that is used as given loses the copies outside its last part.",
     "isolated": "Single images that are least similar to any other.",
 }

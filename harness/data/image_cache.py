@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import DataError
 from harness.schema.dataset import Dataset
 from harness.storage.artifact_cache import ArtifactCache, damage
 from harness.storage.files import write_images
 
-SCHEMA = 3
+SCHEMA = 4
 """Raised when the same source would be decoded into something else."""
 
 FILES = "files.json"
@@ -186,6 +187,53 @@ def original_digest(image: np.ndarray | Unreadable) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(image).data).digest()
 
 
+def turned_digest(image: np.ndarray | Unreadable) -> bytes:
+    """A digest that flips and quarter turns of one image share.
+
+    It is of the image turned so that its quarters are in the order of their sums; where several
+    orders are equal, the smallest digest.
+    """
+    if isinstance(image, Unreadable):
+        return image.digest
+    half = [size // 2 for size in image.shape[:2]]
+    sides = [
+        (slice(0, n), slice(size - n, size)) for n, size in zip(half, image.shape, strict=False)
+    ]
+    sums = np.array([[int(image[a, b].sum(dtype=np.int64)) for b in sides[1]] for a in sides[0]])
+    orders = {turn: turned(sums, *turn).ravel().tolist() for turn in TURNS}
+    largest = max(orders.values())
+    whole = (turned(image, *turn) for turn, order in orders.items() if order == largest)
+    return min(
+        hashlib.sha256(str(one.shape).encode() + np.ascontiguousarray(one).tobytes()).digest()
+        for one in whole
+    )
+
+
+TURNS = tuple((mirrored, quarters) for mirrored in (False, True) for quarters in range(4))
+
+
+def turned(image: np.ndarray, mirrored: bool, quarters: int) -> np.ndarray:
+    return np.rot90(image[:, ::-1] if mirrored else image, quarters)
+
+
+def _groups(digests: Sequence[bytes], turned_digests: Sequence[bytes]) -> NDArray[np.int64]:
+    """(N,): the first image that shares one of both digests, directly or by others."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    ids = np.arange(len(digests))
+    firsts = np.concatenate([_first_equal(digests), _first_equal(turned_digests)])
+    edges = coo_array((np.ones(len(firsts), bool), (np.tile(ids, 2), firsts)), (len(ids),) * 2)
+    _, component = connected_components(edges, directed=False)
+    _, first = np.unique(component, return_index=True)
+    return np.asarray(first[component], np.int64)
+
+
+def _first_equal(digests: Sequence[bytes]) -> NDArray[np.int64]:
+    first: dict[bytes, int] = {}
+    return np.array([first.setdefault(digest, i) for i, digest in enumerate(digests)], np.int64)
+
+
 def _unusable(reason: str) -> DataError:
     return DataError(f"{reason}; clean = true leaves such images out")
 
@@ -218,6 +266,7 @@ def _decode(
     name, count = meta["name"], len(content.labels)
     digests: list[bytes] = []  # SHA-256 of each image's final pixels.
     originals: list[bytes] = []
+    turned_originals: list[bytes] = []
     sizes: list[tuple[int, ...]] = []
     unreadable: dict[int, str] = {}
     brightest = 0
@@ -235,6 +284,7 @@ def _decode(
             digest = hashlib.sha256(pixels.data).digest()
             digests.append(digest)
             originals.append(digest if shape == (size, size) else original_digest(image))
+            turned_originals.append(turned_digest(image))
             sizes.append(shape)
             brightest = max(brightest, int(pixels.max()))
             yield pixels
@@ -246,10 +296,9 @@ def _decode(
         )
     if len(digests) != count:
         raise DataError(f"{name}: {len(digests)} images but {count} labels")
-    first: dict[bytes, int] = {}
     arrays = {
         "labels": content.labels.astype("<i8"),
-        "groups": np.array([first.setdefault(d, i) for i, d in enumerate(digests)], "<i8"),
+        "groups": _groups(digests, turned_originals).astype("<i8"),
         "digests": np.frombuffer(b"".join(originals), np.uint8).reshape(-1, 32),
         "sizes": np.array(sizes, "<i4"),
     }
@@ -273,7 +322,10 @@ def _decode(
 def _fingerprint(
     digests: list[bytes], arrays: dict[str, np.ndarray], size: int, class_names: tuple[str, ...]
 ) -> str:
-    """SHA-256 of shape, names, pixels (as their own SHA-256 each), labels and given split."""
+    """SHA-256 of shape, names, pixels (as their own SHA-256 each), labels and given split.
+
+    Also of the groups, where turned copies are in them: they change a split.
+    """
     given = arrays.get("given")
     shape = [len(digests), size, size, 3]
     total = hashlib.sha256(json.dumps([shape, class_names, given is not None]).encode())
@@ -281,4 +333,6 @@ def _fingerprint(
     total.update(arrays["labels"].tobytes())
     if given is not None:
         total.update(given.tobytes())
+    if not np.array_equal(arrays["groups"], _first_equal(digests)):
+        total.update(arrays["groups"].tobytes())
     return total.hexdigest()[:24]

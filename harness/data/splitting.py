@@ -1,7 +1,7 @@
 """Train, validation and test ids: a pure function of labels, groups of copies, and the rule.
 
-Images with the same pixels form a group, which is in one part only: otherwise the test would
-contain training images.
+Images with the same pixels, also mirrored or in quarter turns, form a group, which is in one part
+only: otherwise the test would contain training images.
 """
 
 from __future__ import annotations

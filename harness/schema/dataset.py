@@ -25,7 +25,8 @@ class Dataset:
     class_names: tuple[str, ...]
     fingerprint: str
     groups: np.ndarray
-    """(N,) int64: the index of the first image with the same pixels; its own where it is unique."""
+    """(N,) int64: the index of the first image with the same pixels, or with these mirrored or in
+    quarter turns; its own where it is unique."""
     given: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     """What was done to the pixels that a reader of the board must know."""

@@ -12,8 +12,19 @@ import numpy as np
 import pytest
 
 from harness.data import image_cache
-from harness.data.image_cache import Content, Source, get_or_decode, open_dataset, square
+from harness.data.image_cache import (
+    TURNS,
+    Content,
+    Source,
+    get_or_decode,
+    open_dataset,
+    square,
+    turned,
+    turned_digest,
+)
+from harness.data.splitting import split_indices
 from harness.errors import DataError, NoRoom, StoreError
+from harness.schema.dataset import Dataset, Split
 
 Stack = Callable[..., np.ndarray]
 
@@ -255,3 +266,43 @@ def test_images_of_different_sizes_share_one_stack(reader: Reader, tmp_path: Pat
     assert data.images.shape == (12, 8, 8, 3)
     for image, square_image in zip(images, data.images, strict=True):
         np.testing.assert_array_equal(square(image, 8), square_image)
+
+
+# --- turned copies -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (63, 64), (5, 8), (1, 1)])
+def test_flips_and_quarter_turns_are_copies(
+    shape: tuple[int, int],
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    digests = {turned_digest(turned(pixels, *turn)) for turn in TURNS}
+    assert len(digests) == 1
+    other = pixels.copy()
+    other[0, 0, 0] ^= 1
+    assert turned_digest(other) not in digests
+
+
+def test_turned_copies_are_on_one_side_and_in_the_fingerprint(
+    save: Callable[..., Path], prepared: Callable[..., Dataset]
+) -> None:
+    rng = np.random.default_rng(0)
+    cells = rng.integers(0, 256, (40, 20, 20, 3), dtype=np.uint8)
+    every = np.concatenate(
+        [np.stack([turned(cell, *turn) for turn in TURNS[:6]]) for cell in cells]
+    )
+    labels = np.repeat(np.arange(40) % 2, 6)
+    data = prepared(save(images=every, labels=labels), 32)
+    assert data.groups.tolist() == np.repeat(np.arange(0, 240, 6), 6).tolist()
+    parts = split_indices(Split(), data)
+    for one, two in ((parts.train, parts.test), (parts.train, parts.validation)):
+        assert not set(data.groups[one].tolist()) & set(data.groups[two].tolist())
+
+
+def test_without_turned_copies_the_fingerprint_is_as_before(
+    save: Callable[..., Path], prepared: Callable[..., Dataset], stack: Callable[..., np.ndarray]
+) -> None:
+    images = np.concatenate([stack(24), stack(2)])
+    data = prepared(save(images=images, labels=np.arange(26) % 3))
+    assert data.groups.tolist() == [*range(24), 0, 1]
+    assert data.fingerprint == "b9d9a936d4d8887a90178dcf"
