@@ -175,7 +175,7 @@ def main() -> None:
     for images, repeats in ((80, 40), (400, 20), (1712, 10)):
         rules(images, repeats)
     for images in (240, 2400):
-        for skill in (2.5, 1.9):
+        for skill in (2.5, 2.1):
             verdicts(images, skill, 200 if images == 240 else 40)
     for images, sharpness in ((240, 1.0), (240, 4.0), (2400, 4.0)):
         calibration_error(images, sharpness)
