@@ -25,6 +25,9 @@ EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 def main() -> None:
     """Run a command line: a user error is one line and exit code 2, anything else is a bug."""
     signal.signal(signal.SIGTERM, _interrupt)
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:  # As nohup sets it.
+        signal.signal(hangup, _interrupt)
     _prepare_output()
     try:
         code = cli.main(prog_name="wbc-bench", standalone_mode=False)
@@ -38,6 +41,8 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except MemoryError:
+        code = _print_error("out of memory; the same command goes on from here")
     except OSError as error:
         if error.filename is None and not is_no_room(error):
             raise

@@ -26,6 +26,7 @@ from harness.schema.records import Rule
 from harness.schema.run import Backend, Profile, Shift
 
 FILENAME = "benchmark.toml"
+MOST_BYTES = 1 << 20
 ALL = "all"
 """In place of the names of all variants."""
 OPTIONAL_TABLES = ("fine_tuning", "from_scratch", "subset")
@@ -253,10 +254,16 @@ def _resolve_paths(benchmark: Benchmark, path: Path | None) -> Benchmark:
 
 def read_toml(path: Path) -> dict[str, Any]:
     try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: not a regular file")
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{path}: larger than any settings file")
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; 'wbc-bench init' writes one") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
+    except (OSError, ValueError) as error:  # Not TOML, no text, or a number of 5,000 digits.
         raise ConfigError(f"{path}: {error}") from None
 
 
@@ -313,5 +320,10 @@ def describe(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
     value = first.get("input")
-    given = "" if isinstance(value, dict) else f", not {value!r}"
+    given = "" if isinstance(value, dict) else f", not {_shortened(value)}"
     return f"{key}: {message}{given}" if key else f"{message}{given}"
+
+
+def _shortened(value: Any) -> str:
+    text = "a huge number" if isinstance(value, int) and abs(value) > 10**30 else repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"

@@ -8,6 +8,7 @@
     ├── ImageSizeError        images of a size that a recipe cannot take
     ├── WeightsError          weights that are missing, damaged or do not fit the recipe
     ├── StoreError            a results or cache folder that cannot be read or written
+    ├── NoAccess              a path that may not be written
     └── NoRoom                a disk that is full, or the limit of a cache
 
 Any other exception is a bug, and shows its traceback.
@@ -50,6 +51,19 @@ class NoRoom(UserError):
 
 class IgnoredFile(UserWarning):
     """Something in a folder of results or images that is no record or image, and is left out."""
+
+
+class NoAccess(UserError):
+    """A path of the user's that may not be written; files that were there stay intact."""
+
+    @classmethod
+    def at(cls, place: object, reason: object) -> NoAccess:
+        return cls(f"{place}: {reason}; make it writable, and the same command goes on from here")
+
+
+def is_no_access(error: BaseException) -> bool:
+    """Whether the system does not permit to write a path."""
+    return isinstance(error, OSError) and error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def path_error(error: OSError, path: object = None) -> UserError:

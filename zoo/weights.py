@@ -52,6 +52,8 @@ def user_file(recipe: Recipe, path: Path) -> Path:
 
     Raises WeightsError when it is missing, unreadable or of another format.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise WeightsError(f"{recipe.name}: weights {path} are not a regular file")
     try:
         with path.open("rb") as file:
             start = file.read(16)

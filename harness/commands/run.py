@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -15,14 +17,24 @@ from harness.commands.plan import Plan, make_plan
 from harness.commands.resolve import Experiment, Request, resolve
 from harness.commands.settings import cache_folder
 from harness.data.image_cache import provenance
+from harness.errors import UserError
 from harness.execution import compile_cache, devices, processes
 from harness.execution.devices import Device
 from harness.reporting.publish import write_tables
 from harness.schema.dataset import ImageIdentities
+from harness.storage.files import remove_leftovers
 from harness.sweep.callbacks import ProgressCallback
 from harness.sweep.progress import progress_view
 from harness.sweep.scheduler import Launcher, Summary, SweepContext, sweep
 from harness.sweep.tensorboard import TensorBoardCallback
+
+
+class OutputConsole(Console):
+    """A console that raises BrokenPipeError where nobody reads it, instead of exiting."""
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise BrokenPipeError
 
 
 @dataclass(frozen=True)
@@ -34,8 +46,9 @@ class PreparedSweep:
 
 def run(request: Request) -> int:
     """Train what is pending and write the tables; 1 if a run failed, 2 if some input was wrong."""
-    console = Console()
+    console = OutputConsole()
     experiment = resolve(request, console, download=True)
+    remove_leftovers(experiment.store.root)
     experiment.store.set_aside_torn(partial(console.print, soft_wrap=True, markup=False))
     plan = make_plan(experiment, console)
     announce(plan, console)
@@ -44,6 +57,11 @@ def run(request: Request) -> int:
     try:
         summary = run_sweep(prepared, console)
         left_out = evaluate(plan, console)
+    except BrokenPipeError:
+        raise UserError(
+            "nobody reads the output any more, so the sweep has ended; what finished is recorded, "
+            "and the same command goes on from here"
+        ) from None
     finally:  # The tables show what has finished, also after an interrupt.
         leaderboard = write(plan)
     for line in left_out:

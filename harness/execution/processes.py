@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.execution.child import is_out_of_memory
 from harness.schema.base import FrozenModel
 from harness.schema.events import (
     WAITING,
@@ -325,7 +326,10 @@ def _process_result(ended: ProcessExit, log: Path) -> ProcessResult:
     reason = ended.reason or describe_exit(ended.code)
     if isinstance(ended.last_event, FailedEvent) and not ended.reason:
         status, reason = ended.last_event.status, ended.last_event.reason
-    return ProcessResult(status, failed=Failed(reason=reason, log_tail=_log_tail(log)))
+    tail = _log_tail(log)
+    if reason == describe_exit(-signal.SIGABRT) and is_out_of_memory(" ".join(tail)):
+        status = "out of memory"  # A C++ library aborts where Python would raise.
+    return ProcessResult(status, failed=Failed(reason=reason, log_tail=tail))
 
 
 def describe_exit(code: int) -> str:

@@ -12,7 +12,7 @@ from harness.schema.records import Epoch
 COMPILING, WAITING = "compiling", "waiting for the device"
 """Phases of a run before it trains: the second does not count in its time limit."""
 
-FailureStatus = Literal["failed", "wrong input", "no room", "out of memory"]
+FailureStatus = Literal["failed", "wrong input", "no room", "no access", "out of memory"]
 
 
 class PhaseEvent(FrozenModel):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import stat
 import struct
+import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,6 +28,8 @@ DAMAGED = (
 """What reading a damaged npz can raise."""
 
 
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp", re.DOTALL)
+LEFTOVER_SECONDS = 3600.0
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a formula begins with in a spreadsheet."""
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -98,6 +103,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Delete temporary files of writes that were killed: those that are an hour old."""
+    for pattern in (".*.tmp", "*/.*.tmp", "*/*/.*.tmp"):
+        for path in root.glob(pattern):
+            with suppress(OSError, StoreError):
+                old = time.time() - path.lstat().st_mtime > LEFTOVER_SECONDS
+                if old and TEMPORARY.fullmatch(path.name):
+                    no_link_between(root, path).unlink()
 
 
 def csv_cell(value: Any) -> Any:

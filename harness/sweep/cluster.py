@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import threading
 import time
 import warnings
@@ -22,9 +23,10 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any, NoReturn, TypeVar, cast
 from uuid import uuid4
 
 from distributed import Client, Future, WorkerPlugin, get_worker
@@ -47,7 +49,11 @@ GPU = {"GPU": 1.0}
 POLL_SECONDS = 0.5
 """Between two looks of a task at whether the scheduler still knows it, or at GPUs in use."""
 RETURNED_FILES = (PREDICTIONS, FEATURES, LOG, "head.weights.h5", "backbone.weights.h5")
-CONNECT_SECONDS = 15
+CONNECT_SECONDS = 15.0
+STOP_SECONDS = 5.0
+"""For which a scheduler may take to stop; then the sweep ends without it."""
+ADDRESS = re.compile(r"(tcp|tls)://([\w.-]+|\[[0-9a-fA-F:.%]+\]):\d{1,5}")
+T = TypeVar("T")
 
 
 def connect(address: str) -> Client:
@@ -57,11 +63,39 @@ def connect(address: str) -> Client:
     """
     # Dask warns that the weights of a network travel with its task.
     warnings.filterwarnings("ignore", "Sending large graph")
+    if not ADDRESS.fullmatch(address):
+        raise UserError(
+            f"--cluster {address}: no address; write tcp://HOST:PORT or tls://HOST:PORT"
+        )
     try:
-        return Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        connecting = partial(Client, address, timeout=CONNECT_SECONDS, set_as_default=False)
+        return within(CONNECT_SECONDS, connecting)
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--cluster {address}: no scheduler answers there ({reason})") from None
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """What a call returns or raises; TimeoutError where it lasts longer, as Dask's own may."""
+    outcome: list[Callable[[], T]] = []
+
+    def execute() -> None:
+        try:
+            value = call()
+            outcome.append(lambda: value)
+        except Exception as error:
+            outcome.append(partial(_raise, error))
+
+    thread = threading.Thread(target=execute, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not outcome:
+        raise TimeoutError(f"no answer in {seconds:g} s")
+    return outcome[0]()
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 class ImagesPlugin(WorkerPlugin):  # type: ignore[misc]
@@ -160,14 +194,16 @@ class Cluster:
     def close(self) -> None:
         """Remove the images from the scheduler, if there is one still, and disconnect."""
         with suppress(OSError, RuntimeError, TimeoutError, ValueError):
-            self.client.unregister_worker_plugin(self._images.name)
-        self.client.close()
+            within(STOP_SECONDS, partial(self.client.unregister_worker_plugin, self._images.name))
+        with suppress(TimeoutError):
+            within(STOP_SECONDS, self.client.close)
 
     def stop(self) -> None:
         with self._lock:
             self.stopped = True
             tasks = list(self._tasks)
-        self.client.cancel(tasks, force=True)
+        with suppress(TimeoutError):
+            within(STOP_SECONDS, partial(self.client.cancel, tasks, force=True))
 
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
@@ -194,7 +230,7 @@ class Cluster:
             )
             self._tasks.add(future)
         try:
-            ended: TaskResult = future.result()
+            ended = self._wait(future)
         except CancelledError:
             if self.stopped:
                 return ProcessResult("stopped")
@@ -216,6 +252,18 @@ class Cluster:
             return replace(ended.result, status="failed")
         return ended.result
 
+    def _wait(self, future: Future) -> TaskResult:
+        """What a task returns. Raises CancelledError where the sweep is stopped meanwhile."""
+        while True:
+            try:
+                ended: TaskResult = future.result(timeout=POLL_SECONDS)
+                return ended
+            except TimeoutError:
+                if future.done():
+                    continue
+                if self.stopped:
+                    raise CancelledError from None
+
 
 def _failed(reason: str) -> ProcessResult:
     return ProcessResult("failed", failed=Failed(reason=reason))
@@ -232,8 +280,9 @@ def execute_task(task: ClusterTask) -> TaskResult:
     """Execute a run in a child process of the worker, and collect the files that it leaves."""
     worker = get_worker()
     if task.version != __version__:
-        reason = f"worker {worker.address} has wbc-bench {__version__}, the sweep {task.version}"
-        return TaskResult(_failed(reason), {})
+        reason = f"--cluster: a worker has wbc-bench {__version__}, this machine {task.version}"
+        wrong = ProcessResult("wrong input", failed=Failed(reason=reason))
+        return TaskResult(wrong, {})
     with (
         _device(worker) as device,
         TemporaryDirectory(dir=worker.local_directory, prefix="wbc-bench-run-") as folder,

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from joblib import Parallel, delayed
 
-from harness.errors import NoRoom, StoreError, is_no_room
+from harness.errors import NoAccess, NoRoom, StoreError, UserError, is_no_access, is_no_room
 from harness.evaluation import metrics
 from harness.execution import compile_cache
 from harness.execution.devices import Device
@@ -150,7 +150,7 @@ class _Sweep:
     running: list[_Assignment] = field(default_factory=list)
     summary: Summary = field(default_factory=Summary)
     error: BaseException | None = None
-    no_room: NoRoom | None = None
+    unwritable: NoRoom | NoAccess | None = None
     changed: threading.Condition = field(default_factory=threading.Condition)
     """Guards all of the above; notified when a run has ended."""
     polling: threading.Lock = field(default_factory=threading.Lock)
@@ -169,8 +169,8 @@ class _Sweep:
                 self.changed.wait_for(lambda: not self.running)
         if self.error is not None:
             raise self.error
-        if self.no_room is not None:
-            raise self.no_room
+        if self.unwritable is not None:
+            raise self.unwritable
         return self.summary
 
     def _work(self) -> None:
@@ -214,7 +214,7 @@ class _Sweep:
                 if not lock.acquire_for(planned.recipe.name, planned.run.seed):
                     continue
             except OSError as error:
-                self._handle_full_disk(error)
+                self._handle_unwritable(error)
                 break
             # Another sweep may have recorded it between the first look and the lock.
             place = None if self._recorded_elsewhere(planned) else self._lock_slot(free)
@@ -260,9 +260,8 @@ class _Sweep:
                 result = self._supervise(assignment)
                 with self.changed:
                     record, message = self._record(planned, result)
-            except (NoRoom, OSError) as error:
-                self._handle_full_disk(error)
-                record, message = None, "the disk is full"
+            except (NoRoom, NoAccess, OSError) as error:
+                record, message = None, str(self._handle_unwritable(error))
             with self.changed:
                 self.callback.on_run_end(planned, record, message)
         finally:
@@ -296,6 +295,8 @@ class _Sweep:
             return None, "stopped"
         if result.status == "no room":
             raise NoRoom.at(self.context.store.root, reason)
+        if result.status == "no access":
+            raise NoAccess.at(self.context.store.root, reason)
         if result.status == "wrong input":
             self.summary.wrong_input.append(reason)
             return None, reason
@@ -308,14 +309,19 @@ class _Sweep:
         self.summary.finished += 1
         return record, "finished"
 
-    def _handle_full_disk(self, error: Exception) -> None:
-        """Start no more runs; those under way may still find room when they end."""
-        if not (isinstance(error, NoRoom) or is_no_room(error)):
+    def _handle_unwritable(self, error: Exception) -> UserError:
+        """Start no more runs; those under way may still be recorded when they end."""
+        root, problem = self.context.store.root, error
+        if is_no_room(error):
+            problem = NoRoom.at(root)
+        elif isinstance(error, OSError) and is_no_access(error):
+            problem = NoAccess.at(error.filename or root, error.strerror)
+        if not isinstance(problem, NoRoom | NoAccess):
             raise error
-        no_room = error if isinstance(error, NoRoom) else NoRoom.at(self.context.store.root)
         with self.changed:
-            self.no_room = no_room
+            self.unwritable = problem
             self.waiting.clear()
+        return problem
 
 
 def _run_record(planned: PlannedRun, result: ProcessResult, context: SweepContext) -> RunRecord:

@@ -1,0 +1,159 @@
+"""How a command ends: by hangups, closed pipes, permissions, odd files and odd addresses."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.config import load
+from harness.errors import ConfigError, NoAccess, UserError, WeightsError
+from harness.execution.child import failure_status
+from harness.storage import files
+from harness.storage.files import remove_leftovers
+from harness.storage.records import Store
+from harness.sweep.planner import find_pending
+from harness.sweep.scheduler import sweep
+from tests.harness.conftest import StandIn, made_planned
+from tests.harness.sweep.test_scheduler import NAMES, made_context
+from zoo.registry import find
+from zoo.weights import user_file
+
+ROOT = Path(__file__).parents[2]
+
+# --- permissions ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_folder_that_may_not_be_written_is_like_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """What had finished before is kept, no run begins, and the same command finishes later."""
+    real = files.os.fsync
+
+    def refused(descriptor: int) -> None:
+        if len(list((tmp_path / "records").glob("*.json"))) == 2:
+            raise OSError(number, os.strerror(number), "results/records")
+        real(descriptor)
+
+    planned, stand_in = [made_planned(name) for name in NAMES], StandIn()
+    monkeypatch.setattr(files.os, "fsync", refused)
+    with pytest.raises(NoAccess, match=r"results/records: .*; make it writable, and the same"):
+        sweep(planned, made_context(tmp_path, slots=1), stand_in)
+    monkeypatch.undo()
+    assert len(Store(tmp_path).records()) == 2
+    assert len(stand_in.launched) == 3
+    sweep(find_pending(planned, Store(tmp_path)), made_context(tmp_path), StandIn())
+    assert find_pending(planned, Store(tmp_path)) == ()
+    assert failure_status(OSError(number, "refused")) == "no access"
+
+
+# --- odd files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[protocol.frozen]\nepochs = " + "9" * 100, "a huge number"),
+        ("[protocol.frozen]\nepochs = " + "9" * 5000, "digits"),
+        ("x = " + "[" * 50_000, "nested too deeply"),
+        ("#" * (1 << 20) + "\n", "larger than any settings file"),
+    ],
+)
+def test_settings_of_any_size_are_one_line(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "benchmark.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=expected) as error:
+        load(path, "quick")
+    assert len(str(error.value)) < 500
+
+
+def test_devices_and_fifos_are_not_waited_for(tmp_path: Path) -> None:
+    fifo = tmp_path / "class" / "x.png"
+    fifo.parent.mkdir()
+    os.mkfifo(fifo)
+    for path in (fifo, Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="not a regular file"):
+            load(path, "quick")
+        with pytest.raises(WeightsError, match="not a regular file"):
+            user_file(find("vgg16"), path)
+
+
+def test_leftovers_of_killed_writes_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "records").mkdir()
+    old = tmp_path / "records" / ".vgg16-0123.json.0123456789ab.tmp"
+    new, mine = old.with_name(".x.npy.0123456789ab.tmp"), old.with_name(".mine.tmp")
+    for path in (old, new, mine):
+        path.touch()
+        if path is not new:
+            os.utime(path, (0, 0))
+    remove_leftovers(tmp_path)
+    assert sorted(old.parent.iterdir()) == sorted([new, mine])
+
+
+# --- signals and pipes ---------------------------------------------------------------------------
+
+
+def test_a_hangup_ends_a_command_as_ctrl_c_does() -> None:
+    program = "import time, harness.cli as c; c.cli.main = lambda **_: (print('on', flush=True), "
+    program += "time.sleep(60)); c.main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"on\n"
+    process.send_signal(signal.SIGHUP)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr == b"interrupted; the same command goes on from here\n"
+
+
+NOBODY_READS = """
+from harness.commands.run import OutputConsole
+try:
+    for _ in range(100_000):
+        OutputConsole().print("a line")
+except BrokenPipeError:
+    raise SystemExit(3)
+"""
+
+
+def test_output_that_nobody_reads_is_an_error_and_no_silent_exit() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", NOBODY_READS], cwd=ROOT, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(60) == 3
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+
+
+# --- clusters ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address", ["x", "tcp://", "tcp://h", "http://h:1", "tcp://h:1/x", "tcp://[::1"]
+)
+def test_an_address_that_is_none_is_rejected_at_once(address: str) -> None:
+    cluster = pytest.importorskip("harness.sweep.cluster")
+    with pytest.raises(UserError, match="no address; write tcp://HOST:PORT"):
+        cluster.connect(address)
+
+
+def test_an_address_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = pytest.importorskip("harness.sweep.cluster")
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port, start = server.getsockname()[1], time.monotonic()
+        with pytest.raises(UserError, match="no scheduler answers there"):
+            cluster.connect(f"tcp://127.0.0.1:{port}")
+    assert time.monotonic() - start < 30
