@@ -1,4 +1,4 @@
-"""Duration of every function of harness.evaluation.significance and .calibration, in ms.
+"""Duration of every function of the statistics in harness.evaluation, in ms.
 
     python benchmarks/significance.py
 
@@ -11,11 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import combinations
 
 import numpy as np
 
-from harness.evaluation import calibration, significance
+from harness.evaluation import calibration, confidence_set, significance
 from harness.evaluation.metrics import confusion_matrix, macro_f1
 
 TOTALS = (244, 624, 311, 579, 243, 284, 666, 470)
@@ -61,8 +60,7 @@ def main() -> None:
     show("bootstrap, 10,000 resamples", lambda: significance.bootstrap(confusion))
     show("interval", lambda: significance.interval(samples.macro_f1))
     show("mcnemar", lambda: significance.mcnemar(labels, y_pred, other))
-    show("paired, 10,000 resamples", lambda: significance.paired(labels, y_pred, other, CLASSES))
-    show("paired, 2,000", lambda: significance.paired(labels, y_pred, other, CLASSES, 2_000))
+    show("paired", lambda: significance.paired(labels, y_pred, other, CLASSES))
     show("fit_temperature", lambda: calibration.fit_temperature(probabilities, labels))
     show("soften", lambda: calibration.soften(probabilities, 1.5))
     show("reliability", lambda: calibration.reliability(labels, probabilities))
@@ -72,24 +70,17 @@ def main() -> None:
     for rows in (16, 100):
         y_preds = [row.argmax(axis=1) for row in table(rows, labels)]
         scores = [macro_f1(labels, y_pred, CLASSES) for y_pred in y_preds]
-        pairs = significance.pairwise(labels, y_preds, CLASSES)
-        ranks = significance.rank_groups(pairs)
-        print(f"{rows} rows, macro F1 {scores[0]:.3f} to {scores[-1]:.3f}, ranks {set(ranks)}")
+        joint = confidence_set.joint_scores(labels, y_preds, CLASSES)
+        best = confidence_set.confidence_set(joint)
+        print(f"{rows} rows, macro F1 {scores[0]:.3f} to {scores[-1]:.3f}, best: {best.sum()}")
         bind = partial(partial, labels=labels, y_preds=y_preds, classes=CLASSES)
         points = np.random.default_rng(0).random((rows, 2))
-        show("pairwise", bind(significance.pairwise))
-        show("rank_groups", partial(significance.rank_groups, pairs))
-        show("smallest_difference", partial(significance.smallest_difference, pairs))
+        show("joint_scores", bind(confidence_set.joint_scores))
+        show("confidence_set", partial(confidence_set.confidence_set, joint))
         show("diversity", bind(significance.diversity))
         count = rows * (rows - 1) // 2
         show(f"holm of {count}", partial(significance.holm, np.linspace(0, 1, count)))
         show("pareto", partial(significance.pareto, points))
-    pairs_of_16 = list(combinations([row.argmax(axis=1) for row in table(16, labels)], 2))
-    show(
-        "paired, 2,000 resamples, 120 pairs",
-        lambda: [significance.paired(labels, *pair, CLASSES, 2_000) for pair in pairs_of_16],
-        times=1,
-    )
 
 
 if __name__ == "__main__":

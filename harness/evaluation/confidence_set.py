@@ -36,6 +36,14 @@ class JointScores:
     """Degrees of freedom of that variance, 0 without any."""
 
     @cached_property
+    def sd(self) -> np.ndarray:
+        """(m, m): of the difference of two rows; 1 on the diagonal."""
+        variance = np.diag(self.covariance) + self.seed_variance
+        pairs = variance[:, None] + variance - 2 * self.covariance
+        np.fill_diagonal(pairs, 1)
+        return np.sqrt(pairs)
+
+    @cached_property
     def draws(self) -> np.ndarray:
         """(resamples, m): by how much the scores would differ on other images with other seeds.
 
@@ -83,23 +91,34 @@ def joint_scores(labels: np.ndarray, y_preds: Sequence[np.ndarray], classes: int
 def confidence_set(joint: JointScores, alpha: float = 0.05) -> np.ndarray:
     """Which rows may be the best, bool (m,): in 1 - ``alpha`` of test sets the best is among them.
 
-    The model confidence set of Hansen, Lunde and Nason 2011 (Econometrica 79) with T_max: a row's
-    distance from the mean of the rows that are left, over its sd, against the largest such ratio
-    in each draw. Rows whose p is below ``alpha`` leave, and the others are compared again; here
-    all such rows at once and not the worst alone, as the others would leave next.
+    The model confidence set of Hansen, Lunde and Nason 2011 (Econometrica 79) with T_R: every two
+    of the rows that are left are compared by t, difference over sd, and a row leaves where another
+    is better by more than the largest t of a draw is in 1 - ``alpha`` of the draws. Then the
+    others are compared again. All such rows leave at once and not the worst alone: the critical
+    value falls with every row that leaves, so they would be next.
     """
     left = np.arange(len(joint.scores))
-    while len(left) > 1:
-        distance = joint.scores[left].mean() - joint.scores[left]
-        draws = joint.draws[:, left]
-        draws = draws.mean(axis=1, keepdims=True) - draws
-        sd = draws.std(axis=0)
-        largest = np.sort((draws / sd).max(axis=1))
-        p = 1 - np.searchsorted(largest, distance / sd) / len(largest)
-        if not (p < alpha).any():
-            break
-        left = left[p >= alpha]
+    for critical_value in (_bonferroni, _largest_of_draws):
+        while len(left) > 1:
+            t = (joint.scores[left, None] - joint.scores[left]) / joint.sd[np.ix_(left, left)]
+            behind = t.max(axis=0) > critical_value(joint, left, alpha)
+            if not behind.any():
+                break
+            left = left[~behind]
     return np.isin(np.arange(len(joint.scores)), left)
+
+
+def _bonferroni(joint: JointScores, left: np.ndarray, alpha: float) -> float:
+    """Above the exact value and known at once: it thins out many rows."""
+    return quantile(1 - alpha / (len(left) * (len(left) - 1)), joint.freedom)
+
+
+def _largest_of_draws(joint: JointScores, left: np.ndarray, alpha: float) -> float:
+    draws, largest = joint.draws[:, left], np.zeros(len(joint.draws))
+    for i in range(1, len(left)):
+        t = np.abs(draws[:, :i] - draws[:, i, None]) / joint.sd[left[i], left[:i]]
+        largest = np.maximum(largest, t.max(axis=1))
+    return float(np.quantile(largest, 1 - alpha))
 
 
 def selection_bias(joint: JointScores, among: np.ndarray) -> float:
@@ -122,9 +141,6 @@ def smallest_difference(
     rows = np.flatnonzero(among)
     if len(rows) < 2:
         return float("nan")
-    variance = np.diag(joint.covariance) + joint.seed_variance
-    pairs = variance[:, None] + variance - 2 * joint.covariance
-    first, second = np.triu_indices(len(rows), 1)
-    sd = np.sqrt(np.median(pairs[rows[first], rows[second]]))
+    pairs = joint.sd[np.ix_(rows, rows)][np.triu_indices(len(rows), 1)]
     t = quantile(1 - alpha / 2, joint.freedom) + quantile(power, joint.freedom)
-    return float(t * sd)
+    return float(t * np.median(pairs))

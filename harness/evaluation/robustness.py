@@ -1,4 +1,4 @@
-"""The shifted test in numbers: scores by corruption and severity, agreement of ranks, choices.
+"""The shifted test in numbers: scores by corruption and severity, agreement of ranks.
 
 Pure functions of stored predictions: which image was corrupted in which way follows from the
 run's data and split (see harness.data.shifted_test).
@@ -170,18 +170,23 @@ def _macro_f1(part: Predictions, rows: np.ndarray | slice = slice(None)) -> floa
 # --- test-time views -----------------------------------------------------------------------------
 
 
-def effect_of_views(parts: Mapping[str, Predictions]) -> dict[str, Paired]:
-    """What averaging over views adds on either test, from one run's parts, paired.
+def effect_of_views(seeds: Sequence[Mapping[str, Predictions]]) -> dict[str, Paired]:
+    """What averaging over views adds on either test, from the parts of each seed, paired.
 
-    Empty for a run with one view, which stores no plain part.
+    Empty for runs with one view, which store no plain part.
     """
     effects = {}
     for name in ("test", SHIFTED):
-        if name in parts and PLAIN + name in parts:
-            part, plain = parts[name], parts[PLAIN + name]
-            averaged, single = (p.probabilities.argmax(axis=1) for p in (part, plain))
+        if all(name in parts and PLAIN + name in parts for parts in seeds):
+            averaged, single = (
+                np.stack([parts[part].probabilities.argmax(axis=1) for parts in seeds])
+                for part in (name, PLAIN + name)
+            )
+            part = seeds[0][name]
             classes = part.probabilities.shape[1]
-            effects[name] = significance.paired(part.labels, averaged, single, classes, RESAMPLES)
+            effects[name] = significance.paired(
+                part.labels, averaged, single, classes, same_networks=True
+            )
     return effects
 
 
@@ -210,69 +215,6 @@ def rank_agreement(scores: Mapping[str, Sequence[float]]) -> tuple[Agreement, ..
     rho = table.corr(method="spearman").to_numpy()
     pairs = combinations(enumerate(scores), 2)
     return tuple(Agreement(a, b, float(rho[i, j])) for (i, a), (j, b) in pairs)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What choosing a row by validation costs on a test; names as in the table."""
-
-    where: str
-    """``test`` or ``shifted test``."""
-    chosen: str
-    best: str
-    chosen_f1: float
-    best_f1: float
-    p: float
-    """That the best row is no better than the chosen one; corrected for the number of rows."""
-
-    @property
-    def regret(self) -> float:
-        """Macro F1 that the choice gives away; 0 where it is the best."""
-        return self.best_f1 - self.chosen_f1
-
-    @property
-    def wrong(self) -> bool:
-        """Whether another row is significantly better."""
-        return self.chosen != self.best and self.p < 0.05
-
-
-def choice(
-    where: str,
-    names: Sequence[str],
-    validation: Sequence[float],
-    labels: np.ndarray,
-    y_preds: Sequence[np.ndarray],
-) -> Choice:
-    """Compare the row with the highest validation score with the best row of a test.
-
-    ``labels`` (n,) and the rows' ``y_preds``, (n,) or (seeds, n), are those of the test. The p is
-    ``significance.paired``'s, of several seeds ``pairwise``'s, times the number of other rows, any
-    of which might have come out best by chance (Bonferroni).
-    """
-    classes = int(max(labels.max(), *(y_pred.max() for y_pred in y_preds))) + 1
-    f1 = [
-        fmean(macro_f1(labels, y_pred, classes) for y_pred in np.atleast_2d(row)) for row in y_preds
-    ]
-    chosen, best = int(np.argmax(validation)), int(np.argmax(f1))
-    if f1[chosen] == f1[best]:
-        best, p = chosen, 1.0
-    else:
-        p = _p(labels, y_preds[best], y_preds[chosen], classes)
-    return Choice(
-        where=where,
-        chosen=names[chosen],
-        best=names[best],
-        chosen_f1=f1[chosen],
-        best_f1=f1[best],
-        p=min(1.0, p * max(1, len(names) - 1)),
-    )
-
-
-def _p(labels: np.ndarray, a: np.ndarray, b: np.ndarray, classes: int) -> float:
-    a, b = np.atleast_2d(a), np.atleast_2d(b)
-    if len(a) == len(b) == 1:
-        return significance.paired(labels, a[0], b[0], classes, RESAMPLES).p
-    return float(significance.pairwise(labels, (a, b), classes).p[0, 1])
 
 
 # --- overlap with augmentation -------------------------------------------------------------------

@@ -13,12 +13,12 @@ from functools import cache
 from statistics import fmean
 from typing import Any, Literal
 
-import numpy as np
-
 from harness.evaluation import significance
+from harness.evaluation.significance import Paired
 from harness.reporting.findings import resembled
-from harness.reporting.leaderboard import Board, Row
+from harness.reporting.leaderboard import Board
 from harness.reporting.provenance import options_in_words
+from harness.reporting.rows import Row, compare_rows, title_of
 from harness.reporting.table import Column, Emphasis, Table, percent, points
 from harness.schema.augmentation import Augmentation
 from harness.schema.predictions import SHIFTED
@@ -34,6 +34,7 @@ PLAIN = Protocol(loss=Loss(), augmentation=Augmentation())
 SIGNIFICANT = 0.05
 
 Test = Literal["test", "shifted"]
+PARTS: dict[Test, str] = {"test": "test", "shifted": SHIFTED}
 TITLES: dict[Test, str] = {"test": "Clean test", "shifted": "Shifted test"}
 
 
@@ -44,6 +45,8 @@ class Network:
     recipe: str
     weights: str
     title: str
+    seeds: tuple[int, ...]
+    """That all boards with the network have. Empty: none; then no change can be told."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,16 +112,20 @@ def _common(board: Board) -> tuple[str, ...]:
 
 def _study(group: Sequence[Board]) -> Study:
     boards = in_order(group)
-    titles: dict[tuple[str, str], list[str]] = defaultdict(list)
+    seeds: dict[tuple[str, str], list[set[int]]] = defaultdict(list)
     for board in boards:
         for row in board.networks:
-            titles[(row.name, row.weights)].append(row.title)
-    shared = sorted(key for key, names in titles.items() if len(names) > 1)
+            seeds[row.name, row.weights].append({*row.seeds})
+    shared = sorted(key for key, of_boards in seeds.items() if len(of_boards) > 1)
     names = [name for name, _ in shared]
     networks = tuple(
-        Network(name, weights, f"{title} ({weights})" if names.count(name) > 1 else title)
+        Network(
+            name,
+            weights,
+            f"{title_of(name)} ({weights})" if names.count(name) > 1 else title_of(name),
+            tuple(sorted(set.intersection(*seeds[name, weights]))),
+        )
         for name, weights in shared
-        for title in titles[name, weights][:1]
     )
     protocols = [_effective(board.protocol) for board in boards]
     return Study(boards, tuple(_reference(protocol, protocols) for protocol in protocols), networks)
@@ -173,7 +180,7 @@ def _plain(protocol: Protocol) -> Protocol:
 @cache
 def changes(study: Study, test: Test) -> tuple[tuple[Change | None, ...], ...]:
     """(boards, networks): each network's score on each board and its change."""
-    compared: dict[tuple[int, int], tuple[float, float]] = {}
+    compared: dict[tuple[int, int], Paired] = {}
     scores: dict[tuple[int, int], float] = {}
     for i, (board, reference) in enumerate(zip(study.boards, study.references, strict=True)):
         for j, network in enumerate(study.networks):
@@ -183,12 +190,12 @@ def changes(study: Study, test: Test) -> tuple[tuple[Change | None, ...], ...]:
                 continue
             scores[i, j] = score
             before = None if reference is None else _row(study.boards[reference], network)
-            if before and (comparison := _compared(row, before, test)):
-                compared[i, j] = comparison
-    adjusted = significance.holm([p for _, p in compared.values()])
+            if before and network.seeds and (paired := compare_rows(row, before, PARTS[test])):
+                compared[i, j] = paired
+    adjusted = significance.holm([paired.p for paired in compared.values()])
     p_values = dict(zip(compared, map(float, adjusted), strict=True))
     found_changes = {
-        place: Change(score, compared[place][0], p_values[place])
+        place: Change(score, compared[place].difference, p_values[place])
         if place in compared
         else Change(score, None, 1.0)
         for place, score in scores.items()
@@ -200,32 +207,17 @@ def changes(study: Study, test: Test) -> tuple[tuple[Change | None, ...], ...]:
 
 
 def _row(board: Board, network: Network) -> Row | None:
-    matches = (
-        r for r in board.networks if (r.name, r.weights) == (network.recipe, network.weights)
-    )
-    return next(matches, None)
+    """With the seeds that all boards have, so that the scores of a column can be subtracted."""
+    for row in board.networks:
+        if (row.name, row.weights) == (network.recipe, network.weights):
+            return row.of_seeds(network.seeds) if network.seeds else row
+    return None
 
 
 def _score(row: Row | None, test: Test) -> float | None:
     if row is None:
         return None
     return row.macro_f1 if test == "test" else row.shifted_f1
-
-
-def _compared(row: Row, before: Row, test: Test) -> tuple[float, float] | None:
-    """Difference in macro F1 and its p, on the seeds that both have; None where there are none."""
-    name = {"test": "test", "shifted": SHIFTED}[test]
-    seeds = [seed for seed in row.seeds if seed in before.seeds]
-    predictions = [
-        [side.parts[side.seeds.index(seed)].get(name) for seed in seeds] for side in (row, before)
-    ]
-    known = [[part for part in side if part is not None] for side in predictions]
-    if not seeds or min(map(len, known)) < len(seeds):
-        return None
-    y_pred = [np.stack([part.probabilities.argmax(axis=1) for part in side]) for side in known]
-    classes = known[0][0].probabilities.shape[1]
-    pairs = significance.pairwise(known[0][0].labels, y_pred, classes)
-    return float(pairs.difference[0, 1]), float(pairs.p[0, 1])
 
 
 # --- its table -----------------------------------------------------------------------------------

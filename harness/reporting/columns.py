@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 
 from harness.reporting import findings
-from harness.reporting.leaderboard import Board, Kind, Row, failed_row
+from harness.reporting.leaderboard import Board
 from harness.reporting.provenance import options_in_words, split_in_words
+from harness.reporting.rows import Kind, Row, failed_row
 from harness.reporting.table import (
     Column,
     Emphasis,
@@ -34,6 +35,7 @@ from harness.storage.files import csv_cell
 FIRST, SCORES, COSTS, CALIBRATION = "first", "scores", "costs", "calibration"
 DETAILS = {SCORES: "All scores", COSTS: "All costs", CALIBRATION: "Calibration"}
 """Tables of every row below the first table, with their titles."""
+BEST_MARK = "●"
 EMPHASIS: dict[Kind, Emphasis] = {
     "network": "**", "ensemble": "*", "imported": "*", "baseline": "*",
 }  # fmt: skip
@@ -201,7 +203,9 @@ IDENTITY: tuple[Column[Row], ...] = (
            lambda row: "; ".join(options_in_words(row.records[0].run.protocol))),
     Column("kind", "Kind", lambda row: row.kind),
     Column("rank", "Rank", lambda row: row.rank, align="center", shown=(FIRST, SCORES),
-           explanation="the same where the test images cannot tell rows apart"),
+           mark=lambda row: BEST_MARK if row.may_be_best else "",
+           explanation=f"by macro F1; {BEST_MARK}: may be the best (95 %)"),
+    Column("may_be_best", "", lambda row: row.may_be_best if row.rank else None),
     Column("suspect", "Suspect", lambda row: row.suspect),
     Column("recipe", "Recipe", lambda row: row.name),
     Column("title", "Network", lambda row: row.title, align="left", mark=_title_marks,
@@ -301,8 +305,8 @@ MEASURED: tuple[Column[Row], ...] = (
     Column("device", "Device", _device),
     Column("fronts", "Front", lambda row: " + ".join(row.fronts), align="left",
            shown=(FIRST, COSTS),
-           explanation="no row has a higher macro F1 and more images/s (speed), or a higher macro "
-           "F1 and fewer parameters (size)"),
+           explanation="no ranked row with images/s is at least as good in macro F1 and in "
+           "images/s (speed) or parameters (size), and better in one of the two"),
     Column("training_seconds", "Training (s)", _run(lambda run: run.timings.training), number(1),
            shown=(COSTS,)),
     Column("total_seconds", "Whole run (s)", _run(lambda run: run.timings.total), number(1),

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from harness.errors import UnknownName, UserError
 from harness.evaluation import significance
-from harness.reporting.leaderboard import Board, Row
+from harness.evaluation.significance import Paired
+from harness.reporting.leaderboard import Board
 from harness.reporting.publish import read_boards
+from harness.reporting.rows import Row, compare_rows
 from zoo.registry import find
 
 SHORTEST_ID = 4
-NORMAL_95 = 1.96
 
 
 def compare(first: str, second: str, results: Path) -> str:
@@ -63,18 +64,16 @@ def rows_named(boards: Sequence[Board], name: str, results: Path) -> list[tuple[
 
 
 def _paragraph(board: Board, row: Row, other: Row) -> str:
-    """The p is that of the test behind the board's ranks, there corrected for all pairs of rows."""
-    classes = len(board.data.class_names)
-    pair = significance.pairwise(board.labels, [row.y_pred, other.y_pred], classes)
-    difference, sd, p = (float(table[0, 1]) for table in (pair.difference, pair.sd, pair.p))
-    low, high = difference - NORMAL_95 * sd, difference + NORMAL_95 * sd
-    better = row if difference > 0 else other
-    verdict = f"{_name(better)} is better" if p < 0.05 else "no significant difference"
+    """The p is that of every sentence about these two rows; where there are several, corrected."""
+    test = compare_rows(row, other)
+    assert test is not None, "every row has predictions of the test images"
+    better = row if test.difference > 0 else other
+    verdict = f"{_name(better)} is better" if test.p < 0.05 else "no significant difference"
     lines = [
         f"{board.data.name}, {board.profile} profile, {board.data.test:,} test images",
         *(f"  {_name(r)}: {_score(r)}" for r in (row, other)),
-        f"  difference {100 * difference:+.2f} points, 95 % interval {100 * low:+.2f} to "
-        f"{100 * high:+.2f}: {verdict} (p = {p:.2g})",
+        f"  difference {100 * test.difference:+.2f} points, 95 % interval {100 * test.low:+.2f} to "
+        f"{100 * test.high:+.2f}: {verdict} (p = {test.p:.2g}; {_seeds(row, other, test)})",
     ]
     for seed in sorted({*row.seeds} & {*other.seeds}):
         a, b = (r.y_pred[r.seeds.index(seed)] for r in (row, other))
@@ -86,11 +85,20 @@ def _paragraph(board: Board, row: Row, other: Row) -> str:
     return "\n".join(lines)
 
 
+def _seeds(row: Row, other: Row, test: Paired) -> str:
+    if test.seeds == 1:
+        return "one seed: what other seeds would give is not in it"
+    common = "in common" if {*row.seeds} & {*other.seeds} else "at most, none in common"
+    return f"{test.seeds} seeds {common}"
+
+
 def _name(row: Row) -> str:
-    return f"{row.title} ({row.weights})"
+    weights = f" ({row.weights})"
+    return row.title if row.title.endswith(weights) else row.title + weights
 
 
 def _score(row: Row) -> str:
     seeds = f", mean of {len(row.seeds)} seeds" if len(row.seeds) > 1 else ""
     rank = f"rank {row.rank}" if row.rank else "not ranked"
+    rank += ", may be the best" if row.may_be_best else ""
     return f"macro F1 {100 * row.macro_f1:.2f} %{seeds}, {rank}"

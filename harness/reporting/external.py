@@ -23,7 +23,7 @@ from harness.data.readers.npz import BLOOD_CELLS
 from harness.errors import UnknownName, UserError
 from harness.evaluation import metrics
 from harness.reporting.compare import rows_named
-from harness.reporting.leaderboard import Board, Parts
+from harness.reporting.leaderboard import Board
 from harness.reporting.prediction_files import (
     Format,
     PartPredictions,
@@ -34,6 +34,7 @@ from harness.reporting.prediction_files import (
     write_npz,
 )
 from harness.reporting.publish import read_boards
+from harness.reporting.rows import Parts
 from harness.schema.dataset import DataSummary, ImageIdentities
 from harness.schema.predictions import SHIFTED, Predictions
 from harness.schema.records import (

@@ -45,7 +45,6 @@ from zoo.registry import find
 INK = "#797979"
 """A contrast of 4.3 to white and to GitHub's dark page."""
 BLUE, ORANGE, GREEN, PURPLE = "#3b7fc4", "#cc6a1f", "#2c9460", "#9a68cf"
-GROUPS = (BLUE, ORANGE, GREEN, PURPLE, "#d1495b", "#1b93a0", "#a37a2c", "#cf5aa3")
 KINDS = {
     "network": ("o", BLUE),
     "ensemble": ("D", ORANGE),
@@ -163,8 +162,8 @@ def _(plot: Reported) -> Figure:
 def _(plot: Forest) -> Figure:
     rows = len(plot.marks)
     figure, axes = _axes(8, 1.3 + 0.22 * rows)
-    colours = _rank_colours(plot.marks)
-    for y, (mark, colour) in enumerate(zip(plot.marks, colours, strict=True)):
+    for y, mark in enumerate(plot.marks):
+        colour = GREEN if mark.may_be_best else BLUE if mark.rank else INK
         axes.plot([100 * mark.low, 100 * mark.high], [y, y], color=colour, lw=1.6, alpha=0.6)
         symbol = KINDS[mark.kind][0]
         axes.plot(100 * mark.f1, y, symbol, **_dot(colour, hollow=not mark.rank))
@@ -228,9 +227,9 @@ def _(plot: Shifted) -> Figure:
 def _(plot: Disagreement) -> Figure:
     shares = 100 * np.array(plot.shares)
     figure, axes = _axes(2.8 + 0.36 * len(shares), 2.4 + 0.36 * len(shares))
-    itself = np.eye(len(shares), dtype=bool)
+    hidden = np.eye(len(shares), dtype=bool) | np.isnan(shares)
     texts = [[f"{share:.0f}" for share in row] for row in shares]
-    _cells(axes, np.ma.masked_array(shares / max(1.0, shares.max()), itself), texts)
+    _cells(axes, np.ma.masked_array(shares / max(1.0, np.nanmax(shares)), hidden), texts)
     titles = [_shortened(title, 22) for title in plot.titles]
     _square(axes, titles)
     return figure
@@ -334,11 +333,6 @@ def _legend_of_kinds(figure: Figure, marks: Sequence[Mark], one_colour: str = ""
         for label, symbol, colour, hollow in entries
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-
-
-def _rank_colours(marks: Sequence[Mark]) -> list[str]:
-    ranks = sorted({mark.rank for mark in marks if mark.rank})
-    return [GROUPS[ranks.index(m.rank) % len(GROUPS)] if m.rank else INK for m in marks]
 
 
 def _counts(axes: Axes, counts: np.ndarray, names: Sequence[str]) -> None:

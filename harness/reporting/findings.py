@@ -1,6 +1,7 @@
 """What a board says beyond its rows, in numbers: members, confusions, the shifted test, choices.
 
-Pure functions of a Board, cached where they take long. Two rows are compared on their first seed.
+Pure functions of a Board, cached where they take long. Two rows are compared on the seeds that both
+have.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ import numpy as np
 from harness.evaluation import calibration, metrics, robustness
 from harness.evaluation import significance as statistics
 from harness.evaluation.metrics import macro_f1
-from harness.evaluation.robustness import Agreement, Choice, Robustness
+from harness.evaluation.robustness import Agreement, Robustness
 from harness.evaluation.significance import Paired
 from harness.evaluation.voting import soft_vote
-from harness.reporting.leaderboard import Board, Row, title_of
-from harness.schema.predictions import SHIFTED
+from harness.reporting.leaderboard import Board
+from harness.reporting.rows import Row, compare_rows, title_of
+from harness.schema.predictions import SHIFTED, Predictions
 from harness.schema.protocol import Protocol
 from harness.schema.records import EnsembleRecord
 
-RESAMPLES = 2000
 NEGLIGIBLE = 0.01
 """Macro F1: a member that adds less can be dropped."""
 
@@ -106,7 +107,7 @@ def _membership(board: Board, row: Row, members: dict[str, str]) -> Membership:
     diversity = statistics.diversity(board.labels, y_pred, classes)
     withouts = [soft_vote(np.delete(votes, i, axis=0)).argmax(axis=1) for i in range(len(votes))]
     gains = [
-        statistics.paired(board.labels, together, without, classes, RESAMPLES)
+        statistics.paired(board.labels, together, without, classes, same_networks=True)
         for without in withouts
     ]
     adjusted = statistics.holm([gain.p for gain in gains])
@@ -132,14 +133,21 @@ def gain_over_soft_vote(board: Board, row: Row) -> Paired | None:
 
     None for the soft vote itself, and where the rule or a member has not predicted these images.
     """
-    gains = [_gain_over_soft_vote(board, record) for record in row.ensembles]
-    known = [gain for gain in gains if gain]
-    if not known or len(known) < len(gains):
+    pairs = [_rule_and_soft_vote(board, record) for record in row.ensembles]
+    known = [pair for pair in pairs if pair]
+    if not known or len(known) < len(pairs):
         return None
-    return Paired(*np.mean([(g.difference, g.low, g.high, g.p) for g in known], axis=0).tolist())
+    rule, vote = (
+        np.stack([pair[i].probabilities.argmax(axis=1) for pair in known]) for i in (0, 1)
+    )
+    labels, classes = known[0][0].labels, len(board.data.class_names)
+    return statistics.paired(labels, rule, vote, classes, same_networks=True)
 
 
-def _gain_over_soft_vote(board: Board, record: EnsembleRecord) -> Paired | None:
+def _rule_and_soft_vote(
+    board: Board, record: EnsembleRecord
+) -> tuple[Predictions, Predictions] | None:
+    """Of the validation images."""
     parts = [board.predictions.get(id_, {}) for id_ in record.ensemble.members]
     if record.ensemble.rule == "soft vote" or record.fitted_on_validation:
         return None
@@ -147,22 +155,27 @@ def _gain_over_soft_vote(board: Board, record: EnsembleRecord) -> Paired | None:
         return None
     fitted = board.predictions[record.ensemble.id]["validation"]
     vote = soft_vote(np.stack([part["validation"].probabilities for part in parts]))
-    y_pred = fitted.probabilities.argmax(axis=1), vote.argmax(axis=1)
-    return statistics.paired(fitted.labels, *y_pred, vote.shape[1], RESAMPLES)
+    return fitted, replace(fitted, probabilities=vote)
 
 
 @cache
 def disagreement(board: Board) -> tuple[tuple[Row, ...], np.ndarray]:
     """The ranked networks, and the share of images that exactly one of two predicts correctly.
 
-    The shares are (m, m). A suspect row is left out: it disagrees with all others.
+    The shares are (m, m), means over the seeds that two networks have in common; NaN where there
+    are none. A suspect row is left out: it disagrees with all others.
     """
     rows = tuple(row for row in board.ranked if row.kind == "network")
     if len(rows) < 2:
         return (), np.empty((0, 0))
-    y_pred = [row.y_pred[0] for row in rows]
-    diversity = statistics.diversity(board.labels, y_pred, len(board.data.class_names))
-    return rows, diversity.disagreement
+    shares, seeds = np.zeros((2, len(rows), len(rows)))
+    for seed in {seed for row in rows for seed in row.seeds}:
+        having = [i for i, row in enumerate(rows) if seed in row.seeds]
+        y_pred = [rows[i].y_pred[rows[i].seeds.index(seed)] for i in having]
+        diversity = statistics.diversity(board.labels, y_pred, len(board.data.class_names))
+        shares[np.ix_(having, having)] += diversity.disagreement
+        seeds[np.ix_(having, having)] += 1
+    return rows, np.divide(shares, seeds, out=np.full(shares.shape, np.nan), where=seeds > 0)
 
 
 # --- what chance makes of a score ----------------------------------------------------------------
@@ -253,8 +266,8 @@ def _robustness(row: Row, *, intervals: bool) -> Robustness:
 
 @cache
 def effect_of_views(row: Row) -> dict[str, Paired]:
-    """What test views add to a row's first seed, by test; empty for a single view."""
-    return robustness.effect_of_views(row.parts[0])
+    """What test views add to a row, by test; empty for a single view."""
+    return robustness.effect_of_views(row.parts)
 
 
 def resembled(protocol: Protocol) -> tuple[str, ...]:
@@ -263,6 +276,27 @@ def resembled(protocol: Protocol) -> tuple[str, ...]:
 
 
 # --- choices -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What choosing a network by validation costs on a test."""
+
+    where: str
+    """``test`` or ``shifted test``."""
+    chosen: Row
+    best: Row
+    chosen_f1: float
+    difference: Paired
+    """Macro F1 of the best row minus the chosen one, on the seeds that both have."""
+    p: float
+    """Of the difference, corrected for the number of other networks (Bonferroni): any of them
+    might have come out best by chance."""
+
+    @property
+    def wrong(self) -> bool:
+        """Whether another row is significantly better."""
+        return self.chosen is not self.best and self.difference.difference > 0 and self.p < 0.05
 
 
 @dataclass(frozen=True)
@@ -276,23 +310,35 @@ class Choices:
 
 @cache
 def choices(board: Board) -> Choices:
-    """Empty for fewer than two ranked networks with validation predictions."""
-    rows = [row for row in board.ranked if row.kind == "network" and row.validation_f1]
+    """Among all networks with validation predictions; empty for fewer than two.
+
+    Suspects too: what leaves by its test score could not be found to be a wrong choice.
+    """
+    rows = [row for row in board.networks if row.validation_f1]
     if len(rows) < 2:
         return Choices((), ())
-    names, validation = [row.title for row in rows], [row.validation_f1 for row in rows]
-    y_pred = [row.y_pred for row in rows]
-    chosen_by_test = [robustness.choice("test", names, validation, board.labels, y_pred)]
-    scores = {"validation": validation, "test": [row.macro_f1 for row in rows]}
-    if all(SHIFTED in parts for row in rows for parts in row.parts):
-        shifted = [
-            np.stack([parts[SHIFTED].probabilities.argmax(axis=1) for parts in row.parts])
-            for row in rows
-        ]
-        labels = rows[0].parts[0][SHIFTED].labels
-        chosen_by_test.append(robustness.choice("shifted test", names, validation, labels, shifted))
-        scores["shifted test"] = [row.shifted_f1 or 0.0 for row in rows]
-    return Choices(tuple(chosen_by_test), tuple(robustness.rank_agreement(scores)))
+    scores = {"validation": [row.validation_f1 for row in rows]}
+    scores["test"] = [row.macro_f1 for row in rows]
+    shifted = [row.shifted_f1 for row in rows if row.shifted_f1 is not None]
+    if len(shifted) == len(rows):
+        scores["shifted test"] = shifted
+    tests = {"test": "test", "shifted test": SHIFTED}
+    picked = [
+        _choice(rows, where, tests[where], scores[where]) for where in scores if where in tests
+    ]
+    return Choices(tuple(c for c in picked if c), robustness.rank_agreement(scores))
+
+
+def _choice(rows: Sequence[Row], where: str, part: str, scores: Sequence[float]) -> Choice | None:
+    """None where a seed of either row has no predictions of the part."""
+    picked = chosen(rows)
+    f1, best = scores[rows.index(picked)], rows[int(np.argmax(scores))]
+    if f1 == max(scores):
+        best = picked
+    test = compare_rows(best, picked, part)
+    if test is None:
+        return None
+    return Choice(where, picked, best, f1, test, p=min(1.0, test.p * (len(rows) - 1)))
 
 
 @dataclass(frozen=True)
@@ -306,22 +352,22 @@ class Gain:
 
 @cache
 def gain_of_ensembles(board: Board) -> Gain | None:
-    """None without a ranked network, or an ensemble, that has validation predictions."""
-    networks = [row for row in board.ranked if row.kind == "network" and row.validation_f1]
+    """None without a network, or an ensemble, that has validation predictions."""
+    networks = [row for row in board.networks if row.validation_f1]
     ensembles = [row for row in board.ensembles if row.validation_f1]
     if not networks or not ensembles:
         return None
     ensemble, network = chosen(ensembles), chosen(networks)
-    classes = len(board.data.class_names)
-    y_pred = ensemble.y_pred[0], network.y_pred[0]
-    return Gain(ensemble, network, statistics.paired(board.labels, *y_pred, classes, RESAMPLES))
+    test = compare_rows(ensemble, network)
+    return Gain(ensemble, network, test) if test else None
 
 
 def chosen(rows: Sequence[Row]) -> Row:
     """The row that the validation images prefer: by macro F1, of equals by log loss."""
 
-    def preference(row: Row) -> tuple[float, float, str]:
+    def preference(row: Row) -> tuple[float, float, str, str]:
         log_loss = row.validation(lambda metrics: metrics.log_loss)
-        return row.validation_f1, -math.inf if log_loss is None else -log_loss, row.name
+        loss = math.inf if log_loss is None else log_loss
+        return row.validation_f1, -loss, row.name, row.weights
 
     return max(rows, key=preference)

@@ -16,10 +16,11 @@ from typing import Any
 from markupsafe import Markup
 
 from harness.reporting import columns, findings, reproduction_table
-from harness.reporting.leaderboard import Board, Row
+from harness.reporting.leaderboard import Board
 from harness.reporting.overview import first_rows
 from harness.reporting.plots import Plot, confusion, slug
 from harness.reporting.reproduction import Reproduction
+from harness.reporting.rows import Row
 from harness.reporting.table import Cell, Column
 from harness.reporting.templates import ASSETS, render
 from harness.schema.records import Epoch

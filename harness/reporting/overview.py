@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from harness.reporting.findings import chosen
-from harness.reporting.leaderboard import Board, Row, rank_rows
+from harness.reporting.leaderboard import Board, rank_rows
+from harness.reporting.rows import Row
 
 MOST_NETWORKS = 16
 
@@ -47,9 +48,9 @@ def _overview(boards: tuple[Board, ...]) -> Overview:
     every = [row for board in boards for row in board.rows]
     best = [row for kind in ("network", "ensemble", "imported", "baseline")
             for row in _best(every, kind)]  # fmt: skip
-    rows, _ = rank_rows(best, boards[0].labels, len(boards[0].data.class_names))
+    ranking = rank_rows(best, boards[0].labels, len(boards[0].data.class_names))
     board_of = {row.records[0].subject.id: board for board in boards for row in board.rows}
-    return Overview(boards, first_rows(rows), board_of)
+    return Overview(boards, first_rows(ranking.rows), board_of)
 
 
 def _best(rows: Iterable[Row], kind: str) -> list[Row]:

@@ -17,8 +17,9 @@ import numpy as np
 
 from harness.evaluation.calibration import reliability
 from harness.reporting import findings
-from harness.reporting.leaderboard import Board, Kind, Row
+from harness.reporting.leaderboard import Board
 from harness.reporting.overview import first_rows
+from harness.reporting.rows import Kind, Row
 
 STYLE = 2
 """Raised by hand when the drawing changes, so that every figure is drawn again."""
@@ -57,6 +58,7 @@ class Mark:
     """For an ensemble the rule and the number of members."""
     kind: Kind
     rank: int | None
+    may_be_best: bool
     f1: float
     low: float
     high: float
@@ -78,8 +80,8 @@ class Against(Plot):
 class AgainstThroughput(Against):
     name: ClassVar[str] = "f1-throughput"
     caption: ClassVar[str] = (
-        "Macro F1 against images/s, with 95 % intervals. Dashed: the Pareto front; no row is "
-        "better and faster than a row on it."
+        "Macro F1 against images/s, with 95 % intervals. Dashed: the Pareto front; no ranked "
+        "row is at least as good and as fast as a row on it, and better in one of the two."
     )
     axis: ClassVar[str] = "images/s (more is better)"
 
@@ -89,7 +91,8 @@ class AgainstParameters(Against):
     name: ClassVar[str] = "f1-parameters"
     caption: ClassVar[str] = (
         "Macro F1 against millions of parameters, with 95 % intervals. Dashed: the Pareto front; "
-        "no row is better and smaller than a row on it."
+        "no ranked row is at least as good and as small as a row on it, and better in one of the "
+        "two."
     )
     axis: ClassVar[str] = "parameters (M; fewer is better)"
 
@@ -102,8 +105,8 @@ class Forest(Plot):
     omitted: int
     name: ClassVar[str] = "forest"
     caption: ClassVar[str] = (
-        "Macro F1 with 95 % intervals. Rows of one colour share a rank: these test images cannot "
-        "tell them apart. Grey: not ranked."
+        "Macro F1 with 95 % intervals. Green: may be the best (95 % model confidence set). "
+        "Grey: not ranked."
     )
 
 
@@ -250,7 +253,9 @@ def _mark(row: Row, *, named: bool) -> Mark:
         record = row.ensembles[0]
         short = f"{record.ensemble.rule.capitalize()} ({len(record.used_recipes)})"
     title, short = printable(row.title), printable(short)
-    return Mark(title, short, row.kind, row.rank, row.macro_f1, *row.interval, named)
+    return Mark(
+        title, short, row.kind, row.rank, row.may_be_best, row.macro_f1, *row.interval, named
+    )
 
 
 def _against(board: Board, title: str, marks: Sequence[Mark]) -> list[Plot]:

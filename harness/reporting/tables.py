@@ -13,9 +13,10 @@ from harness.evaluation.significance import Paired
 from harness.reporting import findings
 from harness.reporting.columns import COLUMNS, FIRST, recall, shown_in
 from harness.reporting.findings import Member
-from harness.reporting.leaderboard import Board, Row, failed_row, title_of
+from harness.reporting.leaderboard import Board
 from harness.reporting.overview import Overview, first_rows
 from harness.reporting.provenance import headings
+from harness.reporting.rows import Row, failed_row, title_of
 from harness.reporting.table import Column, Table, number, p_value, percent, percent_1
 from harness.schema.predictions import SHIFTED
 
@@ -186,9 +187,9 @@ def _view_columns(
         return lambda row: measure(row, effects[row][test]) if test in effects[row] else None
 
     def score(row: Row) -> float:
-        metrics = row.evaluations[0].test if test == "test" else row.evaluations[0].shifted
-        assert metrics is not None
-        return metrics.macro_f1
+        f1 = row.macro_f1 if test == "test" else row.shifted_f1
+        assert f1 is not None
+        return f1
 
     return [
         Column(f"{test}_single", f"{name} F1, one view (%)",

@@ -10,8 +10,8 @@ import pytest
 
 from harness.evaluation.significance import holm, mcnemar, pairwise
 from harness.reporting.compare import compare
-from harness.reporting.leaderboard import Row
 from harness.reporting.publish import read_boards
+from harness.reporting.rows import Row
 from harness.storage.records import Store
 from tests.harness.conftest import CLASSES, made_record, save_finished
 
