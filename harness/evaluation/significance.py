@@ -63,7 +63,7 @@ def bootstrap(confusion: np.ndarray, resamples: int = 10_000, seed: int = 0) -> 
         scale = math.sqrt(images / max(1, images - present))
         macro_f1 = observed + scale * (macro_f1 - macro_f1.mean())
         accuracy = accuracy.mean() + scale * (accuracy - accuracy.mean())
-    return Bootstrap(np.clip(macro_f1, 0, 1), np.clip(accuracy, 0, 1))
+    return Bootstrap(np.clip(macro_f1, 0, present / classes), np.clip(accuracy, 0, 1))
 
 
 def interval(samples: np.ndarray, level: float = 0.95) -> tuple[float, float]:
@@ -129,7 +129,7 @@ def paired(
 
     With several seeds the variance of a mean over seeds is added, pooled over both rows as in
     Student's test, and p is that of t with its degrees of freedom: 2 (seeds - 1). With
-    ``same_networks`` a seed's two predictions are of one network, and its difference varies.
+    ``same_networks`` both rows are predictions of the same networks, whose seeds are not chance.
     """
     a, b, support = np.atleast_2d(a), np.atleast_2d(b), np.bincount(labels, minlength=classes)
     counts = [counts_per_class(labels, y_pred, classes) for y_pred in (a, b)]
@@ -137,9 +137,7 @@ def paired(
     hits, predicted = np.mean([[part.mean(axis=0) for part in count] for count in counts], axis=0)
     gains = gain_of_predictions(hits, predicted, support)
     d = gains[labels, a].mean(axis=0) - gains[labels, b].mean(axis=0)
-    seed_variance, freedom = (
-        _variance([scores[0] - scores[1]]) if same_networks else _variance(scores)
-    )
+    seed_variance, freedom = (0.0, 0) if same_networks else _variance(scores)
     sd = math.sqrt(d @ d + pseudo_variance(gains, support) + seed_variance)
     difference = float(scores[0].mean() - scores[1].mean())
     p, width = _two_sided(abs(difference) / sd, freedom), quantile(0.975, freedom) * sd

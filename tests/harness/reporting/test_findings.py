@@ -20,15 +20,18 @@ from harness.reporting import findings
 from harness.reporting.leaderboard import Board, boards
 from harness.reporting.markdown import markdown
 from harness.reporting.publish import read_boards
+from harness.reporting.rows import compare_rows
 from harness.reporting.tables import first_table
 from harness.schema.dataset import DataSummary, Split
 from harness.schema.predictions import Predictions
 from harness.schema.records import ExternalRecord, Finished, RunRecord
+from harness.schema.run import Run, Weights
 from harness.storage.records import Store
 from tests.harness.conftest import made_record, made_run
 
 NAMES = ("basophil", "ig", "monocyte", "neutrophil")
 LABELS = np.repeat(np.arange(4), 60)
+IMAGENET = Weights(source="imagenet", digest="md5:0")
 SUMMARY = DataSummary(
     name="made-up", images=400, image_size=96, class_names=NAMES, train=100, validation=60, test=240
 )
@@ -42,11 +45,24 @@ def y_prob(accuracy: float, seed: int = 0, becomes: int = 1) -> np.ndarray:
     return (0.1 + 0.6 * np.eye(4)[y_pred]).astype(np.float32)
 
 
-def record_of(recipe: str, probabilities: np.ndarray, **cost: int) -> tuple[RunRecord, dict]:  # type: ignore[type-arg]
+def record_of(  # type: ignore[type-arg]
+    recipe: str,
+    probabilities: np.ndarray,
+    *,
+    validation: np.ndarray | None = None,
+    seed: int = 0,
+    weights: Weights | None = None,
+    **cost: int,
+) -> tuple[RunRecord, dict]:
+    """A run with these probabilities on the test and, all or a quarter, on the validation."""
     part = Predictions(np.arange(240), LABELS, probabilities)
-    parts = {"validation": Predictions(np.arange(240, 300), LABELS[::4], probabilities[::4])}
+    choice = probabilities if validation is None else validation
+    parts = {"validation": Predictions(np.arange(240, 300), LABELS[::4], choice[::4])}
     parts["test"] = part
-    record = made_record(recipe)
+    record = made_record(recipe, seed)
+    if weights:
+        run = Run.model_validate(record.run.model_dump() | {"weights": weights.model_dump()})
+        record = record.model_copy(update={"run": run})
     assert isinstance(record.result, Finished)
     evaluation = dict(metrics.evaluate(parts, NAMES))
     result = record.result.model_copy(
@@ -57,6 +73,11 @@ def record_of(recipe: str, probabilities: np.ndarray, **cost: int) -> tuple[RunR
 
 def board_of(**rows: np.ndarray) -> Board:
     made = [record_of(name, probabilities) for name, probabilities in rows.items()]
+    (board,) = boards([r for r, _ in made], {r.run.id: parts for r, parts in made})
+    return board
+
+
+def board_from(*made: tuple[RunRecord, dict[str, Predictions]]) -> Board:
     (board,) = boards([r for r, _ in made], {r.run.id: parts for r, parts in made})
     return board
 
@@ -130,6 +151,81 @@ def test_known_confusions_are_shares_of_the_true_class() -> None:
     assert findings.confused_share(row, *classes["ig → neutrophil"]) == pytest.approx(expected)
     assert findings.confused_share(row, *classes["ig → monocyte"]) == 0
     assert "Confusions of neighbouring classes" in markdown([board])
+
+
+def test_among_many_networks_the_pixel_baseline_is_exceeded_by_chance_too() -> None:
+    """A network below it at p = .02 is suspect alone, and not as one of twelve."""
+    pixels, parts = baseline(y_prob(0.8, 4))
+    below = record_of("lite0", y_prob(0.68, 6))
+    others = ("vgg16", "vgg19", "resnet50", "mobilenet", "mobilenetv2", "mobilenetv3large",
+              "densenet121", "inceptionv3", "efficientnetb0", "convnextsmall")  # fmt: skip
+    more = [record_of(name, y_prob(0.9, i)) for i, name in enumerate(others)]
+    suspects = []
+    for made in ([below], [below, *more]):
+        predictions = {r.run.id: p for r, p in made} | {pixels.subject.id: parts}
+        (board,) = boards([*(r for r, _ in made), pixels], predictions)
+        suspects.append({row.name: row.suspect for row in board.rows}["lite0"])
+    assert "below the pixel baseline" in suspects[0]
+    assert suspects[1] == ""
+
+
+def test_the_median_is_that_of_networks_with_like_weights() -> None:
+    names = ("vgg16", "vgg19", "resnet50", "mobilenet", "mobilenetv2")
+    made = [record_of(name, y_prob(0.9, i)) for i, name in enumerate(names)]
+    made += [record_of(name, y_prob(0.5, i), weights=IMAGENET) for i, name in enumerate(names)]
+    assert not any(row.suspect for row in board_from(*made).rows)
+
+
+def test_rows_of_one_recipe_are_told_apart_by_their_weights() -> None:
+    """Validation picks the network with ImageNet weights; the other one is the best on the test."""
+    good, poor = y_prob(0.95, 1), y_prob(0.6, 2)
+    board = board_from(
+        record_of("vgg16", poor, validation=good, weights=IMAGENET),
+        record_of("vgg16", good, validation=poor),
+    )
+    assert [row.title for row in board.rows] == ["VGG16 (random)", "VGG16 (imagenet)"]
+    (choice,) = findings.choices(board).choices
+    assert (choice.chosen.weights, choice.best.weights) == ("imagenet", "random")
+    assert choice.wrong
+    assert "Warning: validation picks VGG16 (imagenet) (macro F1" in markdown([board])
+
+
+def test_a_suspect_can_be_chosen_by_validation_and_is_found_to_be_wrong() -> None:
+    names = ("vgg16", "vgg19", "resnet50", "mobilenet")
+    made = [record_of(name, y_prob(0.9, i)) for i, name in enumerate(names)]
+    made.append(record_of("lite0", y_prob(0.4, 5), validation=y_prob(1.0)))
+    board = board_from(*made)
+    assert board.rows[-1].suspect
+    (choice,) = findings.choices(board).choices
+    assert choice.chosen.name == "lite0"
+    assert choice.wrong
+    assert "Warning: validation picks EfficientNet-Lite0" in markdown([board])
+
+
+def test_rows_are_compared_on_the_seeds_that_both_have() -> None:
+    """Seed 1 alone has the good predictions; the first seeds would differ by 30 points."""
+    good, poor = y_prob(0.95, 1), y_prob(0.65, 2)
+    board = board_from(
+        record_of("vgg16", good, seed=1),
+        record_of("lite0", poor, seed=0),
+        record_of("lite0", good, seed=1),
+    )
+    rows = {row.name: row for row in board.rows}
+    test = compare_rows(rows["vgg16"], rows["lite0"])
+    assert test is not None
+    assert (test.difference, test.p, test.seeds) == (0, 1, 1)
+    _, shares = findings.disagreement(board)
+    assert shares[0, 1] == 0
+
+
+def test_what_one_seed_leaves_out_is_said_beside_the_ranks() -> None:
+    words = "not the variation between seeds"
+    one = [record_of(name, y_prob(0.9, i)) for i, name in enumerate(("vgg16", "lite0"))]
+    assert words in markdown([board_from(*one)])
+    other = [record_of(name, y_prob(0.9, 5), seed=1) for name in ("vgg16", "lite0")]
+    page = markdown([board_from(*one, *other)])
+    assert words not in page
+    assert "The variation between seeds is in it" in page
 
 
 def make_vote(tmp_path: Path) -> Board:
@@ -212,7 +308,11 @@ def test_the_words_name_what_validation_would_have_chosen(tmp_path: Path) -> Non
     for chosen, rows in ((gain.ensemble, board.ensembles), (gain.network, board.networks)):
         assert chosen.validation_f1 == max(row.validation_f1 for row in rows)
     page = markdown([board])
-    for words in ("Chosen on validation, the best ensemble is", "significant difference"):
+    for words in (
+        "ranked rows may be the best",
+        "Chosen on validation, the best ensemble is",
+        "significant difference",
+    ):
         assert words in page
     alone = board_of(vgg16=y_prob(0.9))
     assert findings.gain_of_ensembles(alone) is None

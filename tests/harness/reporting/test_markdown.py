@@ -92,9 +92,10 @@ def test_rows_are_best_first_and_seeds_make_one_row() -> None:
     assert vgg16.noise[0] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
 
 
-def test_rows_alike_share_a_rank_and_a_clear_loser_does_not() -> None:
+def test_rows_alike_may_all_be_the_best_and_a_clear_loser_may_not() -> None:
     (board,) = boards([made_record("vgg16"), made_record("lite0"), made_record("efficientnetb0")])
-    assert [row.rank for row in board.rows] == [1, 1, 1]
+    assert [row.rank for row in board.rows] == [1, 2, 3]
+    assert all(row.may_be_best for row in board.rows)
     assert 0 < board.smallest_difference < 1
     records = [made_record("vgg16"), made_record("lite0")]
     labels = np.repeat(np.arange(3), 40)
@@ -104,7 +105,7 @@ def test_rows_alike_share_a_rank_and_a_clear_loser_does_not() -> None:
     (board,) = ranked(
         scored, {r.run.id: {"test": p} for r, p in zip(scored, (part, other), strict=True)}
     )
-    assert [row.rank for row in board.rows] == [1, 2]
+    assert [(row.rank, row.may_be_best) for row in board.rows] == [(1, True), (2, False)]
 
 
 def rescored(record: RunRecord, part: Predictions) -> RunRecord:
