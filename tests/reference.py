@@ -188,6 +188,7 @@ MEANINGS = {
     "split": "how the images came into their parts; empty where another program drew them",
     "options": "the options of the protocol, in words",
     "kind": "`network`, `ensemble`, `imported` or `baseline`",
+    "may_be_best": "whether the row is in the 95 % model confidence set",
     "suspect": "why a network is suspect; such a row has no rank",
     "recipe": "name of the recipe or of the import; of an ensemble its rule and members",
     "title": "a network, the rule and members of an ensemble, or an import",

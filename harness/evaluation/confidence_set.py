@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import NormalDist
 
 import numpy as np
 
 from harness.evaluation.significance import (
     counts_per_class,
+    critical_value,
     f1_scores,
     gain_of_predictions,
     pseudo_variance,
-    quantile,
 )
 
 RESAMPLES = 2000
@@ -32,8 +33,13 @@ class JointScores:
     """(m, m): over test sets, each class with as many images as here."""
     seed_variance: np.ndarray
     """(m,): of a mean over the row's seeds. From all rows with several seeds, 0 without any."""
-    freedom: int
-    """Degrees of freedom of that variance, 0 without any."""
+    seeds: np.ndarray
+    """(m,): how many each row has."""
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of the seeds' variance."""
+        return int((self.seeds - 1).sum())
 
     @cached_property
     def sd(self) -> np.ndarray:
@@ -66,7 +72,7 @@ def joint_scores(labels: np.ndarray, y_preds: Sequence[np.ndarray], classes: int
     score (the infinitesimal jackknife; Efron 1982), and ``significance.PSEUDO_IMAGES`` of each row.
     """
     support = np.bincount(labels, minlength=classes)
-    means, freedom, squares = [], 0, 0.0
+    means, squares = [], 0.0
     effects, pseudo = np.empty((len(y_preds), len(labels))), np.empty(len(y_preds))
     for i, row in enumerate(map(np.atleast_2d, y_preds)):
         hits, predicted = counts_per_class(labels, row, classes)
@@ -76,15 +82,14 @@ def joint_scores(labels: np.ndarray, y_preds: Sequence[np.ndarray], classes: int
         pseudo[i] = pseudo_variance(gains, support) / 2
         means.append(scores.mean())
         squares += ((scores - means[-1]) ** 2).sum()
-        freedom += len(row) - 1
     for k in np.flatnonzero(support):
         effects[:, labels == k] -= effects[:, labels == k].mean(axis=1, keepdims=True)
-    seeds = np.array([len(np.atleast_2d(row)) for row in y_preds])
+    seeds = np.array([len(np.atleast_2d(row)) for row in y_preds], dtype=int)
     return JointScores(
         scores=np.array(means),
         covariance=effects @ effects.T + np.diag(pseudo),
-        seed_variance=squares / max(1, freedom) / seeds,
-        freedom=freedom,
+        seed_variance=squares / max(1, (seeds - 1).sum()) / seeds,
+        seeds=seeds,
     )
 
 
@@ -98,10 +103,10 @@ def confidence_set(joint: JointScores, alpha: float = 0.05) -> np.ndarray:
     value falls with every row that leaves, so they would be next.
     """
     left = np.arange(len(joint.scores))
-    for critical_value in (_bonferroni, _largest_of_draws):
+    for largest_by_chance in (_bonferroni, _largest_of_draws):
         while len(left) > 1:
             t = (joint.scores[left, None] - joint.scores[left]) / joint.sd[np.ix_(left, left)]
-            behind = t.max(axis=0) > critical_value(joint, left, alpha)
+            behind = t.max(axis=0) > largest_by_chance(joint, left, alpha)
             if not behind.any():
                 break
             left = left[~behind]
@@ -110,7 +115,8 @@ def confidence_set(joint: JointScores, alpha: float = 0.05) -> np.ndarray:
 
 def _bonferroni(joint: JointScores, left: np.ndarray, alpha: float) -> float:
     """Above the exact value and known at once: it thins out many rows."""
-    return quantile(1 - alpha / (len(left) * (len(left) - 1)), joint.freedom)
+    pairs = len(left) * (len(left) - 1) / 2
+    return critical_value(1.0, joint.freedom, alpha / pairs)
 
 
 def _largest_of_draws(joint: JointScores, left: np.ndarray, alpha: float) -> float:
@@ -134,13 +140,17 @@ def smallest_difference(
 ) -> float:
     """The smallest true difference in macro F1 that ``power`` of test sets show, for two rows.
 
-    (t_{1-alpha/2} + t_power) * sd for one planned comparison, the minimum detectable effect of
-    Bloom 1995 (Evaluation Review 19), with the median sd over pairs of the rows ``among``, bool
-    (m,). NaN for fewer than two.
+    (critical value + z_power) * sd for one planned comparison by ``significance.paired``, the
+    minimum detectable effect of Bloom 1995 (Evaluation Review 19), for the pair of the rows
+    ``among``, bool (m,), whose sd is the median. NaN for fewer than two.
     """
     rows = np.flatnonzero(among)
     if len(rows) < 2:
         return float("nan")
-    pairs = joint.sd[np.ix_(rows, rows)][np.triu_indices(len(rows), 1)]
-    t = quantile(1 - alpha / 2, joint.freedom) + quantile(power, joint.freedom)
-    return float(t * np.median(pairs))
+    first, second = (rows[side] for side in np.triu_indices(len(rows), 1))
+    order = np.argsort(joint.sd[first, second], kind="stable")
+    pair = [side[order[len(order) // 2]] for side in (first, second)]
+    sd, freedom = joint.sd[tuple(pair)], int((joint.seeds[pair] - 1).sum())
+    share = joint.seed_variance[pair].sum() / sd**2 if freedom else 0.0
+    t = critical_value(share, freedom, alpha) + NormalDist().inv_cdf(power)
+    return float(t * sd)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
 
 import numpy as np
 
@@ -100,7 +100,7 @@ class Paired:
     low: float
     high: float
     p: float
-    seeds: int
+    seeds: int = 1
     """Of the row with more; 1: what other seeds would give is not in interval and p."""
 
 
@@ -127,9 +127,11 @@ def paired(
     ``PSEUDO_IMAGES`` add where one row is right and the other wrong: rows that agree everywhere
     might differ on other images. For accuracy this is McNemar's test.
 
-    With several seeds the variance of a mean over seeds is added, pooled over both rows as in
-    Student's test, and p is that of t with its degrees of freedom: 2 (seeds - 1). With
-    ``same_networks`` both rows are predictions of the same networks, whose seeds are not chance.
+    With several seeds the variance of the means over seeds is added, pooled over both rows as in
+    Student's test with 2 (seeds - 1) degrees of freedom. As the images' part is known better, p is
+    that of t for the seeds' share of the variance and of the normal distribution for the rest
+    (Cochran and Cox 1950, Experimental Designs). With ``same_networks`` both rows are predictions
+    of the same networks, whose seeds are not chance.
     """
     a, b, support = np.atleast_2d(a), np.atleast_2d(b), np.bincount(labels, minlength=classes)
     counts = [counts_per_class(labels, y_pred, classes) for y_pred in (a, b)]
@@ -138,9 +140,10 @@ def paired(
     gains = gain_of_predictions(hits, predicted, support)
     d = gains[labels, a].mean(axis=0) - gains[labels, b].mean(axis=0)
     seed_variance, freedom = (0.0, 0) if same_networks else _variance(scores)
-    sd = math.sqrt(d @ d + pseudo_variance(gains, support) + seed_variance)
+    variance = float(d @ d) + pseudo_variance(gains, support) + seed_variance
+    sd, share = math.sqrt(variance), seed_variance / variance
     difference = float(scores[0].mean() - scores[1].mean())
-    p, width = _two_sided(abs(difference) / sd, freedom), quantile(0.975, freedom) * sd
+    p, width = two_sided(abs(difference) / sd, share, freedom), critical_value(share, freedom) * sd
     return Paired(difference, difference - width, difference + width, p, max(len(a), len(b)))
 
 
@@ -156,22 +159,25 @@ def _variance(samples: Sequence[np.ndarray]) -> tuple[float, int]:
     return float(squares / freedom * sum(1 / len(sample) for sample in samples)), freedom
 
 
-def _two_sided(t: float, freedom: int) -> float:
-    """p of Student's t; of the normal distribution for 0 degrees of freedom, which is: known."""
+def two_sided(t: float, share: float, freedom: int) -> float:
+    """p of a difference over its sd; a share of its variance has so many degrees of freedom."""
+    normal = math.erfc(t / math.sqrt(2))
     if not freedom:
-        return math.erfc(t / math.sqrt(2))
+        return normal
     from scipy.special import stdtr
 
-    return float(2 * stdtr(freedom, -t))
+    return (1 - share) * normal + share * 2 * float(stdtr(freedom, -t))
 
 
-def quantile(share: float, freedom: int) -> float:
-    """Of Student's t; of the normal distribution for 0 degrees of freedom."""
-    if not freedom:
-        return NormalDist().inv_cdf(share)
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, share))
+def critical_value(share: float, freedom: int, alpha: float = 0.05) -> float:
+    """The t whose ``two_sided`` p is ``alpha``."""
+    low, high = 0.0, 1.0
+    while two_sided(high, share, freedom) > alpha:
+        low, high = high, 2 * high
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if two_sided(middle, share, freedom) > alpha else (low, middle)
+    return high
 
 
 # --- macro F1 and its derivative ----------------------------------------------------------------
