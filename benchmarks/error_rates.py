@@ -139,7 +139,7 @@ def seeds() -> None:
 def best() -> None:
     print("\nRows that may be the best, of which half are 3 points worse, 8 classes")
     print(
-        "  rows  images  macro F1     the best marked (%)   all of them (%)   marked   worse marked"
+        "  rows  images  macro F1     a best marked (%)   all of them (%)   marked   worse marked"
     )
     for rows, images, f1 in ((12, 240, 0.75), (36, 240, 0.75), (36, 2400, 0.95), (12, 240, 0.99)):
         counts = []
@@ -157,9 +157,7 @@ def best() -> None:
 
 def selection() -> None:
     print("\nThe best of 36 equal rows: its interval holds its truth in percent, 8 classes")
-    print(
-        "  images  macro F1     lowered by the selection bias (before)   too high by, said (points)"
-    )
+    print("  images  macro F1     lowered by the bias (before)   too high by, said (points)")
     for images, f1 in ((240, 0.75), (240, 0.95), (2400, 0.95)):
         results = []
         for i, world in enumerate(worlds(8, images)):
@@ -174,7 +172,7 @@ def selection() -> None:
             results.append((low - bias <= truth <= high, low <= truth <= high, excess, bias))
         now, before, excess, bias = 100 * np.mean(results, axis=0)
         print(
-            f"  {images:6d}  {f1:8.2f}     {now:29.1f} ({before:.1f})   {excess:12.2f}, {bias:.2f}"
+            f"  {images:6d}  {f1:8.2f}     {now:19.1f} ({before:.1f})   {excess:12.2f}, {bias:.2f}"
         )
 
 

@@ -86,6 +86,6 @@ def _resample(counts: np.ndarray) -> np.ndarray:
     rng, classes = np.random.default_rng(0), len(counts)
     rows = []
     for row in counts.reshape(classes, -1):
-        chances = (row + PSEUDO_IMAGES / row.size) / (row.sum() + PSEUDO_IMAGES)
+        chances = row + PSEUDO_IMAGES / classes / row.size
         rows.append(rng.multinomial(row.sum(), chances / chances.sum(), size=RESAMPLES))
     return np.stack(rows, axis=1).reshape(RESAMPLES, *counts.shape)

@@ -15,7 +15,7 @@ from statistics import fmean
 from scipy.stats import spearmanr
 
 from harness.evaluation.averages import Average, averages
-from harness.reporting.leaderboard import Parts
+from harness.reporting.rows import Parts
 from harness.reports.preset import PresetRow, Report, rows_by_signature, rows_of, signature
 from harness.schema.predictions import FROZEN
 from harness.schema.records import Finished, Record, RunRecord
