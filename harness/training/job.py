@@ -58,8 +58,7 @@ def execute(
     prefetch = EpochPrefetcher(job)
     try:
         options = _options(job, data, checkpoints, prefetch, emit)
-        with checkpoints.saves_on_sigterm():
-            result = train(job.run, data, weights, device_lock, callbacks, options)
+        result = train(job.run, data, weights, device_lock, callbacks, options)
     finally:
         prefetch.close()
     emit(PhaseEvent(name="writing", steps=1))
