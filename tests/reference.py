@@ -223,6 +223,7 @@ MEANINGS = {
     "weight_bytes": "size of the weights on disk",
     "images_per_second_p5": "5th percentile over batches",
     "images_per_second_p95": "95th percentile over batches",
+    "best_batch_size": "the batch size with the best rate",
     "images_per_second_measured": "false: computed from the members' rates",
     "device": "where it was measured",
     "training_seconds": "all phases, computing features included",

@@ -25,7 +25,11 @@ from harness.schema.run import Run
 from harness.training.checkpoint import CheckpointManager
 from harness.training.compilation import CompileTimer, compiles_ahead
 from harness.training.device_images import DeviceImages, memory_budget
+from harness.training.device_memory import device_memory
 from harness.training.feature_extractor import FeatureExtractor
+
+GPU_BATCH = 256
+"""With which a GPU is busy: its rate is measured besides."""
 
 
 def _ignore(*_: Any) -> None:
@@ -106,6 +110,18 @@ class RunContext:
                     compile_ahead()
             self.preparing_seconds += time.perf_counter() - start
         turn.take(lambda: self.callbacks.on_phase_begin(WAITING, 1))
+
+    @cached_property
+    def further_sizes(self) -> tuple[int, ...]:
+        """Batch sizes whose rate is measured besides the protocol's, as memory allows."""
+        on_gpu = device_memory() is not None
+        sizes = {1, GPU_BATCH} if on_gpu and self.options.micro_batches == 1 else {1}
+        return tuple(sorted(sizes - {self.extractor.batch_size}))
+
+    @property
+    def forward_programs(self) -> tuple[Callable[[], None], ...]:
+        """What compiles every pass of the evaluation ahead."""
+        return self.extractor.programs(self.extractor.batch_size, *self.further_sizes)
 
     def ids(self, part: str) -> np.ndarray:
         return np.asarray(getattr(self.parts, part))

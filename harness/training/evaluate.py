@@ -19,7 +19,7 @@ PARTS = ("train", "validation", "test")
 
 def extract_features(context: RunContext, parts: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Pooled features float32 (n, width) of each part."""
-    context.prepare([context.extractor.compile_ahead])
+    context.prepare(context.forward_programs)
     total = sum(len(context.ids(part)) for part in parts)
     context.callbacks.on_phase_begin("features", total)
     on_batch_end = context.callbacks.counter(total)

@@ -56,7 +56,7 @@ class NetworkLearner(Learner):
         return (
             partial(self._step.compile_ahead, shape, classes, images),
             partial(self._batchnorm.compile_ahead, shape),
-            self._context.extractor.compile_ahead,
+            *self._context.forward_programs,
         )
 
     @property
