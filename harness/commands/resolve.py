@@ -39,6 +39,8 @@ class Request(DataOptions):
     results: Path = Path("results")
     cluster: str | None = None
     """Address of a Dask scheduler; None: this machine."""
+    budget: float | None = None
+    """Seconds within which the pending runs shall end, on as many images as that allows."""
     tensorboard: Path | None = None
     """Folder for learning curves that TensorBoard reads; None: none are written."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from harness.commands.budget import fit_to_budget
 from harness.commands.evaluate import corrupted_test, evaluate
 from harness.commands.plan import Plan, make_plan
 from harness.commands.resolve import Experiment, Request, resolve
@@ -50,6 +51,8 @@ def run(request: Request) -> int:
     experiment = resolve(request, console, download=True)
     remove_leftovers(experiment.store.root)
     experiment.store.set_aside_torn(partial(console.print, soft_wrap=True, markup=False))
+    if request.budget is not None:
+        experiment = fit_to_budget(experiment, request.budget, console.print)
     plan = make_plan(experiment, console)
     announce(plan, console)
     save_images(experiment)
