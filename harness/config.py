@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from harness.errors import ConfigError, UnknownName, did_you_mean
 from harness.schema.augmentation import NAMES, Augmentation, parse
@@ -24,6 +24,7 @@ from harness.schema.dataset import Split
 from harness.schema.protocol import Protocol
 from harness.schema.records import Rule
 from harness.schema.run import Backend, Profile, Shift
+from zoo.registry import find
 
 FILENAME = "benchmark.toml"
 MOST_BYTES = 1 << 20
@@ -100,9 +101,21 @@ class Benchmark(FrozenModel):
     protocol: Protocol = Protocol()
     variants: dict[str, Protocol] = Field(default_factory=dict)
     """Name -> complete protocol."""
+    recipes: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Recipe -> keys of the protocol with other values for it alone, in every variant."""
     weights: WeightSettings = WeightSettings()
     sweep: SweepSettings = SweepSettings()
     ensembles: EnsembleSettings = EnsembleSettings()
+
+    @field_validator("recipes")
+    @classmethod
+    def _recipes_exist(cls, recipes: dict[str, Any]) -> dict[str, Any]:
+        for name in recipes:
+            try:
+                find(name)
+            except UnknownName as error:
+                raise ValueError(str(error)) from None
+        return recipes
 
     @model_validator(mode="after")
     def _variants_share_the_images(self) -> Benchmark:
@@ -113,6 +126,19 @@ class Benchmark(FrozenModel):
                     f"them protocol.image_size = {self.protocol.image_size}"
                 )
         return self
+
+    def protocol_of(self, recipe: str, protocol: Protocol) -> Protocol:
+        """A protocol as this recipe is trained under it. Raises ConfigError."""
+        own = {find(name).name: table for name, table in self.recipes.items()}.get(recipe)
+        if not own:
+            return protocol
+        try:
+            changed = Protocol.model_validate(_merge(protocol.model_dump(mode="json"), own))
+        except ValidationError as error:
+            raise ConfigError(f"recipes.{recipe}.{describe(error)}") from None
+        if changed.image_size != protocol.image_size:
+            raise ConfigError(f"recipes.{recipe}.image_size: recipes share the decoded images")
+        return changed.with_current_version()
 
     def with_variants(self, names: Sequence[str]) -> Benchmark:
         """The benchmark with only these variants; ``all`` for every one. Raises UnknownName."""
@@ -135,6 +161,8 @@ def default_text() -> str:
 
 class SettingsFile(Benchmark):
     """Every key of a settings file."""
+
+    recipes: dict[str, Protocol]  # type: ignore[assignment]
 
     profile: dict[Profile, Benchmark] = Field(default_factory=dict)
 
@@ -173,7 +201,7 @@ class Preset(NamedTuple):
     """Each overrides those before it."""
 
 
-TRAINING_TABLES = ("protocol", "split", "variants")
+TRAINING_TABLES = ("protocol", "split", "variants", "recipes")
 """What a preset decides alone."""
 
 

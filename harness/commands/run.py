@@ -90,6 +90,13 @@ def announce(plan: Plan, console: Console) -> None:
         f"{data.test:,} test images at {data.image_size} px",
         highlight=False,
     )
+    own = [
+        planned.recipe.name for planned in plan.runs if planned.recipe.name in settings.own_recipes
+    ]
+    if own:
+        console.print(
+            f"settings of their own, on boards of their own: {', '.join(dict.fromkeys(own))}"
+        )
     for note in sorted({planned.note for planned in plan.runs if planned.note}):
         names = dict.fromkeys(planned.recipe.name for planned in plan.runs if planned.note == note)
         console.print(f"[bold yellow]{note}[/bold yellow]: {', '.join(names)}", soft_wrap=True)

@@ -14,6 +14,7 @@ from harness.config import FILENAME, Benchmark, DataSettings, Preset, load
 from harness.execution import devices
 from harness.execution.devices import Device
 from harness.schema.run import Profile
+from zoo.registry import find
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Settings:
     profile: Profile
     profile_reason: str
     devices: tuple[Device, ...]
+
+    @property
+    def own_recipes(self) -> set[str]:
+        """Recipes with settings of their own."""
+        return {find(name).name for name in self.benchmark.recipes}
 
     @property
     def workspace(self) -> Workspace:
