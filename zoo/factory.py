@@ -90,6 +90,21 @@ def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
     )
 
 
+def layers_as_keras_lists(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers of a backbone as ``keras.applications`` lists those of its network without top.
+
+    The input and the network's own preprocessing are counted, pooling and our preprocessing are
+    not; a nested block is one layer.
+    """
+    ours = ("minus_mean", "standardised", "rescaled")
+    pooling = layers.GlobalAveragePooling2D
+    return [
+        layer
+        for layer in model.layers
+        if layer.name not in ours and not (layer is model.layers[-1] and isinstance(layer, pooling))
+    ]
+
+
 def flatten_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
     for layer in model.layers:
         if isinstance(layer, keras.Model):

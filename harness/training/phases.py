@@ -69,7 +69,8 @@ def train_head(context: RunContext, features: dict[str, np.ndarray], phase: Phas
 
 def fine_tune(context: RunContext, head: keras.Model, phase: Phase) -> PhaseResult:
     """Phase 2: the last layers of the backbone together with the trained head."""
-    unfreeze(context.network, phase.unfreeze, context.run.weights.source != "random")
+    pretrained = context.run.weights.source != "random"
+    unfreeze(context.network, phase.unfreeze, pretrained, phase.frozen_layers)
     return _train_network(context, "fine-tuning", phase, head)
 
 
