@@ -97,12 +97,8 @@ def layers_as_keras_lists(model: keras.Model) -> list[keras.layers.Layer]:
     not; a nested block is one layer.
     """
     ours = ("minus_mean", "standardised", "rescaled")
-    pooling = layers.GlobalAveragePooling2D
-    return [
-        layer
-        for layer in model.layers
-        if layer.name not in ours and not (layer is model.layers[-1] and isinstance(layer, pooling))
-    ]
+    pools = [x for x in model.layers if isinstance(x, layers.GlobalAveragePooling2D)]
+    return [x for x in model.layers if x.name not in ours and x is not next(reversed(pools), None)]
 
 
 def flatten_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
