@@ -236,6 +236,7 @@ MEANINGS = {
     "waiting_seconds": "of waiting, ready, for a turn on the device",
     "programs_compiled": "programs that XLA compiled for the run",
     "programs_cached": "programs that it found in the cache of compiled programs",
+    "xla": "whether XLA compiled the steps, of all seeds; empty: not recorded",
     "note": "what a reader of the row must know",
 }
 """Of the columns without an explanation of their own."""

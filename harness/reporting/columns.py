@@ -91,9 +91,17 @@ def _ledger(field: str) -> Callable[[Row], Any]:
     return value
 
 
-def _exclusive(row: Row) -> bool | None:
-    ledgers = [run.ledger for run in row.runs if run.ledger]
-    return all(ledger.energy_exclusive for ledger in ledgers) if ledgers else None
+def _every(field: str) -> Callable[[Row], bool | None]:
+    """Whether it is true of every seed; None where a ledger does not have the field."""
+
+    def value(row: Row) -> bool | None:
+        values = [getattr(run.ledger, field) for run in row.runs if run.ledger]
+        return all(values) if values and None not in values else None
+
+    return value
+
+
+_exclusive = _every("energy_exclusive")
 
 
 def _calibrated(measure: Callable[[Calibrated], Any]) -> Callable[[Row], Any]:
@@ -350,6 +358,7 @@ MEASURED: tuple[Column[Row], ...] = (
     Column("waiting_seconds", "", _ledger("waiting_seconds")),
     Column("programs_compiled", "", _ledger("programs_compiled")),
     Column("programs_cached", "", _ledger("programs_cached")),
+    Column("xla", "", _every("xla")),
     Column("note", "Note", lambda row: row.note),
 )  # fmt: skip
 

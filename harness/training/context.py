@@ -20,6 +20,7 @@ from harness.data.splitting import split_indices
 from harness.execution.locks import DeviceLock
 from harness.schema.dataset import Dataset
 from harness.schema.events import COMPILING, WAITING
+from harness.schema.protocol import Phase
 from harness.schema.records import Epoch
 from harness.schema.run import Run
 from harness.training.checkpoint import CheckpointManager
@@ -27,6 +28,7 @@ from harness.training.compilation import CompileTimer, compiles_ahead
 from harness.training.device_images import DeviceImages, memory_budget
 from harness.training.device_memory import device_memory
 from harness.training.feature_extractor import FeatureExtractor
+from harness.training.model import set_xla, xla_pays
 
 GPU_BATCH = 256
 """With which a GPU is busy: its rate is measured besides."""
@@ -90,6 +92,7 @@ class RunContext:
     options: TrainOptions
 
     def __post_init__(self) -> None:
+        set_xla(xla_pays(self._phase_on_images, self.stream.rows))  # Of all steps made from here.
         inference_batch = self.run.protocol.inference_batch
         batch_size = math.ceil(inference_batch / self.options.micro_batches)
         self.compile_timer = CompileTimer()
@@ -125,6 +128,13 @@ class RunContext:
 
     def ids(self, part: str) -> np.ndarray:
         return np.asarray(getattr(self.parts, part))
+
+    @property
+    def _phase_on_images(self) -> Phase | None:
+        protocol = self.run.protocol
+        if self.run.weights.source == "random" and protocol.from_scratch is not None:
+            return protocol.from_scratch
+        return protocol.fine_tuning
 
     @cached_property
     def validation_targets(self) -> np.ndarray:
