@@ -16,6 +16,7 @@ import keras
 from keras import layers, ops
 
 from zoo.errors import ImageSizeError, WeightsError
+from zoo.networks.convnext import fuse_pointwise
 from zoo.networks.efficientnet_lite import load_torch_weights
 from zoo.recipe import PackageFile, Preprocessing, Recipe
 
@@ -75,6 +76,7 @@ def _build_backbone(recipe: Recipe, image_size: int, weights: Path | None) -> ke
     model = keras.Model(network.inputs[0], network.outputs[0], name=recipe.name)
     _preprocess_in_float32(model)
     _speed_up_depthwise(model)
+    fuse_pointwise(flatten_layers(model))
     if weights is not None:
         _load(model, recipe, weights)
     return model

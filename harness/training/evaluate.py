@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import keras
 import numpy as np
 
 from harness.schema.predictions import FROZEN, Predictions
-from harness.training.compilation import to_numpy
 from harness.training.context import RunContext
 from harness.training.predictor import Predictor, count_passes
 from harness.training.throughput import Meter
+from harness.training.train_step import classify
 
 PARTS = ("train", "validation", "test")
 
@@ -71,7 +72,7 @@ def _predictor(
     return Predictor(
         context.data.labels,
         lambda take, rows: context.extractor.extract(take, rows, on_batch_end),
-        lambda batch: to_numpy(head(batch, training=False)).astype(np.float32),
+        partial(classify, head),
         context.run.protocol.test_views,
     )
 
