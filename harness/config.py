@@ -28,6 +28,8 @@ from zoo.registry import find
 
 FILENAME = "benchmark.toml"
 MOST_BYTES = 1 << 20
+SOURCES = ("smear", "bloodmnist")
+"""Words that name data; every other source is a path."""
 ALL = "all"
 """In place of the names of all variants."""
 OPTIONAL_TABLES = ("fine_tuning", "from_scratch", "subset")
@@ -189,6 +191,7 @@ def load(
         benchmark = Benchmark.model_validate(_complete_protocols(tables, gpu))
     except ValidationError as error:
         raise ConfigError(f"{where}: {describe(error)}") from None
+    _check_trainable(benchmark, path)
     return _resolve_paths(_with_current_versions(benchmark), path)
 
 
@@ -269,14 +272,31 @@ def _with_current_versions(benchmark: Benchmark) -> Benchmark:
     return benchmark.model_copy(update=changed)
 
 
+def _check_trainable(benchmark: Benchmark, path: Path | None) -> None:
+    """Raise ConfigError for settings under which nothing can be learnt."""
+    for name, protocol in benchmark.protocols.items():
+        weights = protocol.loss.class_weight
+        if isinstance(weights, tuple) and not any(weights):
+            where = f"variants.{name}" if name else "protocol"
+            raise ConfigError(
+                f"{path}: {where}.loss.class_weight: all weights are 0, so that nothing is learnt"
+            )
+
+
 def _resolve_paths(benchmark: Benchmark, path: Path | None) -> Benchmark:
-    """Take relative weights files and manifests as relative to the settings file."""
+    """Take every relative path as relative to the settings file."""
     if path is None:
         return benchmark
-    files = {recipe: str(path.parent / file) for recipe, file in benchmark.weights.files.items()}
+
+    def resolved(name: str) -> str:
+        return str(path.parent / Path(name).expanduser())
+
+    files = {recipe: resolved(file) for recipe, file in benchmark.weights.files.items()}
     data, weights = benchmark.data, benchmark.weights.model_copy(update={"files": files})
-    if data.manifest is not None:
-        data = data.model_copy(update={"manifest": str(path.parent / data.manifest)})
+    changes = {} if data.manifest is None else {"manifest": resolved(data.manifest)}
+    if data.source.partition("@")[0] not in SOURCES:
+        changes["source"] = resolved(data.source)
+    data = data.model_copy(update=changes)
     return benchmark.model_copy(update={"data": data, "weights": weights})
 
 
@@ -344,14 +364,30 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def describe(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    """The first problem. Of a key with several forms, that of the form which got farthest."""
+    errors = error.errors()
+    key = _key(errors[0]["loc"])
+    first = max(
+        (e for e in errors if _key(e["loc"])[: len(key)] == key), key=lambda e: len(e["loc"])
+    )
+    words = ".".join(str(part) for part in first["loc"] if not _is_form(part))
     message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
     value = first.get("input")
     given = "" if isinstance(value, dict) else f", not {_shortened(value)}"
-    return f"{key}: {message}{given}" if key else f"{message}{given}"
+    return f"{words}: {message}{given}" if words else f"{message}{given}"
 
 
 def _shortened(value: Any) -> str:
     text = "a huge number" if isinstance(value, int) and abs(value) > 10**30 else repr(value)
     return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+def _key(loc: Sequence[Any]) -> list[Any]:
+    """Where a problem is, without the form of the value that was tried."""
+    return list(loc[: next((i for i, part in enumerate(loc) if _is_form(part)), len(loc))])
+
+
+def _is_form(part: Any) -> bool:
+    """Whether a part of a problem's place is pydantic's word for a type."""
+    words = ("literal[", "tuple[", "constrained-", "function-")
+    return isinstance(part, str) and (part.startswith(words) or part in {"bool", "int", "float"})

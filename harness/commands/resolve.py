@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from harness.commands.console import updater
 from harness.commands.data import PreparedData, prepare
 from harness.commands.settings import DataOptions, Settings, load_settings
 from harness.config import Benchmark, Preset
@@ -88,11 +89,11 @@ def find_inputs(
     benchmark = settings.benchmark
     _check(request, benchmark)
     with console.status("reading the images") as status:
-        data = prepare(settings, status.update)
+        data = prepare(settings, updater(status))
     parts = split_indices(benchmark.split, data.dataset)
     with console.status("looking for weights") as status:
         weights = resolve_weights(
-            benchmark.weights, recipes, download=download, report=status.update
+            benchmark.weights, recipes, download=download, report=updater(status)
         )
     return Experiment(
         request=request,

@@ -74,7 +74,12 @@ def load_settings(
 
 def _override(settings: DataSettings, options: DataOptions) -> DataSettings:
     flags = {"clean": settings.clean or options.clean, "mask": settings.mask or options.mask}
-    if options.source is None or options.source == settings.source:
+    if options.source is None or _same(options.source, settings.source):
         return settings.model_copy(update=flags)
     # A manifest lists images of the file's own source.
     return settings.model_copy(update={**flags, "source": options.source, "manifest": None})
+
+
+def _same(source: str, other: str) -> bool:
+    """Whether both name the same data: one word, or one path."""
+    return source == other or Path(source).expanduser().absolute() == Path(other).absolute()

@@ -273,3 +273,32 @@ def test_wrong_settings_of_a_recipe_are_one_line(tmp_path: Path, text: str, mess
     with pytest.raises(ConfigError) as caught:
         protocol()
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("class_weight = [1.0, 2.0, -3.0]", "class_weight.2: should be greater than .* not -3.0"),
+        ("class_weight = [0.0, 0.0]", "all weights are 0, so that nothing is learnt"),
+        ("class_weight = 'balancd'", "class_weight: should be 'none' or 'balanced', not 'balancd'"),
+    ],
+)
+def test_a_setting_with_several_forms_is_named_with_its_number(
+    tmp_path: Path, line: str, says: str
+) -> None:
+    (tmp_path / "b.toml").write_text(f"[protocol.loss]\n{line}\n")
+    with pytest.raises(ConfigError, match=says):
+        load(tmp_path / "b.toml", "quick")
+
+
+def test_every_path_is_relative_to_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "b.toml"
+    text = '[data]\nsource = "cells"\nclean = true\nmanifest = "m.csv"\n'
+    text += '[weights.files]\nvgg16 = "w.h5"\n'
+    path.write_text(text, encoding="utf-8-sig")  # With a byte-order mark, as some editors save.
+    benchmark = load(path, "quick")
+    assert benchmark.data.source == str(tmp_path / "cells")
+    assert benchmark.data.manifest == str(tmp_path / "m.csv")
+    assert benchmark.weights.files == {"vgg16": str(tmp_path / "w.h5")}
+    path.write_text('[data]\nsource = "bloodmnist@64"\n')
+    assert load(path, "quick").data.source == "bloodmnist@64"
