@@ -3,10 +3,11 @@
     python benchmarks/rewrites.py [--size 80] [--batch 32] [--rounds 8] [RECIPE ...]
 
 Depthwise: ConvNeXt as Keras writes it, with grouped convolutions, against zoo.factory's; forward
-and training step. Folded: a network as it was built against zoo.batchnorm_folding's; forward. Old
-and new alternate, and each figure is the median of the ratios of pairs; ``cpu`` is the same in
-processor seconds, which other work on the machine disturbs less. ``apart`` is the largest
-difference of the features, as a share of the largest feature.
+and training step. Pointwise: its dense layers, biases and GELUs as separate kernels against one
+(zoo.networks.convnext); forward. Folded: a network as it was built against
+zoo.batchnorm_folding's; forward. Old and new alternate, and each figure is the median of the ratios
+of pairs; ``cpu`` is the same in processor seconds, which other work on the machine disturbs less.
+``apart`` is the largest difference of the features, as a share of the largest feature.
 """
 
 from __future__ import annotations
@@ -92,6 +93,11 @@ def measure(recipe: Recipe, pixels: np.ndarray, rounds: int) -> None:
         line(recipe.name, "depthwise, forward", ratios, distance(grouped, network, pixels))
         ratios = faster(training(grouped, pixels), training(network, pixels), rounds)
         line(recipe.name, "depthwise, training step", ratios)
+        with patch("zoo.factory.fuse_pointwise", lambda layers: None):
+            apart = build(recipe, pixels.shape[1])
+        apart.set_weights(network.get_weights())
+        ratios = faster(forward(apart, pixels), forward(network, pixels), rounds)
+        line(recipe.name, "pointwise, forward", ratios, distance(apart, network, pixels))
 
 
 def main() -> None:

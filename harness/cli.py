@@ -97,6 +97,9 @@ def cli() -> None:
 @options.running
 @click.option("--cluster", metavar="ADDRESS", help="A Dask scheduler: tcp://… or tls://….")
 @click.option("--tensorboard", type=FILE, metavar="FOLDER", help="Write learning curves there.")
+@click.option(
+    "--budget", type=options.Duration(), help="Train on as many images as fit this time: 30m, 2h."
+)
 def run(**request: Any) -> int:
     """Train recipes under one protocol and write the leaderboard."""
     from harness.commands.resolve import Request
@@ -108,14 +111,14 @@ def run(**request: Any) -> int:
 @cli.command()
 @options.running
 @click.option(
-    "--budget", type=options.Duration(), help="Say what fits in this time: 2h, 90m, 1h30m."
+    "--budget", type=options.Duration(), help="On as many images as fit this time: 30m, 2h."
 )
-def plan(budget: float | None, **request: Any) -> None:
-    """Say what would run, how long it would take, and what fits a budget."""
+def plan(**request: Any) -> None:
+    """Say what would run, how long it would take, and on how many images with a budget."""
     from harness.commands.plan import show_plan
     from harness.commands.resolve import Request
 
-    show_plan(Request(**request), budget)
+    show_plan(Request(**request))
 
 
 @cli.command()

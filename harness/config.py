@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from harness.errors import ConfigError, UnknownName, did_you_mean
 from harness.schema.augmentation import NAMES, Augmentation, parse
@@ -24,9 +24,12 @@ from harness.schema.dataset import Split
 from harness.schema.protocol import Protocol
 from harness.schema.records import Rule
 from harness.schema.run import Backend, Profile, Shift
+from zoo.registry import find
 
 FILENAME = "benchmark.toml"
 MOST_BYTES = 1 << 20
+SOURCES = ("smear", "bloodmnist")
+"""Words that name data; every other source is a path."""
 ALL = "all"
 """In place of the names of all variants."""
 OPTIONAL_TABLES = ("fine_tuning", "from_scratch", "subset")
@@ -100,9 +103,21 @@ class Benchmark(FrozenModel):
     protocol: Protocol = Protocol()
     variants: dict[str, Protocol] = Field(default_factory=dict)
     """Name -> complete protocol."""
+    recipes: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Recipe -> keys of the protocol with other values for it alone, in every variant."""
     weights: WeightSettings = WeightSettings()
     sweep: SweepSettings = SweepSettings()
     ensembles: EnsembleSettings = EnsembleSettings()
+
+    @field_validator("recipes")
+    @classmethod
+    def _recipes_exist(cls, recipes: dict[str, Any]) -> dict[str, Any]:
+        for name in recipes:
+            try:
+                find(name)
+            except UnknownName as error:
+                raise ValueError(str(error)) from None
+        return recipes
 
     @model_validator(mode="after")
     def _variants_share_the_images(self) -> Benchmark:
@@ -113,6 +128,19 @@ class Benchmark(FrozenModel):
                     f"them protocol.image_size = {self.protocol.image_size}"
                 )
         return self
+
+    def protocol_of(self, recipe: str, protocol: Protocol) -> Protocol:
+        """A protocol as this recipe is trained under it. Raises ConfigError."""
+        own = {find(name).name: table for name, table in self.recipes.items()}.get(recipe)
+        if not own:
+            return protocol
+        try:
+            changed = Protocol.model_validate(_merge(protocol.model_dump(mode="json"), own))
+        except ValidationError as error:
+            raise ConfigError(f"recipes.{recipe}.{describe(error)}") from None
+        if changed.image_size != protocol.image_size:
+            raise ConfigError(f"recipes.{recipe}.image_size: recipes share the decoded images")
+        return changed.with_current_version()
 
     def with_variants(self, names: Sequence[str]) -> Benchmark:
         """The benchmark with only these variants; ``all`` for every one. Raises UnknownName."""
@@ -135,6 +163,8 @@ def default_text() -> str:
 
 class SettingsFile(Benchmark):
     """Every key of a settings file."""
+
+    recipes: dict[str, Protocol]  # type: ignore[assignment]
 
     profile: dict[Profile, Benchmark] = Field(default_factory=dict)
 
@@ -161,6 +191,7 @@ def load(
         benchmark = Benchmark.model_validate(_complete_protocols(tables, gpu))
     except ValidationError as error:
         raise ConfigError(f"{where}: {describe(error)}") from None
+    _check_trainable(benchmark, path)
     return _resolve_paths(_with_current_versions(benchmark), path)
 
 
@@ -173,7 +204,7 @@ class Preset(NamedTuple):
     """Each overrides those before it."""
 
 
-TRAINING_TABLES = ("protocol", "split", "variants")
+TRAINING_TABLES = ("protocol", "split", "variants", "recipes")
 """What a preset decides alone."""
 
 
@@ -241,14 +272,31 @@ def _with_current_versions(benchmark: Benchmark) -> Benchmark:
     return benchmark.model_copy(update=changed)
 
 
+def _check_trainable(benchmark: Benchmark, path: Path | None) -> None:
+    """Raise ConfigError for settings under which nothing can be learnt."""
+    for name, protocol in benchmark.protocols.items():
+        weights = protocol.loss.class_weight
+        if isinstance(weights, tuple) and not any(weights):
+            where = f"variants.{name}" if name else "protocol"
+            raise ConfigError(
+                f"{path}: {where}.loss.class_weight: all weights are 0, so that nothing is learnt"
+            )
+
+
 def _resolve_paths(benchmark: Benchmark, path: Path | None) -> Benchmark:
-    """Take relative weights files and manifests as relative to the settings file."""
+    """Take every relative path as relative to the settings file."""
     if path is None:
         return benchmark
-    files = {recipe: str(path.parent / file) for recipe, file in benchmark.weights.files.items()}
+
+    def resolved(name: str) -> str:
+        return str(path.parent / Path(name).expanduser())
+
+    files = {recipe: resolved(file) for recipe, file in benchmark.weights.files.items()}
     data, weights = benchmark.data, benchmark.weights.model_copy(update={"files": files})
-    if data.manifest is not None:
-        data = data.model_copy(update={"manifest": str(path.parent / data.manifest)})
+    changes = {} if data.manifest is None else {"manifest": resolved(data.manifest)}
+    if data.source.partition("@")[0] not in SOURCES:
+        changes["source"] = resolved(data.source)
+    data = data.model_copy(update=changes)
     return benchmark.model_copy(update={"data": data, "weights": weights})
 
 
@@ -316,14 +364,30 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def describe(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    """The first problem. Of a key with several forms, that of the form which got farthest."""
+    errors = error.errors()
+    key = _key(errors[0]["loc"])
+    first = max(
+        (e for e in errors if _key(e["loc"])[: len(key)] == key), key=lambda e: len(e["loc"])
+    )
+    words = ".".join(str(part) for part in first["loc"] if not _is_form(part))
     message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
     value = first.get("input")
     given = "" if isinstance(value, dict) else f", not {_shortened(value)}"
-    return f"{key}: {message}{given}" if key else f"{message}{given}"
+    return f"{words}: {message}{given}" if words else f"{message}{given}"
 
 
 def _shortened(value: Any) -> str:
     text = "a huge number" if isinstance(value, int) and abs(value) > 10**30 else repr(value)
     return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+def _key(loc: Sequence[Any]) -> list[Any]:
+    """Where a problem is, without the form of the value that was tried."""
+    return list(loc[: next((i for i, part in enumerate(loc) if _is_form(part)), len(loc))])
+
+
+def _is_form(part: Any) -> bool:
+    """Whether a part of a problem's place is pydantic's word for a type."""
+    words = ("literal[", "tuple[", "constrained-", "function-")
+    return isinstance(part, str) and (part.startswith(words) or part in {"bool", "int", "float"})

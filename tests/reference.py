@@ -224,6 +224,7 @@ MEANINGS = {
     "weight_bytes": "size of the weights on disk",
     "images_per_second_p5": "5th percentile over batches",
     "images_per_second_p95": "95th percentile over batches",
+    "best_batch_size": "the batch size with the best rate",
     "images_per_second_measured": "false: computed from the members' rates",
     "device": "where it was measured",
     "training_seconds": "all phases, computing features included",
@@ -236,6 +237,7 @@ MEANINGS = {
     "waiting_seconds": "of waiting, ready, for a turn on the device",
     "programs_compiled": "programs that XLA compiled for the run",
     "programs_cached": "programs that it found in the cache of compiled programs",
+    "xla": "whether XLA compiled the steps, of all seeds; empty: not recorded",
     "note": "what a reader of the row must know",
 }
 """Of the columns without an explanation of their own."""

@@ -16,6 +16,7 @@ import keras
 from keras import layers, ops
 
 from zoo.errors import ImageSizeError, WeightsError
+from zoo.networks.convnext import fuse_pointwise
 from zoo.networks.efficientnet_lite import load_torch_weights
 from zoo.recipe import PackageFile, Preprocessing, Recipe
 
@@ -75,6 +76,7 @@ def _build_backbone(recipe: Recipe, image_size: int, weights: Path | None) -> ke
     model = keras.Model(network.inputs[0], network.outputs[0], name=recipe.name)
     _preprocess_in_float32(model)
     _speed_up_depthwise(model)
+    fuse_pointwise(flatten_layers(model))
     if weights is not None:
         _load(model, recipe, weights)
     return model
@@ -88,6 +90,17 @@ def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
     return list(
         dropwhile(lambda layer: isinstance(layer, PREPROCESSING_LAYERS), flatten_layers(model))
     )
+
+
+def layers_as_keras_lists(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers of a backbone as ``keras.applications`` lists those of its network without top.
+
+    The input and the network's own preprocessing are counted, pooling and our preprocessing are
+    not; a nested block is one layer.
+    """
+    ours = ("minus_mean", "standardised", "rescaled")
+    pools = [x for x in model.layers if isinstance(x, layers.GlobalAveragePooling2D)]
+    return [x for x in model.layers if x.name not in ours and x is not next(reversed(pools), None)]
 
 
 def flatten_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from harness.audit.findings import Audit, Kind
 from harness.audit.outliers import SIMILAR, Outlier, cosine_similarity
 from harness.data.contact_sheet import GAP, MARGIN, Row, Tile, draw
+from harness.data.fonts import legible
 from harness.schema.dataset import Dataset
 
 SIDE = 96
@@ -168,5 +169,6 @@ def _scatter_by_finding(axes: Axes, one: Map, audit: Audit) -> None:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": "wbc-bench"})
+    with legible(figure):
+        figure.savefig(buffer, format="png", dpi=110, metadata={"Software": "wbc-bench"})
     return buffer.getvalue()

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-
 from harness.audit import pipeline
+from harness.commands.console import plain_console, updater
 from harness.commands.settings import DataOptions, Settings, load_settings
 from harness.data.image_cache import open_dataset, provenance
 from harness.data.splitting import split_csv, split_indices
@@ -97,8 +96,8 @@ def run_audit(
     benchmark = settings.benchmark
     source = find(benchmark.data.source, benchmark.protocol.image_size)
     kinds = tuple(dict.fromkeys((*REMOVED, *also_remove)))
-    with Console(stderr=True).status("") as status:
-        workspace = replace(settings.workspace, on_progress=status.update)
+    with plain_console(stderr=True).status("") as status:
+        workspace = replace(settings.workspace, on_progress=updater(status))
         audited = pipeline.run_audit(source, workspace, not_cells)
         status.update("drawing the figures")
         page = write_report(audited, out or Path("audit") / audited.dataset.name, kinds)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from tabulate import tabulate
 
+from harness.commands.budget import fit_to_budget
+from harness.commands.console import plain_console
 from harness.commands.resolve import Experiment, Request, resolve
 from harness.commands.settings import cache_folder
 from harness.schema.augmentation import EpochCacheSettings
@@ -73,10 +75,13 @@ def plan_of(experiment: Experiment, runs: tuple[PlannedRun, ...], console: Conso
     )
 
 
-def show_plan(request: Request, budget: float | None = None) -> None:
-    """Print what is pending, about how long it takes, and what of it fits ``budget`` seconds."""
-    console = Console()
-    plan = make_plan(resolve(request, console, download=False), console)
+def show_plan(request: Request) -> None:
+    """Print what is pending and about how long it takes, and what of it fits the budget."""
+    console, budget = plain_console(), request.budget
+    experiment = resolve(request, console, download=False)
+    if budget is not None:
+        experiment = fit_to_budget(experiment, budget, console.print)
+    plan = make_plan(experiment, console)
     settings = plan.experiment.settings
     devices = len(settings.devices)
     console.print(f"{settings.profile} profile: {settings.profile_reason}")

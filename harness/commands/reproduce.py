@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from tabulate import tabulate
 
+from harness.commands.console import plain_console
 from harness.commands.plan import Plan, plan_of, plan_table
 from harness.commands.resolve import Experiment, Request, find_inputs, load_request
 from harness.commands.run import announce, prepare_sweep, report, run_sweep, write
@@ -39,7 +40,7 @@ class Group:
 
 def reproduce(targets: Sequence[str], request: Request, *, only_plan: bool = False) -> int:
     """Train what is pending of the targets and write their tables; as for ``run``, an exit code."""
-    console = Console()
+    console = plain_console()
     rows = _rows(targets, everything=request.everything)
     experiments = [
         (group, _experiment(group, request, console, download=not only_plan))

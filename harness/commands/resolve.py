@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from harness.commands.console import updater
 from harness.commands.data import PreparedData, prepare
 from harness.commands.settings import DataOptions, Settings, load_settings
 from harness.config import Benchmark, Preset
@@ -39,6 +40,8 @@ class Request(DataOptions):
     results: Path = Path("results")
     cluster: str | None = None
     """Address of a Dask scheduler; None: this machine."""
+    budget: float | None = None
+    """Seconds within which the pending runs shall end, on as many images as that allows."""
     tensorboard: Path | None = None
     """Folder for learning curves that TensorBoard reads; None: none are written."""
 
@@ -86,11 +89,11 @@ def find_inputs(
     benchmark = settings.benchmark
     _check(request, benchmark)
     with console.status("reading the images") as status:
-        data = prepare(settings, status.update)
+        data = prepare(settings, updater(status))
     parts = split_indices(benchmark.split, data.dataset)
     with console.status("looking for weights") as status:
         weights = resolve_weights(
-            benchmark.weights, recipes, download=download, report=status.update
+            benchmark.weights, recipes, download=download, report=updater(status)
         )
     return Experiment(
         request=request,

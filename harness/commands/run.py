@@ -11,7 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
+from harness.commands.budget import fit_to_budget
+from harness.commands.console import plain_console
 from harness.commands.evaluate import corrupted_test, evaluate
 from harness.commands.plan import Plan, make_plan
 from harness.commands.resolve import Experiment, Request, resolve
@@ -46,10 +49,12 @@ class PreparedSweep:
 
 def run(request: Request) -> int:
     """Train what is pending and write the tables; 1 if a run failed, 2 if some input was wrong."""
-    console = OutputConsole()
+    console = OutputConsole(markup=False)
     experiment = resolve(request, console, download=True)
     remove_leftovers(experiment.store.root)
     experiment.store.set_aside_torn(partial(console.print, soft_wrap=True, markup=False))
+    if request.budget is not None:
+        experiment = fit_to_budget(experiment, request.budget, console.print)
     plan = make_plan(experiment, console)
     announce(plan, console)
     save_images(experiment)
@@ -79,7 +84,8 @@ def save_images(experiment: Experiment) -> None:
 
 def announce(plan: Plan, console: Console) -> None:
     settings, data = plan.experiment.settings, plan.experiment.summary
-    console.print(f"[bold]{settings.profile} profile[/bold]: {settings.profile_reason}")
+    profile = (f"{settings.profile} profile", "bold")
+    console.print(Text.assemble(profile, f": {settings.profile_reason}"))
     if settings.benchmark.backend != "tensorflow":
         console.print(f"Keras backend: {settings.benchmark.backend}")
     console.print(
@@ -87,9 +93,17 @@ def announce(plan: Plan, console: Console) -> None:
         f"{data.test:,} test images at {data.image_size} px",
         highlight=False,
     )
+    own = [
+        planned.recipe.name for planned in plan.runs if planned.recipe.name in settings.own_recipes
+    ]
+    if own:
+        console.print(
+            f"settings of their own, on boards of their own: {', '.join(dict.fromkeys(own))}"
+        )
     for note in sorted({planned.note for planned in plan.runs if planned.note}):
         names = dict.fromkeys(planned.recipe.name for planned in plan.runs if planned.note == note)
-        console.print(f"[bold yellow]{note}[/bold yellow]: {', '.join(names)}", soft_wrap=True)
+        line = Text.assemble((note, "bold yellow"), f": {', '.join(names)}")
+        console.print(line, soft_wrap=True)
     console.print(f"{len(plan.pending)} runs pending, {plan.done} done", highlight=False)
 
 
@@ -157,8 +171,8 @@ def write(plan: Plan) -> Path:
 def report(plan: Plan, summary: Summary, leaderboard: Path, console: Console) -> int:
     """Say where the leaderboard is, what was wrong and what failed; the exit code."""
     for line in dict.fromkeys(summary.wrong_input):
-        Console(stderr=True).print(f"wbc-bench: {line}", soft_wrap=True, markup=False)
-    console.print(f"\nThe leaderboard: [bold]{leaderboard}[/bold]", soft_wrap=True)
+        plain_console(stderr=True).print(f"wbc-bench: {line}", soft_wrap=True, markup=False)
+    console.print(Text.assemble("\nThe leaderboard: ", (str(leaderboard), "bold")), soft_wrap=True)
     if summary.wrong_input:
         return 2
     failed = len(plan.runs) - len(plan.finished_runs())

@@ -14,6 +14,7 @@ from harness.config import FILENAME, Benchmark, DataSettings, Preset, load
 from harness.execution import devices
 from harness.execution.devices import Device
 from harness.schema.run import Profile
+from zoo.registry import find
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Settings:
     profile: Profile
     profile_reason: str
     devices: tuple[Device, ...]
+
+    @property
+    def own_recipes(self) -> set[str]:
+        """Recipes with settings of their own."""
+        return {find(name).name for name in self.benchmark.recipes}
 
     @property
     def workspace(self) -> Workspace:
@@ -68,7 +74,12 @@ def load_settings(
 
 def _override(settings: DataSettings, options: DataOptions) -> DataSettings:
     flags = {"clean": settings.clean or options.clean, "mask": settings.mask or options.mask}
-    if options.source is None or options.source == settings.source:
+    if options.source is None or _same(options.source, settings.source):
         return settings.model_copy(update=flags)
     # A manifest lists images of the file's own source.
     return settings.model_copy(update={**flags, "source": options.source, "manifest": None})
+
+
+def _same(source: str, other: str) -> bool:
+    """Whether both name the same data: one word, or one path."""
+    return source == other or Path(source).expanduser().absolute() == Path(other).absolute()

@@ -102,18 +102,18 @@ class Children:
         with self._lock:
             self.stopped = True
             living = tuple(self.living)
-        for process in living:
-            _signal_group(process, signal.SIGTERM)  # All of them, before waiting for the first.
-        for process in living:
-            terminate(process)
+        terminate(*living)
 
 
-def terminate(process: _Process) -> None:
-    """End a child and what it started: SIGTERM, and SIGKILL after GRACE_SECONDS."""
-    _signal_group(process, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(GRACE_SECONDS)
-    _signal_group(process, signal.SIGKILL)
+def terminate(*processes: _Process) -> None:
+    """End children and what they started: SIGTERM, and SIGKILL after GRACE_SECONDS for all."""
+    for process in processes:
+        _signal_group(process, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_SECONDS
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        _signal_group(process, signal.SIGKILL)
 
 
 def _signal_group(process: _Process, number: int) -> None:

@@ -93,9 +93,17 @@ def _ledger(field: str) -> Callable[[Row], Any]:
     return value
 
 
-def _exclusive(row: Row) -> bool | None:
-    ledgers = [run.ledger for run in row.runs if run.ledger]
-    return all(ledger.energy_exclusive for ledger in ledgers) if ledgers else None
+def _every(field: str) -> Callable[[Row], bool | None]:
+    """Whether it is true of every seed; None where a ledger does not have the field."""
+
+    def value(row: Row) -> bool | None:
+        values = [getattr(run.ledger, field) for run in row.runs if run.ledger]
+        return all(values) if values and None not in values else None
+
+    return value
+
+
+_exclusive = _every("energy_exclusive")
 
 
 def _calibrated(measure: Callable[[Calibrated], Any]) -> Callable[[Row], Any]:
@@ -174,6 +182,11 @@ def _worst_recall_mark(row: Row) -> str:
 
 def _by_chance(value: Callable[[Row], float | None]) -> Callable[[Row], str]:
     return lambda row: "" if (error := value(row)) is None else f"({percent_1(error)})"
+
+
+def _best_size(row: Row) -> str:
+    sizes = {run.cost.best_batch_size for run in row.runs}
+    return "at " + ", ".join(str(size) for size in sorted(filter(None, sizes)))
 
 
 def _percentile_mark(row: Row) -> str:
@@ -300,6 +313,12 @@ MEASURED: tuple[Column[Row], ...] = (
     Column("images_per_second_p5", "Images/s, p5 – p95", _rate_percentile("p5"), rate,
            mark=_percentile_mark, shown=(COSTS,)),
     Column("images_per_second_p95", "", _rate_percentile("p95")),
+    Column("latency_ms", "Latency (ms)", _run(lambda run: run.cost.latency_ms), number(1),
+           shown=(COSTS,), explanation="of one image alone, warm, the median"),
+    Column("best_images_per_second", "Best images/s",
+           _run(lambda run: run.cost.best_images_per_second), rate, mark=_best_size,
+           shown=(COSTS,), explanation="over batch sizes, and the size"),
+    Column("best_batch_size", "", _run(lambda run: run.cost.best_batch_size)),
     Column("images_per_second_measured", "",
            lambda row: bool(_throughput(row)) if row.cost else None),
     Column("device", "Device", _device),
@@ -317,6 +336,10 @@ MEASURED: tuple[Column[Row], ...] = (
     Column("peak_memory_mb", "Peak memory (MiB)", lambda row: max(
         (run.cost.peak_memory_mb for run in row.runs), default=None), number(0),
         shown=(COSTS,)),
+    Column("training_memory_mb", "Training memory (MiB)", lambda row: max(
+        (run.cost.training_memory_mb for run in row.runs if run.cost.training_memory_mb),
+        default=None), number(0), shown=(COSTS,),
+        explanation="the most until training ended: of the GPU, else of the process"),
     Column("micro_batches", "Micro-batches", lambda row: micro_batches(row) if row.runs else None),
     Column("epochs_on_features", "Epochs of the head", _ledger("epochs_on_features"),
            "{:.4g}".format, shown=(COSTS,),
@@ -339,6 +362,7 @@ MEASURED: tuple[Column[Row], ...] = (
     Column("waiting_seconds", "", _ledger("waiting_seconds")),
     Column("programs_compiled", "", _ledger("programs_compiled")),
     Column("programs_cached", "", _ledger("programs_cached")),
+    Column("xla", "", _every("xla")),
     Column("note", "Note", lambda row: row.note),
 )  # fmt: skip
 

@@ -26,6 +26,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from harness.data.fonts import legible
 from harness.reporting.plots import (
     Against,
     Confusions,
@@ -384,7 +385,7 @@ def _shortened(text: str, most: int) -> str:
 @contextmanager
 def _style() -> Iterator[None]:
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        # A class may be named in a script that the font lacks: then it shows boxes.
+        # A class may be named in a script that no font here has: then the figure says so.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         yield
 
@@ -402,5 +403,6 @@ def _svg(figure: Figure, digest: str) -> bytes:
 def _png(figure: Figure, digest: str = "") -> bytes:
     buffer = io.BytesIO()
     mark = {MARK: digest} if digest else {}
-    figure.savefig(buffer, format="png", metadata={"Software": None, **mark})
+    with legible(figure):
+        figure.savefig(buffer, format="png", metadata={"Software": None, **mark})
     return buffer.getvalue()

@@ -79,7 +79,10 @@ def training_in_words(protocol: Protocol) -> str:
     if tuning := protocol.fine_tuning:
         part = tuning.unfreeze
         last = f"{part:.0%}" if isinstance(part, float) else f"{part} layers"
-        words.append(f"then the last {last} of the backbone fine-tuned with it")
+        what = f"the last {last} of the backbone"
+        if tuning.frozen_layers:
+            what = f"all but the first {tuning.frozen_layers} layers of the backbone"
+        words.append(f"then {what} fine-tuned with it")
         phases.append(f"then {_phase_in_words(tuning)}")
     text = f"{', '.join(words)} ({'; '.join(phases)}), {protocol.precision}"
     if protocol.from_scratch:

@@ -16,7 +16,14 @@ from scipy.stats import spearmanr
 
 from harness.evaluation.averages import Average, averages
 from harness.reporting.rows import Parts
-from harness.reports.preset import PresetRow, Report, rows_by_signature, rows_of, signature
+from harness.reports.preset import (
+    PresetRow,
+    Report,
+    ReportedClass,
+    rows_by_signature,
+    rows_of,
+    signature,
+)
 from harness.schema.predictions import FROZEN
 from harness.schema.records import Finished, Record, RunRecord
 from zoo.registry import find
@@ -98,12 +105,30 @@ class Line:
 
 
 @dataclass(frozen=True)
+class ClassLine:
+    """A reported class, its images here, and its balanced weight: n / (K n_k)."""
+
+    reported: ReportedClass
+    images: int
+    weight: float
+
+
+@dataclass(frozen=True)
 class Reproduction:
     """A report, and its rows with what measures them."""
 
     number: str
     report: Report
     rows: tuple[MeasuredRow, ...]
+    class_counts: tuple[int, ...] = ()
+    """Images of each class in a data set of about the report's size; empty where there is none."""
+
+    @property
+    def class_lines(self) -> list[ClassLine]:
+        """The report's classes beside those of the data; none without such data."""
+        total, classes = sum(self.class_counts), len(self.class_counts)
+        pairs = zip(self.report.class_weights, self.class_counts, strict=False)
+        return [ClassLine(told, n, total / (classes * n)) for told, n in pairs]
 
     @property
     def slug(self) -> str:
@@ -139,9 +164,26 @@ def reproductions(
                     found[row.name].append(record)
     measured = {row.name: _measured(row, found[row.name], parts) for row in rows}
     return tuple(
-        Reproduction(number, report, tuple(measured[r.name] for r in rows_of(number, report)))
+        Reproduction(
+            number,
+            report,
+            tuple(measured[r.name] for r in rows_of(number, report)),
+            _class_counts(report, records),
+        )
         for number, report in reports.items()
     )
+
+
+def _class_counts(report: Report, records: Sequence[Record]) -> tuple[int, ...]:
+    """Of the data set whose number of images is nearest to the report's."""
+    counts = {record.data.class_counts for record in records if record.data.class_counts}
+    near = [found for found in counts if min(found) and _is_of_report(report, found)]
+    return min(near, key=lambda found: (abs(sum(found) - report.images), found), default=())
+
+
+def _is_of_report(report: Report, class_counts: Sequence[int]) -> bool:
+    near = abs(sum(class_counts) / report.images - 1) <= IMAGE_TOLERANCE
+    return near and len(class_counts) == report.classes
 
 
 def _measured(

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from harness.reporting.plots import Comparison, Plot, Reported, printable
-from harness.reporting.reproduction import Line, Reproduction, order, robustness
+from harness.reporting.reproduction import ClassLine, Line, Reproduction, order, robustness
 from harness.reporting.table import Column, Table, escape, interval, number, percent, points, rate
 from harness.reporting.templates import environment
 from harness.schema.records import Finished
@@ -79,6 +79,21 @@ LEGEND = (
 )
 
 
+CLASS_COLUMNS: tuple[Column[ClassLine], ...] = (
+    Column("class", "Class", lambda line: line.reported.name, align="left"),
+    Column("images_reported", "Images reported", lambda line: line.reported.images, number(0)),
+    Column("images", "Images", lambda line: line.images, number(0)),
+    Column("weight_reported", "Weight reported", lambda line: line.reported.weight, number(4)),
+    Column("weight", "Weight", lambda line: line.weight, number(4)),
+)
+
+
+def class_table(found: Reproduction) -> Table[ClassLine] | None:
+    """The classes of the report's data and their weights; None without such data."""
+    lines = found.class_lines
+    return Table(CLASS_COLUMNS, lines) if lines else None
+
+
 def table(found: Reproduction, name: str) -> Table[Line]:
     """One table of a report."""
     return Table(COLUMNS, found.lines(name), LEGEND)
@@ -123,6 +138,7 @@ def markdown(found: Reproduction, everything: Sequence[Reproduction]) -> str:
         found=found,
         sentences=sentences,
         table=table,
+        class_table=class_table(found),
         summary=summary(found),
         robustness=robustness(everything),
     )  # fmt: skip

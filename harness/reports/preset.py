@@ -58,6 +58,14 @@ class ReportedTable(FrozenModel):
     rows: tuple[ReportedRow, ...] = Field(min_length=1)
 
 
+class ReportedClass(FrozenModel):
+    """A class of the report's data: its images after cleaning, and its weight in the loss."""
+
+    name: str
+    images: int = Field(ge=1)
+    weight: float = Field(gt=0)
+
+
 class Report(FrozenModel):
     """A preset file."""
 
@@ -70,6 +78,8 @@ class Report(FrozenModel):
     assumptions: tuple[str, ...] = ()
     """What the preset assumes, because the report does not tell."""
     settings: Tables = Field(default_factory=dict)
+    class_weights: tuple[ReportedClass, ...] = ()
+    """The report's table of its classes, in the order of their labels."""
     tables: dict[str, ReportedTable] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -146,6 +146,8 @@ class DataSummary(FrozenModel):
     test: Size
     notes: tuple[Text, ...] = added_field(())
     """Of the Dataset."""
+    class_counts: tuple[Count, ...] = added_field(())
+    """Images of each class in the whole data set; empty for runs made before they were kept."""
 
     @field_validator("class_names")
     @classmethod

@@ -40,3 +40,6 @@ class Ledger(FrozenModel):
     """Programs that XLA compiled for this run. None: not counted by the backend."""
     programs_cached: Count | None = added_field(None)
     """Programs that were found compiled in the cache."""
+    xla: bool | None = added_field(None)
+    """Whether XLA compiled the steps: always on JAX; with TensorFlow on a GPU where so many
+    training steps are planned that it pays. None: not recorded."""

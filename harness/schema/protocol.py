@@ -56,9 +56,13 @@ class Phase(FrozenModel):
     unfreeze: Annotated[float, Field(gt=0, le=1)] | Positive = 0.4
     """In fine-tuning: the last layers of the backbone, as a fraction of all of them, or the number
     of those that have weights to learn."""
+    frozen_layers: Positive | None = added_field(None)
+    """Instead of ``unfreeze``: the first layers of the backbone that stay frozen, as Keras lists
+    them, with input and preprocessing layers and without pooling."""
 
     def without_unused(self, *, unfreezes: bool) -> Phase:
-        phase = self if unfreezes else self.with_defaults("unfreeze")
+        unused = [] if unfreezes else ["unfreeze", "frozen_layers"]
+        phase = self.with_defaults(*(["unfreeze"] if self.frozen_layers else []), *unused)
         parts = {
             "optimizer": phase.optimizer.without_unused(),
             "schedule": phase.schedule.without_unused(),

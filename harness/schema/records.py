@@ -64,6 +64,13 @@ class Cost(FrozenModel):
     peak_memory_mb: Amount
     """Peak resident memory of the run's process, MiB."""
     peak_device_memory_mb: Amount | None = None
+    latency_ms: Amount | None = added_field(None)
+    """Milliseconds from one image to its features, as a batch of its own: the median, warm."""
+    best_images_per_second: Rate | None = added_field(None)
+    """The highest median rate over the protocol's batch size, 1 and, on a GPU, 256."""
+    best_batch_size: Count | None = added_field(None)
+    training_memory_mb: Amount | None = added_field(None)
+    """Peak memory until training ended, MiB: of the GPU, else of the run's process."""
 
 
 class Timings(FrozenModel):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+import numpy as np
+
 from harness.augmentation.stream import epoch_bytes
 from harness.config import Benchmark
 from harness.errors import ConfigError, StoreError
@@ -53,7 +55,7 @@ def plan_runs(
 ) -> tuple[PlannedRun, ...]:
     """Every run of a benchmark: variants x seeds x recipes. Raises ConfigError."""
     choices = [
-        (variant, protocol, recipe)
+        (variant, benchmark.protocol_of(recipe.name, protocol), recipe)
         for (variant, protocol), recipe in product(benchmark.protocols.items(), recipes)
     ]
     return plan_choices(choices, benchmark, data, weights)
@@ -187,4 +189,5 @@ def summarise(data: Dataset, parts: Parts) -> DataSummary:
         validation=len(parts.validation),
         test=len(parts.test),
         notes=data.notes,
+        class_counts=tuple(np.bincount(data.labels, minlength=len(data.class_names)).tolist()),
     )

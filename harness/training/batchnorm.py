@@ -53,8 +53,10 @@ class BatchNormEstimator:
         with self._training_mode():
             for rows in batches:
                 with self._device_lock.shared():
-                    statistics.append(to_numpy(self._compile_timer.call(self._step, take(rows))))
-        means, variances = np.split(np.asarray(statistics, np.float64), 2, axis=1)
+                    of_batch = self._compile_timer.call(self._step, take(rows))
+                    # On a device of the run's own it is read when all batches are queued.
+                    statistics.append(of_batch if self._device_lock.own else to_numpy(of_batch))
+        means, variances = np.split(np.array([*map(to_numpy, statistics)], float), 2, axis=1)
         mean, variance = means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0)
         ends = np.cumsum([layer.moving_mean.shape[0] for layer in self.layers])[:-1]
         for layer, *values in zip(

@@ -20,12 +20,18 @@ from harness.data.splitting import split_indices
 from harness.execution.locks import DeviceLock
 from harness.schema.dataset import Dataset
 from harness.schema.events import COMPILING, WAITING
+from harness.schema.protocol import Phase
 from harness.schema.records import Epoch
 from harness.schema.run import Run
 from harness.training.checkpoint import CheckpointManager
 from harness.training.compilation import CompileTimer, compiles_ahead
 from harness.training.device_images import DeviceImages, memory_budget
+from harness.training.device_memory import device_memory
 from harness.training.feature_extractor import FeatureExtractor
+from harness.training.model import set_xla, xla_pays
+
+GPU_BATCH = 256
+"""With which a GPU is busy: its rate is measured besides."""
 
 
 def _ignore(*_: Any) -> None:
@@ -86,6 +92,7 @@ class RunContext:
     options: TrainOptions
 
     def __post_init__(self) -> None:
+        set_xla(xla_pays(self._phase_on_images, self.stream.rows))  # Of all steps made from here.
         inference_batch = self.run.protocol.inference_batch
         batch_size = math.ceil(inference_batch / self.options.micro_batches)
         self.compile_timer = CompileTimer()
@@ -107,8 +114,27 @@ class RunContext:
             self.preparing_seconds += time.perf_counter() - start
         turn.take(lambda: self.callbacks.on_phase_begin(WAITING, 1))
 
+    @cached_property
+    def further_sizes(self) -> tuple[int, ...]:
+        """Batch sizes whose rate is measured besides the protocol's, as memory allows."""
+        on_gpu = device_memory() is not None
+        sizes = {1, GPU_BATCH} if on_gpu and self.options.micro_batches == 1 else {1}
+        return tuple(sorted(sizes - {self.extractor.batch_size}))
+
+    @property
+    def forward_programs(self) -> tuple[Callable[[], None], ...]:
+        """What compiles every pass of the evaluation ahead."""
+        return self.extractor.programs(self.extractor.batch_size, *self.further_sizes)
+
     def ids(self, part: str) -> np.ndarray:
         return np.asarray(getattr(self.parts, part))
+
+    @property
+    def _phase_on_images(self) -> Phase | None:
+        protocol = self.run.protocol
+        if self.run.weights.source == "random" and protocol.from_scratch is not None:
+            return protocol.from_scratch
+        return protocol.fine_tuning
 
     @cached_property
     def validation_targets(self) -> np.ndarray:

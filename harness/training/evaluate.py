@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import keras
 import numpy as np
 
 from harness.schema.predictions import FROZEN, Predictions
-from harness.training.compilation import to_numpy
 from harness.training.context import RunContext
 from harness.training.predictor import Predictor, count_passes
 from harness.training.throughput import Meter
+from harness.training.train_step import classify
 
 PARTS = ("train", "validation", "test")
 
 
 def extract_features(context: RunContext, parts: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Pooled features float32 (n, width) of each part."""
-    context.prepare([context.extractor.compile_ahead])
+    context.prepare(context.forward_programs)
     total = sum(len(context.ids(part)) for part in parts)
     context.callbacks.on_phase_begin("features", total)
     on_batch_end = context.callbacks.counter(total)
@@ -71,7 +72,7 @@ def _predictor(
     return Predictor(
         context.data.labels,
         lambda take, rows: context.extractor.extract(take, rows, on_batch_end),
-        lambda batch: to_numpy(head(batch, training=False)).astype(np.float32),
+        partial(classify, head),
         context.run.protocol.test_views,
     )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
+from harness.execution.child import failure_status
 from harness.execution.locks import DeviceLock
 from harness.training.compilation import CompileTimer, to_numpy
 from harness.training.throughput import Meter
@@ -38,9 +40,10 @@ class FeatureExtractor:
         self._device_lock = device_lock
         self._forward = Forward(network, compile_timer)
 
-    def compile_ahead(self) -> None:
-        """Compile the pass of a batch before the first one."""
-        self._forward.compile_ahead((self.batch_size, *self._input_shape))
+    def programs(self, *sizes: int) -> tuple[Callable[[], None], ...]:
+        """What compiles the pass of a batch of each size before the first one."""
+        shapes = ((size, *self._input_shape) for size in sizes)
+        return tuple(partial(self._forward.compile_ahead, shape) for shape in shapes)
 
     def extract(
         self,
@@ -86,9 +89,11 @@ class FeatureExtractor:
     def measure(self, images: np.ndarray, rows: np.ndarray, meter: Meter) -> np.ndarray:
         """Measure batches from the host, alone on the device, until that is enough.
 
+        Then one batch of each further size of the meter, several times.
+
         Returns the features of the first rows, as many as it took.
         """
-        features = []
+        features, further = [], self._warm(images, rows, meter.further_sizes)
         with self._device_lock.exclusive() as meter.exclusive:
             for start in range(0, len(rows), self.batch_size):
                 if meter.enough():
@@ -97,7 +102,26 @@ class FeatureExtractor:
                 features.append(meter.measure(self._forward, batch))
             while meter.short:  # A tiny part: its first batch again, for the timing alone.
                 meter.measure(self._forward, np.asarray(images[self._fill_up(rows)]))
+            for batch in further:
+                meter.measure_further(self._forward, batch)
         return np.concatenate(features)[: len(rows)]
+
+    def _warm(
+        self, images: np.ndarray, rows: np.ndarray, sizes: tuple[int, ...]
+    ) -> list[np.ndarray]:
+        """A batch of each size that fits in memory, passed once."""
+        batches = []
+        for size in sizes:
+            batch = np.asarray(images[np.resize(rows, size)])
+            try:
+                with self._device_lock.shared():
+                    to_numpy(self._forward(batch))
+            except Exception as error:  # Each backend has its own.
+                if failure_status(error) != "out of memory":
+                    raise
+                break
+            batches.append(batch)
+        return batches
 
     def _fill_up(self, rows: np.ndarray) -> np.ndarray:
         return np.resize(rows[: self.batch_size], self.batch_size)

@@ -32,7 +32,7 @@ from harness.training.checkpoint import CheckpointManager
 from harness.training.compilation import count_programs
 from harness.training.context import Callbacks, TrainOptions
 from harness.training.device_memory import device_memory
-from harness.training.model import make_deterministic
+from harness.training.model import jit, make_deterministic
 from harness.training.trainer import TrainingResult, train
 
 
@@ -58,8 +58,7 @@ def execute(
     prefetch = EpochPrefetcher(job)
     try:
         options = _options(job, data, checkpoints, prefetch, emit)
-        with checkpoints.saves_on_sigterm():
-            result = train(job.run, data, weights, device_lock, callbacks, options)
+        result = train(job.run, data, weights, device_lock, callbacks, options)
     finally:
         prefetch.close()
     emit(PhaseEvent(name="writing", steps=1))
@@ -75,6 +74,7 @@ def execute(
         waiting_seconds=device_lock.turn.waited_seconds if device_lock.turn.count else None,
         programs_compiled=programs.compiled if programs else None,
         programs_cached=programs.cached if programs else None,
+        xla=jit(),
     )
     return Outcome(
         cost=result.cost,

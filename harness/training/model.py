@@ -9,10 +9,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from harness.schema.protocol import Head
+from harness.errors import ConfigError
+from harness.schema.protocol import Head, Phase
 from harness.schema.protocol import Optimizer as OptimizerSettings
 from harness.training.head import Standardizer
-from zoo.factory import backbone_layers, branches
+from zoo.factory import backbone_layers, branches, flatten_layers, layers_as_keras_lists
+
+XLA_STEPS = 13_000
+"""Training steps after which XLA has saved what its compiling took. ConvNeXt-Small on an H200 (JAX)
+compiles for 69 s and then takes 10 ms a step; timm's published rates are about 1.5 times as high
+where networks are compiled. Not measured with TensorFlow."""
+
+_xla = False
 
 
 def seed_everything(seed: int) -> None:
@@ -31,15 +39,29 @@ def seed_everything(seed: int) -> None:
         torch.manual_seed(seed)
 
 
+def xla_pays(phase: Phase | None, rows: int) -> bool:
+    """Whether on TensorFlow XLA saves more than its compiling costs in a phase on ``rows`` images.
+
+    ``phase``: None where the backbone is frozen. Planned epochs count, as if none stopped early.
+    """
+    return phase is not None and phase.epochs * max(1, rows // phase.batch_size) >= XLA_STEPS
+
+
+def set_xla(on: bool) -> None:
+    """Whether XLA compiles TensorFlow's steps on a GPU, in this process from now on."""
+    global _xla
+    _xla = on
+
+
 def jit() -> bool:
-    """Whether XLA compiles the steps: always on JAX, on TensorFlow where a GPU is used.
+    """Whether XLA compiles the steps: always on JAX, on a GPU with TensorFlow after ``set_xla``.
 
     It costs more than it gives on TensorFlow's CPU kernels, and minutes for a deep network;
     PyTorch's compiler wants a C++ compiler on the machine.
     """
     backend = keras.backend.backend()
     on_cpu = os.environ.get("CUDA_VISIBLE_DEVICES", "") == "-1"
-    return backend == "jax" or (backend == "tensorflow" and not on_cpu)
+    return backend == "jax" or (backend == "tensorflow" and not on_cpu and _xla)
 
 
 def build_head(
@@ -116,23 +138,44 @@ def equal_micro_batches(batch_size: int, at_least: int) -> int:
     return next(count for count in counts if batch_size % count == 0)
 
 
-def unfreeze(network: keras.Model, last: float | int, pretrained: bool) -> None:
+def unfreeze(
+    network: keras.Model, last: float | int, pretrained: bool, frozen_layers: int | None = None
+) -> None:
     """Make only the last layers of each backbone trainable: a fraction of all, or a number.
 
-    A number counts the layers that can learn. Pretrained BatchNorm cannot: it stays frozen, and
-    thus in inference mode, since its statistics are better than those of a small set.
+    With ``frozen_layers`` all but the first ones, as Keras lists them; raises ConfigError where
+    none is left. A number counts the layers that can learn. Pretrained BatchNorm cannot: it stays
+    frozen, and thus in inference mode, since its statistics are better than those of a small set.
     """
     network.trainable = True
     for branch in branches(network):
         layers = backbone_layers(branch)
         can_learn = [layer for layer in layers if _can_learn(layer, pretrained)]
-        if isinstance(last, float):
+        if frozen_layers is not None:
+            part = _after(branch, frozen_layers)
+        elif isinstance(last, float):
             part = layers[len(layers) - round(last * len(layers)) :]
         else:
             part = can_learn[-last:]
         chosen = {id(layer) for layer in part} & {id(layer) for layer in can_learn}
         for layer in layers:
             layer.trainable = id(layer) in chosen
+
+
+def _after(branch: keras.Model, frozen_layers: int) -> list[keras.layers.Layer]:
+    """The layers after the first ones; those of nested blocks one by one."""
+    listed = layers_as_keras_lists(branch)
+    if frozen_layers >= len(listed):
+        raise ConfigError(
+            f"fine_tuning.frozen_layers = {frozen_layers}: nothing is left to train, "
+            f"{branch.name} has {len(listed)} layers"
+        )
+    last = listed[frozen_layers:]
+    return [
+        inner
+        for layer in last
+        for inner in (flatten_layers(layer) if isinstance(layer, keras.Model) else [layer])
+    ]
 
 
 def _can_learn(layer: keras.layers.Layer, pretrained: bool) -> bool:

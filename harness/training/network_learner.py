@@ -19,7 +19,7 @@ from harness.training.loop import Learner, PhaseName, TrainState
 from harness.training.losses import class_weights, loss_targets
 from harness.training.model import build_optimizer, equal_micro_batches
 from harness.training.throughput import count_parameters
-from harness.training.train_step import TrainStep
+from harness.training.train_step import TrainStep, classify
 
 ESTIMATION_SHARE = 0.15
 """Of the training images, on which BatchNorm statistics are estimated. It takes about 5 % of an
@@ -56,7 +56,7 @@ class NetworkLearner(Learner):
         return (
             partial(self._step.compile_ahead, shape, classes, images),
             partial(self._batchnorm.compile_ahead, shape),
-            self._context.extractor.compile_ahead,
+            *self._context.forward_programs,
         )
 
     @property
@@ -106,7 +106,7 @@ class NetworkLearner(Learner):
             self._batchnorm.estimate(images.take, self._estimation_batches)
         images, rows = self._context.device_images("validation")
         features = self._context.extractor.extract(images.take, rows)
-        return to_numpy(self._head(features, training=False))
+        return classify(self._head, features)
 
     def get_weights(self) -> list[np.ndarray]:
         self._step.sync_variables()

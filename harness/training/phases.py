@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import keras
@@ -68,7 +69,8 @@ def train_head(context: RunContext, features: dict[str, np.ndarray], phase: Phas
 
 def fine_tune(context: RunContext, head: keras.Model, phase: Phase) -> PhaseResult:
     """Phase 2: the last layers of the backbone together with the trained head."""
-    unfreeze(context.network, phase.unfreeze, context.run.weights.source != "random")
+    pretrained = context.run.weights.source != "random"
+    unfreeze(context.network, phase.unfreeze, pretrained, phase.frozen_layers)
     return _train_network(context, "fine-tuning", phase, head)
 
 
@@ -86,8 +88,9 @@ def _train_network(
     context.prepare(learner.programs)
     context.callbacks.on_phase_begin(name, phase.epochs)
     targets, on_epoch_end = context.validation_targets, context.callbacks.on_epoch_end
-    fitted = fit(learner, name, phase, targets, context.run.seed, on_epoch_end)
     checkpoints = context.options.checkpoints
+    with checkpoints.saves_on_sigterm() if checkpoints is not None else nullcontext():
+        fitted = fit(learner, name, phase, targets, context.run.seed, on_epoch_end)
     resumed = checkpoints.resumed if checkpoints is not None else 0
     return PhaseResult(
         head,

@@ -17,7 +17,8 @@ from harness.training.compilation import to_numpy
 from zoo.factory import backbone_layers
 
 MINIMUM_BATCHES = 5
-MINIMUM_SECONDS = 3.0
+MINIMUM_SECONDS, FURTHER_SECONDS = 3.0, 0.3
+"""Of the protocol's batch size, and of each further one."""
 
 
 def multiply_adds(network: keras.Model) -> int:
@@ -60,6 +61,10 @@ class Meter:
     seconds: list[float] = field(default_factory=list)
     exclusive: bool = False
     """Whether no other run used the device meanwhile."""
+    further_sizes: tuple[int, ...] = ()
+    """Batch sizes to measure besides, ascending, while memory allows."""
+    further: dict[int, float] = field(default_factory=dict)
+    """Batch size -> median seconds of a batch."""
 
     def enough(self) -> bool:
         return not self.short and sum(self.seconds) >= MINIMUM_SECONDS
@@ -75,12 +80,32 @@ class Meter:
         transfers of its pixels and of its features are included: all recipes pay for the same
         pixels.
         """
+        features, seconds = self._time(forward, batch)
+        self.seconds.append(seconds)
+        return features
+
+    def measure_further(self, forward: Callable[[Any], Any], batch: np.ndarray) -> None:
+        """Time warm batches of another size."""
+        seconds: list[float] = []
+        while len(seconds) < MINIMUM_BATCHES or sum(seconds) < FURTHER_SECONDS:
+            seconds.append(self._time(forward, batch)[1])
+        self.further[len(batch)] = float(np.median(seconds))
+
+    def _time(self, forward: Callable[[Any], Any], batch: np.ndarray) -> tuple[np.ndarray, float]:
         start = time.perf_counter()
         features = to_numpy(forward(batch))
         for view in range(1, self.views):
             to_numpy(forward(apply_view(batch, view)))
-        self.seconds.append(time.perf_counter() - start)
-        return features
+        return features, time.perf_counter() - start
+
+    def latency_ms(self) -> float | None:
+        """Of a batch of one image; None where it was not measured."""
+        return 1000 * self.further[1] if 1 in self.further else None
+
+    def best(self, batch_size: int) -> tuple[float, int]:
+        """Images per second at the fastest batch size, and that size."""
+        medians = {**self.further, batch_size: float(np.median(self.seconds))}
+        return max((size / seconds, size) for size, seconds in medians.items())
 
     def result(self, batch_size: int, precision: str, device: str) -> Throughput:
         rates = batch_size / np.array(self.seconds)

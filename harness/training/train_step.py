@@ -7,13 +7,14 @@ device until ``to_numpy`` fetches it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from harness.training.compilation import CompileTimer, array_spec, compiled
+from harness.training.compilation import CompileTimer, array_spec, compiled, to_numpy
 from harness.training.model import jit
 from zoo.batchnorm_folding import fold_batchnorm
 
@@ -21,9 +22,12 @@ CHUNK = 16
 """Steps of one call, at most, where the backend runs many in one. Their work on a GPU takes longer
 than the host needs to start them; another run on the same device waits no longer than this."""
 
+HEAD_BATCH = 1024
+"""Rows of features that a head's program classifies, the last ones filled up."""
+
 
 class Forward:
-    """Pooled features, float32, of a batch of images on the host or the device."""
+    """A network's output, float32, for a batch of images on the host or the device."""
 
     def __init__(self, network: keras.Model, compile_timer: CompileTimer | None = None) -> None:
         # Only TensorFlow's CPU kernels leave each BatchNorm as two passes over the feature maps.
@@ -62,6 +66,24 @@ class Forward:
 
         self._program = step = compiled(features)
         return lambda images: step([variable.value for variable in variables], images)
+
+
+def classify(head: keras.Model, features: np.ndarray) -> np.ndarray:
+    """Probabilities float32 (n, K) of features (n, width).
+
+    On JAX by one program for any n; outside of a program it compiles every operation for every n.
+    """
+    if keras.backend.backend() != "jax":
+        return to_numpy(head(features, training=False)).astype(np.float32)
+    forward, width = _forward(head), features.shape[1]
+    batches = [features[i : i + HEAD_BATCH] for i in range(0, len(features), HEAD_BATCH)]
+    outputs = [forward(np.resize(batch, (HEAD_BATCH, width))) for batch in batches]
+    return np.concatenate([to_numpy(output) for output in outputs])[: len(features)]
+
+
+@cache
+def _forward(head: keras.Model) -> Forward:
+    return Forward(head)
 
 
 class TrainStep:

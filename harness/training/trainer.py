@@ -108,10 +108,10 @@ def train(
             frozen = predict_frozen(context, phases[0].head)
             phases.append(fine_tune(context, phases[0].head, protocol.fine_tuning))
             features = {}  # They were those of the pretrained backbone.
-    trained = time.perf_counter()
+    trained, training_memory = time.perf_counter(), _peak_memory_mb()
 
     # Predict every part, and measure the throughput meanwhile.
-    meter = Meter(protocol.test_views)
+    meter = Meter(protocol.test_views, further_sizes=context.further_sizes)
     predictions = predict_parts(context, phases[-1].head, features, meter) | frozen
     device_lock.turn.give_back()
     waited = device_lock.turn.waited_seconds
@@ -121,20 +121,31 @@ def train(
         "evaluation": time.perf_counter() - trained,
         "compile": context.compile_timer.seconds,
     }
-    cost = _cost(context, phases[-1], meter)
+    cost = _cost(context, phases[-1], meter, training_memory)
     return TrainingResult(
         network, tuple(phases), predictions, cost, seconds, context.preparing_seconds
     )
 
 
-def _cost(context: RunContext, last: PhaseResult, meter: Meter) -> Cost:
+def _peak_memory_mb() -> float:
+    """Of the GPU so far, else of this process, MiB."""
+    memory = device_memory()
+    return peak_resident_mb() if memory is None else memory.peak / 1024**2
+
+
+def _cost(context: RunContext, last: PhaseResult, meter: Meter, training_memory_mb: float) -> Cost:
     networks, memory = (context.network, last.head), device_memory()
     precision, device = context.run.protocol.precision, context.options.device_name
+    best_rate, best_size = meter.best(context.extractor.batch_size)
     return Cost(
         parameters=sum(network.count_params() for network in networks),
         trainable_parameters=last.trainable_parameters,
         multiply_adds=sum(map(multiply_adds, networks)),
         throughput=meter.result(context.extractor.batch_size, precision, device),
+        latency_ms=meter.latency_ms(),
+        best_images_per_second=best_rate,
+        best_batch_size=best_size,
+        training_memory_mb=training_memory_mb,
         peak_memory_mb=peak_resident_mb(),
         peak_device_memory_mb=None if memory is None else memory.peak / 1024**2,
     )

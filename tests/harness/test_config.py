@@ -232,3 +232,73 @@ def test_only_an_option_with_an_effect_makes_another_run(
     texts = (f"[protocol]\n{others}\n", f"[protocol]\n{others}\n{option}\n")
     one, other = (load(settings(tmp_path, text), "full").protocol for text in texts)
     assert (one.canonical() == other.canonical()) == ((others, option) in WITHOUT_EFFECT)
+
+
+def test_a_recipe_can_have_settings_of_its_own(tmp_path: Path) -> None:
+    config = tmp_path / "benchmark.toml"
+    config.write_text(
+        "[recipes.V16]\nfine_tuning = { unfreeze = 10 }\nhead = { units = [512] }\n"
+        "[recipes.lite0]\nfine_tuning = false\n"
+        '[variants.mixed]\naugmentation = { policy = "mixup" }\n'
+    )
+    full = load(config, "full")
+    mixed = full.protocol_of("vgg16", full.variants["mixed"])
+    assert mixed.fine_tuning is not None
+    assert full.protocol.fine_tuning is not None
+    assert mixed.fine_tuning.unfreeze == 10
+    assert mixed.fine_tuning.epochs == full.protocol.fine_tuning.epochs
+    assert mixed.head.units == (512,)
+    assert mixed.augmentation == full.variants["mixed"].augmentation
+    assert full.protocol_of("lite0", full.protocol).fine_tuning is None
+    assert full.protocol_of("vgg19", full.protocol) is full.protocol
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[recipes.vgg61]\nversion = 1", "recipes: unknown recipe 'vgg61'; did you mean 'vgg1"),
+        ("[recipes.vgg16]\nhaed = 1", "unknown key 'recipes.vgg16.haed'; did you mean 'head'?"),
+        ("[recipes.vgg16]\ntest_views = 9", "recipes.vgg16.test_views: should be less than or"),
+        ("[recipes.vgg16]\nimage_size = 64", "recipes.vgg16.image_size: recipes share"),
+    ],
+)
+def test_wrong_settings_of_a_recipe_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    config = tmp_path / "benchmark.toml"
+    config.write_text(text)
+
+    def protocol() -> Protocol:
+        benchmark = load(config, "quick")
+        return benchmark.protocol_of("vgg16", benchmark.protocol)
+
+    with pytest.raises(ConfigError) as caught:
+        protocol()
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("class_weight = [1.0, 2.0, -3.0]", "class_weight.2: should be greater than .* not -3.0"),
+        ("class_weight = [0.0, 0.0]", "all weights are 0, so that nothing is learnt"),
+        ("class_weight = 'balancd'", "class_weight: should be 'none' or 'balanced', not 'balancd'"),
+    ],
+)
+def test_a_setting_with_several_forms_is_named_with_its_number(
+    tmp_path: Path, line: str, says: str
+) -> None:
+    (tmp_path / "b.toml").write_text(f"[protocol.loss]\n{line}\n")
+    with pytest.raises(ConfigError, match=says):
+        load(tmp_path / "b.toml", "quick")
+
+
+def test_every_path_is_relative_to_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "b.toml"
+    text = '[data]\nsource = "cells"\nclean = true\nmanifest = "m.csv"\n'
+    text += '[weights.files]\nvgg16 = "w.h5"\n'
+    path.write_text(text, encoding="utf-8-sig")  # With a byte-order mark, as some editors save.
+    benchmark = load(path, "quick")
+    assert benchmark.data.source == str(tmp_path / "cells")
+    assert benchmark.data.manifest == str(tmp_path / "m.csv")
+    assert benchmark.weights.files == {"vgg16": str(tmp_path / "w.h5")}
+    path.write_text('[data]\nsource = "bloodmnist@64"\n')
+    assert load(path, "quick").data.source == "bloodmnist@64"

@@ -128,7 +128,9 @@ def reproduced(wbc: Cli, tmp_path: Path, trainer: StandIn, cells: str) -> Reprod
     store = Store(tmp_path / "out")
     (found,) = reproductions_of(store, read_boards(store.root))
     assert not any(row.reproduced for row in found.rows)
-    report = packaged()["002"].model_copy(update={"images": 800})
+    weights = packaged()["004"].class_weights
+    changes = {"images": 800, "class_weights": weights}
+    report = packaged()["002"].model_copy(update=changes)
     parts = {record.run.id: store.load_verified(record) for record in records}
     (found,) = reproductions({"002": report}, records, parts)
     return found
@@ -148,3 +150,11 @@ def test_a_reproduction_says_what_agrees(reproduced: Reproduction) -> None:
     assert other.rows == 4
     lines = reproduced.lines("table1")
     assert all(line.inside is False for line in lines if line.average)
+    assert [(line.images, line.weight) for line in reproduced.class_lines] == [(100, 1.0)] * 8
+
+
+def test_the_weights_of_report_004_are_those_of_the_cells_without_six_copies() -> None:
+    reported = packaged()["004"]
+    counts = (851, 2179, 1085, 2023, 849, 993, 2330, 1643)
+    lines = Reproduction("004", reported, (), counts).class_lines
+    assert [round(line.weight, 4) for line in lines] == [c.weight for c in reported.class_weights]

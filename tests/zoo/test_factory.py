@@ -24,6 +24,7 @@ from tests.zoo.networks import (
 )
 from zoo.errors import ImageSizeError, WeightsError
 from zoo.factory import PREPROCESSING_LAYERS, _speed_up_depthwise, backbone_layers, build
+from zoo.networks.convnext import fuse_pointwise
 from zoo.recipe import KerasFile, Recipe
 from zoo.registry import find
 
@@ -246,6 +247,31 @@ def test_depthwise_rewrite_leaves_other_convolutions_alone() -> None:
     )
     _speed_up_depthwise(model)
     assert not any("convolution_op" in vars(layer) for layer in model.layers)
+
+
+def test_fused_pointwise_layers_learn_the_same() -> None:
+    rng = np.random.default_rng(0)
+    images, answers = rng.normal(size=(4, 5, 5, 3)), rng.normal(size=(4, 6))
+    trained = []
+    for fused in (False, True):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input((5, 5, 3)),
+                keras.layers.Dense(8, bias_initializer="normal"),
+                keras.layers.Activation("gelu"),
+                keras.layers.Dense(6),
+                keras.layers.GlobalAveragePooling2D(),
+            ]
+        )
+        if fused:
+            fuse_pointwise(model.layers)
+            assert model.layers[0].activation is keras.activations.gelu
+        model.compile(optimizer="sgd", loss="mse", jit_compile=False)
+        model.fit(images, answers, epochs=3, verbose=0)
+        trained.append([*model.get_weights(), _features(model, images)])
+    for slow, fast in zip(*trained, strict=True):
+        np.testing.assert_allclose(fast, slow, atol=1e-6)
 
 
 # --- the source --------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from harness.storage.file_lock import FileLock
 
 PARTS = ("train", "val", "test")
 """In the order of ``Dataset.given``: 0, 1, 2."""
+OTHER_NAMES = {"val": "validation"}
 
 ADDRESS = "https://zenodo.org/records/10519652/files/{filename}?download=1"
 
@@ -52,13 +53,23 @@ def has_layout(keys: list[str]) -> bool:
     return any(f"{part}_{array}" in keys for part in PARTS for array in ("images", "labels"))
 
 
+def _prefixes(keys: list[str]) -> list[str]:
+    """What the names of the arrays of each part begin with; the middle one may be written out."""
+    return [
+        next((p for p in (part, OTHER_NAMES.get(part, part)) if f"{p}_images" in keys
+              or f"{p}_labels" in keys), "")
+        for part in PARTS
+    ]  # fmt: skip
+
+
 def read_medmnist(path: Path) -> Content:
     """The parts in sequence, with their split as ``given``. Raises DataError.
 
     A file without ``val`` or ``test`` is read too; splitting it raises what is missing.
     """
     keys = npz.keys(path)
-    parts = [p for p in PARTS if f"{p}_images" in keys or f"{p}_labels" in keys]
+    prefixes = _prefixes(keys)
+    parts = list(filter(None, prefixes))
     stacks = [npz.member(path, f"{part}_images") for part in parts]
     label_arrays = [npz.member(path, f"{part}_labels") for part in parts]
     for stack in stacks:
@@ -75,7 +86,7 @@ def read_medmnist(path: Path) -> Content:
 
     known = npz.BLOOD_CELLS if is_bloodmnist(path.name) else ()
     names = npz.read_class_names(path, int(values.max()) + 1, known)
-    given = np.repeat([PARTS.index(part) for part in parts], [len(part) for part in labels])
+    given = np.repeat([prefixes.index(part) for part in parts], [len(part) for part in labels])
     return Content(values, names, batches, given)
 
 

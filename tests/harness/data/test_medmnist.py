@@ -290,3 +290,14 @@ def test_fetching_by_name(shelf: Path) -> None:
     assert medmnist.fetch("bloodmnist") == shelf / "bloodmnist_128.npz"
     with pytest.raises(DataError, match="'pathmnist' cannot be downloaded; bloodmnist@SIZE can"):
         medmnist.fetch("pathmnist")
+
+
+def test_validation_may_be_written_out(save: Save, prepared: Prepared, stack: Stack) -> None:
+    arrays = {
+        f"{part}_{key}": value
+        for part in ("train", "validation", "test")
+        for key, value in (("images", stack(6)), ("labels", np.arange(6) % 3))
+    }
+    data = prepared(save(**arrays))
+    assert data.given is not None
+    assert data.given.tolist() == [0] * 6 + [1] * 6 + [2] * 6

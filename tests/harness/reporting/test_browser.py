@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from harness.reporting import html
-from harness.reporting.figure_cache import FigureCache
-from harness.reporting.publish import read_boards
+from harness.reporting import figures, html
+from harness.reporting.figure_cache import FigureCache, stored_digest
+from harness.reporting.publish import read_boards, write_tables
+from harness.storage.records import Store
+from tests.harness.conftest import failed_record, made_record, save_finished
+from tests.harness.reporting.test_figure_cache import stand_in
 
 webdriver = pytest.importorskip("selenium.webdriver")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -38,6 +43,35 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("page") / "index.html"
     path.write_text(html.html(boards, figures.pictures()), encoding="utf-8")
     return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def hostile_address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of a folder whose every text and figure would load something, if it could."""
+    load = "http://127.0.0.1:9/x"
+    text = f"<img src={load}><script src={load}></script><link rel=stylesheet href={load}>"
+    results = tmp_path_factory.mktemp("hostile") / "results"
+    for recipe in ("vgg16", "lite0", "resnet50"):
+        save_finished(Store(results), made_record(recipe))
+    Store(results).save(failed_record(reason=text))
+    for path in results.glob("records/*.json"):
+        content = json.loads(path.read_text())
+        content |= {"note": text, "data": content["data"] | {"name": text}}
+        if "cost" in content["result"]:
+            content["result"]["cost"]["throughput"]["device"] = f'" style="background:url({load})'
+            content["result"]["environment"]["platform"] = f"![x]({load}) {text}"
+        path.write_text(json.dumps(content))
+    with patch.object(figures, "render", stand_in):
+        write_tables(results)
+    for path in results.glob("figures/*/*.svg"):  # As somebody would who knows the checksum.
+        svg = f'<svg><image href="{load}"/><style>@import "{load}";</style></svg>'.encode()
+        digest = stored_digest(path)
+        mark = f"<!-- wbc-bench-data: {digest} {hashlib.sha256(svg).hexdigest()} -->\n"
+        path.write_bytes(mark.encode() + svg)
+        assert stored_digest(path) == digest
+    with patch.object(figures, "render", stand_in):
+        write_tables(results)
+    return (results / "index.html").as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +249,21 @@ def test_without_scripts_everything_can_be_read(visit: Callable[..., Any], width
     article = browser.find_element("id", row)
     assert article.is_displayed(), "the section opens when its link is followed"
     assert "Confusion matrix" in article.text
+
+
+def test_a_foreign_folder_loads_nothing(
+    visit: Callable[..., Any], browser: Any, hostile_address: str
+) -> None:
+    visit(DESK)
+    browser.get(hostile_address)
+    browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+    select(browser, "table.main a.network").send_keys("\n")
+    assert "<script src=" in select(browser, "body").text, "markup is shown as text"
+    sent = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
+    urls = [
+        e["params"]["request"]["url"] for e in sent if e["method"] == "Network.requestWillBeSent"
+    ]
+    assert hostile_address in urls
+    assert not [url for url in urls if url.startswith("http")]
+    browser.get_log("browser")
+    visit(DESK)

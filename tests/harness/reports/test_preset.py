@@ -51,6 +51,9 @@ def test_every_row_has_settings_that_its_recipe_can_take(profile: str) -> None:
             recipe = find(row.row.recipe)
             assert not recipe.size_problem(benchmark.protocol.image_size), row.name
             assert (benchmark.split.subset is not None) == (profile == "quick")
+            assert benchmark.protocol.loss.oversampling in (
+                (False, True, 1500) if profile == "full" else (False, True)
+            )
             assert benchmark.protocol.from_scratch or recipe.pretrained
             assert row.row.reported
 

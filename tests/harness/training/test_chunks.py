@@ -71,6 +71,7 @@ def train(chunks, optimizer="adamw", precision="float32", own=True, saved=None, 
     result = trainer.train(run, data, None, DeviceLock("cpu", folder, own), callbacks, options)
     names = [name for name in compiled if "_jax_step" in name or "_jax_loop" in name]
     assert names == ["jit(_jax_loop)" if chunks else "jit(_jax_step)"], compiled
+    assert "jit(matmul)" not in compiled, "the head is one program too, for every part"
     return result
 
 

@@ -78,6 +78,41 @@ def test_a_measurement_ends_after_enough_batches(
     np.testing.assert_allclose(features, expected, rtol=1e-5)
 
 
+def test_further_batch_sizes_are_measured_while_memory_allows(
+    network: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.training import throughput
+
+    for name in ("MINIMUM_SECONDS", "FURTHER_SECONDS"):
+        monkeypatch.setattr(throughput, name, 0.0)
+    ours = extractor(network, Lock(own=False), batch_size=3)
+    forward, sizes = ours._forward, []
+
+    def limited(batch: np.ndarray) -> Any:
+        sizes.append(len(batch))
+        if len(batch) > 50:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes")
+        return forward(batch)
+
+    monkeypatch.setattr(ours, "_forward", limited)
+    meter = throughput.Meter(further_sizes=(1, 40, 99, 200))
+    ours.measure(IMAGES, ROWS, meter)
+    assert set(meter.further) == {1, 40}
+    assert meter.latency_ms() == 1000 * meter.further[1]
+    assert sizes.count(99) == 1
+    assert 200 not in sizes
+    meter.further, meter.seconds = {1: 0.25, 40: 2.0}, [0.2, 0.1, 0.3]
+    assert meter.best(3) == (20.0, 40)
+    assert throughput.Meter(seconds=[0.5]).latency_ms() is None
+
+    def broken(batch: np.ndarray) -> Any:
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(ours, "_forward", broken)
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        ours.measure(IMAGES, ROWS, throughput.Meter(further_sizes=(1,)))
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_batches_are_queued_on_a_device_of_the_runs_own(
     network: Any, monkeypatch: pytest.MonkeyPatch, own: bool

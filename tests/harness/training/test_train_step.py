@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.schema.protocol import Phase
+
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import keras
@@ -104,28 +106,41 @@ def test_steps_are_those_of_keras(backend: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "devices", "compiles"),
+    ("backend", "devices", "always"),
     [
         ("jax", "0", True),
         ("jax", "-1", True),
-        ("tensorflow", "0", True),
-        ("tensorflow", None, True),
+        ("tensorflow", "0", None),
+        ("tensorflow", None, None),
         ("tensorflow", "-1", False),
         ("torch", "0", False),
     ],
 )
-def test_xla_compiles_on_jax_and_on_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, backend: str, devices: str | None, compiles: bool
+def test_xla_compiles_on_jax_and_where_it_pays_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, backend: str, devices: str | None, always: bool | None
 ) -> None:
     import keras
 
-    from harness.training.model import jit
+    from harness.training import model
 
     monkeypatch.setattr(keras.backend, "backend", lambda: backend)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if devices is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
-    assert jit() is compiles
+    for pays in (True, False):
+        monkeypatch.setattr(model, "_xla", pays)
+        assert model.jit() is (pays if always is None else always)
+
+
+def test_xla_pays_from_many_steps_on() -> None:
+    """Of the phase that trains on images, as planned; never for passes of a frozen network."""
+    from harness.training.model import XLA_STEPS, xla_pays
+
+    assert not xla_pays(None, 10**9)
+    assert xla_pays(Phase(epochs=60, batch_size=32), 8371)
+    assert not xla_pays(Phase(epochs=20, batch_size=32), 8371)
+    assert not xla_pays(Phase(epochs=XLA_STEPS - 1, batch_size=32), 20), "one step an epoch"
+    assert xla_pays(Phase(epochs=XLA_STEPS, batch_size=32), 20)
 
 
 def test_timer_is_the_first_call_beyond_the_second(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,6 +247,23 @@ def test_the_features_are_those_of_the_network(smear: Path, tmp_path: Path) -> N
     np.testing.assert_allclose(part.features[-3:], direct, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(("recipe", "count"), [("mobilenet", 86), ("efficientnetb0", 238)])
+def test_frozen_layers_are_counted_as_keras_lists_them(recipe: str, count: int) -> None:
+    """Numbers of ``keras.applications``' own networks without top, with ImageNet weights."""
+    from harness.errors import ConfigError
+    from harness.training.model import unfreeze
+    from zoo.factory import build, layers_as_keras_lists
+
+    network = build(find(recipe), 32)
+    listed = layers_as_keras_lists(network)
+    assert len(listed) == count
+    unfreeze(network, 0.4, False, count - 20)
+    assert not any(layer.trainable for layer in listed[:-20])
+    assert all(layer.trainable for layer in listed[-20:] if layer.weights)
+    with pytest.raises(ConfigError, match=f"{recipe} has {count} layers"):
+        unfreeze(network, 0.4, False, count)
+
+
 def test_fine_tuning_moves_the_last_part_and_no_batch_norm(smear: Path, tmp_path: Path) -> None:
     import keras
 

@@ -1,0 +1,19 @@
+"""The console of the commands: text that is printed is never markup."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.status import Status
+from rich.text import Text
+
+
+def plain_console(*, stderr: bool = False) -> Console:
+    """A console that prints names and paths as they are, brackets too."""
+    return Console(stderr=stderr, markup=False)
+
+
+def updater(status: Status) -> Callable[[str], None]:
+    """Shows a text beside the spinner, as it is."""
+    return lambda text: status.update(Text(text))
