@@ -258,8 +258,8 @@ def test_frozen_layers_are_counted_as_keras_lists_them(recipe: str, count: int) 
     listed = layers_as_keras_lists(network)
     assert len(listed) == count
     unfreeze(network, 0.4, False, count - 20)
-    assert not any(layer.trainable for layer in listed[:-20])
-    assert all(layer.trainable for layer in listed[-20:] if layer.weights)
+    assert not any(layer.trainable_weights for layer in listed[:-20])
+    assert all(layer.trainable_weights for layer in listed[-20:] if layer.weights)
     with pytest.raises(ConfigError, match=f"{recipe} has {count} layers"):
         unfreeze(network, 0.4, False, count)
 
