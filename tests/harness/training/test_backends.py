@@ -27,7 +27,7 @@ from tests.harness.training.test_trainer import IMAGENET, protocol, smear
 __all__ = ["smear"]
 
 TUNED = protocol(
-    fine_tuning=Phase(epochs=1, batch_size=16, unfreeze=1, optimizer=Optimizer(learning_rate=1e-4))
+    fine_tuning=Phase(epochs=1, batch_size=16, unfreeze=1, optimizer=Optimizer(learning_rate=3e-5))
 )
 WORKER = """
 import sys
