@@ -29,7 +29,7 @@ TURN_SECONDS = 0.05
 """Between two looks at whether a device is free."""
 ALONE_SECONDS = 60.0
 """For which a measurement waits to be alone on its device; then it goes on beside others."""
-COMPILING_SECONDS = 5.0
+COMPILING_SECONDS = 1.0
 """For which a measurement waits for runs that compile on its GPU; then it goes on beside them."""
 
 

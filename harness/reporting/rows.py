@@ -226,8 +226,19 @@ def _note(records: Sequence[Record]) -> str:
         if isinstance(record, RunRecord):
             seed = f"seed {record.run.seed}: " if len(records) > 1 else ""
             happened = record.result.notes if isinstance(record.result, Finished) else ()
-            notes |= dict.fromkeys([record.note, *(seed + note for note in happened)])
+            notes |= dict.fromkeys([_on_weights(record), *(seed + note for note in happened)])
     return "; ".join(filter(None, notes))
+
+
+def _on_weights(record: RunRecord) -> str:
+    """The note of the plan, which does not know that random weights were trained from scratch."""
+    run = record.run
+    from_scratch = run.weights.source == "random" and run.protocol.from_scratch
+    return (
+        record.note.replace("random weights", "trained from scratch")
+        if from_scratch
+        else record.note
+    )
 
 
 def with_distinct_titles(rows: Sequence[Row], members: Mapping[str, Record]) -> list[Row]:
