@@ -215,7 +215,8 @@ def test_the_real_worker_brings_home_the_same_from_a_cluster(cluster: Any, tmp_p
         assert answer.returncode == 0, answer.stdout + answer.stderr
         (record,) = Store(results).records()
         assert record.run.weights.source == "imagenet"
-        assert set(Store(results).predictions(record.run)) == {"validation", "test", "shifted"}
+        parts = set(Store(results).predictions(record.run))
+        assert parts == {"validation", "test", "shifted", "frozen"}
         left = {path.name for path in Store(results).artefacts(record.run).iterdir()}
         assert left >= {"head.weights.h5", "backbone.weights.h5", FEATURES, PREDICTIONS, "log.txt"}
         predictions[results.name] = Store(results).predictions_path(record.run).read_bytes()
