@@ -514,17 +514,17 @@ def test_audit_then_clean_data(wbc: Cli, tmp_path: Path, offline: None) -> None:
     from harness.commands.data import prepare
     from harness.commands.settings import DataOptions, load_settings
 
-    code, out, err = wbc("data", "audit", "smear@200")
+    code, out, err = wbc("data", "audit", "smear@400")
     assert code == 0, err
-    assert "200 images: 5 to remove, 195 kept" in out
-    assert out.splitlines()[-1] == "audit/smear@200/AUDIT.md"
-    assert len((tmp_path / "audit" / "smear@200" / "manifest.csv").read_text().splitlines()) == 6
-    assert wbc("data", "preview", "smear@200", "--clean")[0] == 0
-    by_audit = prepare(load_settings(DataOptions("smear@200", clean=True))).dataset
-    assert len(by_audit) == 195
+    assert "400 images: 8 to remove, 392 kept" in out
+    assert out.splitlines()[-1] == "audit/smear@400/AUDIT.md"
+    assert len((tmp_path / "audit" / "smear@400" / "manifest.csv").read_text().splitlines()) == 9
+    assert wbc("data", "preview", "smear@400", "--clean")[0] == 0
+    by_audit = prepare(load_settings(DataOptions("smear@400", clean=True))).dataset
+    assert len(by_audit) == 392
     # A manifest of the user's own, relative to the settings: the same images, the same data.
-    manifest = "audit/smear@200/manifest.csv"
-    clean = f'[data]\nsource = "smear@200"\nclean = true\nmanifest = "{manifest}"\n'
+    manifest = "audit/smear@400/manifest.csv"
+    clean = f'[data]\nsource = "smear@400"\nclean = true\nmanifest = "{manifest}"\n'
     (tmp_path / "benchmark.toml").write_text(clean)
     by_manifest = prepare(load_settings(DataOptions())).dataset
     assert by_manifest.fingerprint == by_audit.fingerprint
