@@ -55,7 +55,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
 )
 SETTINGS = """
 [data]
-source = "../set.npz"
+source = "set.npz"
 [profile.quick.split]
 subset = false
 [weights]
