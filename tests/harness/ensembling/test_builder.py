@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.ensembling.builder import fit_ensembles, vote_mismatch
+from harness.ensembling.builder import MOST_SEARCHED, fit_ensembles, vote_mismatch
 from harness.ensembling.members import EnsembleMembers, group_members
 from harness.storage.records import Store
 from tests.harness.conftest import made_record, save_finished
+from zoo.registry import RECIPES
 
 NAMES = ["lite0", "mobilenetv2", "vgg16"]
 
@@ -41,3 +42,7 @@ def test_an_ensemble_scored_on_the_images_of_its_fit_is_pending(tmp_path: Path) 
     (again,) = fit_ensembles(group, rules, pending=True).records
     assert again.fold_shares == greedy.fold_shares
     np.testing.assert_allclose(again.shares, greedy.shares)
+
+
+def test_the_whole_zoo_is_searched() -> None:
+    assert len(RECIPES) <= MOST_SEARCHED
