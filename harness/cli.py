@@ -139,14 +139,14 @@ def reproduce(targets: tuple[str, ...], only_plan: bool, write: Path | None, **r
     from harness.commands import reproduce as reproduction
     from harness.commands.resolve import Request
 
-    asked = Request(**request)
+    options = Request(**request)
     if write is not None:
         click.echo(reproduction.write_settings(targets, write))
         return 0
-    if not targets and not asked.everything:
-        click.echo(reproduction.listing(asked.results))
+    if not targets and not options.everything:
+        click.echo(reproduction.listing(options.results))
         return 0
-    return reproduction.reproduce(targets, asked, only_plan=only_plan)
+    return reproduction.reproduce(targets, options, only_plan=only_plan)
 
 
 @cli.command()

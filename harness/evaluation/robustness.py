@@ -85,8 +85,8 @@ def robustness(
     pairs = pairs_of(part, shifted.labels, run)
     corruption, severity = pairs // len(SEVERITIES), pairs % len(SEVERITIES)
     return Robustness(
-        clean=_macro_f1(test),
-        shifted=_macro_f1(shifted),
+        clean=_score(test),
+        shifted=_score(shifted),
         corruptions=tuple(
             _group(name, shifted, corruption == i, intervals) for i, name in enumerate(CORRUPTIONS)
         ),
@@ -126,9 +126,9 @@ def _mean_group(groups: tuple[Group, ...]) -> Group:
 def _group(name: str, part: Predictions, rows: np.ndarray, intervals: bool) -> Group:
     if not rows.any():
         return Group(name, 0, math.nan, math.nan, math.nan, math.nan)
-    score, images = _macro_f1(part, rows), int(rows.sum())
     labels, y_pred = part.labels[rows], part.probabilities[rows].argmax(axis=1)
-    classes = part.probabilities.shape[1]
+    images, classes = len(labels), part.probabilities.shape[1]
+    score = _macro_f1(labels, y_pred, classes)
     confusion = confusion_matrix(labels, y_pred, classes)
     # An image in five severities is still one image: at most five times the variance.
     copies = math.sqrt(images / len(np.unique(part.ids[rows])))
@@ -149,22 +149,21 @@ def _sd(confusion: np.ndarray) -> float:
     chances include pseudo-images as in ``significance.bootstrap``.
     """
     support, classes = confusion.sum(axis=1), len(confusion)
-    total = np.maximum(confusion.sum(axis=0) + support, 1)
-    hits = np.diag(confusion)
-    # What an image of a true class (row) with a prediction (column) adds to the sum of all F1.
-    gain = np.diag(2 / total) - 2 * hits / total**2
-    chances = confusion + 2 / classes**2
+    gains = significance.gain_of_predictions(np.diag(confusion), confusion.sum(axis=0), support)
+    chances = confusion + significance.PSEUDO_IMAGES / classes / classes
     chances /= chances.sum(axis=1, keepdims=True)
-    means = (chances * gain).sum(axis=1, keepdims=True)
-    per_image = (chances * (gain - means) ** 2).sum(axis=1)
-    return float(np.sqrt(support @ per_image) / np.count_nonzero(support))
+    means = (chances * gains).sum(axis=1, keepdims=True)
+    per_image = (chances * (gains - means) ** 2).sum(axis=1)
+    return float(np.sqrt(support @ per_image) * classes / np.count_nonzero(support))
 
 
-def _macro_f1(part: Predictions, rows: np.ndarray | slice = slice(None)) -> float:
+def _score(part: Predictions) -> float:
+    return _macro_f1(part.labels, part.probabilities.argmax(axis=1), part.probabilities.shape[1])
+
+
+def _macro_f1(labels: np.ndarray, y_pred: np.ndarray, classes: int) -> float:
     """Over the classes that have an image: a small group may lack one."""
-    labels, classes = part.labels[rows], part.probabilities.shape[1]
-    score = macro_f1(labels, part.probabilities[rows].argmax(axis=1), classes)
-    return score * classes / len(np.unique(labels))
+    return macro_f1(labels, y_pred, classes) * classes / len(np.unique(labels))
 
 
 # --- test-time views -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Who holds a lock that is waited for: told in one line, after some seconds."""
+"""Who holds a lock that is waited for: reported in one line, after some seconds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-TELL_SECONDS = 5.0
-"""Of waiting, before it is told."""
+REPORT_SECONDS = 5.0
+"""Of waiting, before it is reported."""
 ARTEFACTS_LOCK = "artefacts.lock"
 
 OnWait = Callable[[str, float], object]
@@ -22,13 +22,15 @@ def ignore(reason: str, seconds: float) -> None:
 
 
 @contextmanager
-def told(what: str, path: Path, on_wait: OnWait, seconds: float = TELL_SECONDS) -> Iterator[None]:
+def report_waiting(
+    what: str, path: Path, on_wait: OnWait, seconds: float = REPORT_SECONDS
+) -> Iterator[None]:
     """Around waiting for the lock in a file: after ``seconds`` tell who holds it."""
-    ended, was_told = threading.Event(), threading.Event()
+    ended, was_reported = threading.Event(), threading.Event()
 
     def tell() -> None:
         if not ended.wait(seconds):
-            was_told.set()
+            was_reported.set()
             on_wait(f"waiting for {what}, held by {describe_holder(path)}", seconds)
 
     start, thread = time.monotonic(), threading.Thread(target=tell, daemon=True)
@@ -38,7 +40,7 @@ def told(what: str, path: Path, on_wait: OnWait, seconds: float = TELL_SECONDS) 
     finally:
         ended.set()
         thread.join()
-        if was_told.is_set():
+        if was_reported.is_set():
             on_wait("", time.monotonic() - start)
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from harness.errors import StoreError, UserError
 from harness.execution.devices import Device
-from harness.execution.lock_holders import ARTEFACTS_LOCK, OnWait, ignore, told
+from harness.execution.lock_holders import ARTEFACTS_LOCK, OnWait, ignore, report_waiting
 from harness.schema.base import Amount, Count, Name
 from harness.storage.file_lock import FileLock
 from harness.storage.files import open_plain
@@ -105,10 +105,10 @@ def artefacts_lock(folder: Path, on_wait: OnWait = ignore) -> Iterator[None]:
 
 @contextmanager
 def _waited_for(lock: FileLock, what: str, on_wait: OnWait) -> Iterator[FileLock]:
-    """Hold a lock; waiting for it is told."""
+    """Hold a lock; waiting for it is reported."""
     try:
         if not lock.acquire(blocking=False):
-            with told(what, lock.path, on_wait):
+            with report_waiting(what, lock.path, on_wait):
                 lock.acquire()
         yield lock
     finally:
@@ -168,7 +168,7 @@ class DeviceLock:
         """
         gate, device, compiling = map(FileLock, (self._gate, self._path, self._compiling))
         try:
-            with told(self.device, self._path, self._on_wait):
+            with report_waiting(self.device, self._path, self._on_wait):
                 alone = _acquire_within(gate, self._alone_seconds) and _acquire_within(
                     device, self._alone_seconds
                 )
@@ -233,7 +233,7 @@ class DeviceTurn:
             return
         start = time.perf_counter()
         ticket = FileLock(self._file(f"ready-{self._order:06}-{uuid4().hex[:12]}"))
-        with ticket, told(self.device, self._file("turn"), self._on_wait):
+        with ticket, report_waiting(self.device, self._file("turn"), self._on_wait):
             while not self._try(ticket.path):
                 on_wait()
                 on_wait = lambda: None  # noqa: E731

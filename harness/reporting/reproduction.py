@@ -128,7 +128,7 @@ class Reproduction:
         """The report's classes beside those of the data; none without such data."""
         total, classes = sum(self.class_counts), len(self.class_counts)
         pairs = zip(self.report.class_weights, self.class_counts, strict=False)
-        return [ClassLine(told, n, total / (classes * n)) for told, n in pairs]
+        return [ClassLine(reported, n, total / (classes * n)) for reported, n in pairs]
 
     @property
     def slug(self) -> str:

@@ -160,8 +160,8 @@ class Store:
                 from_json(read_plain(path, MOST_RECORD_BYTES))
             except ValueError:
                 path.replace(path.with_suffix(".torn"))
-                told = f"{path}: damaged, and kept as {path.stem}.torn; the run is made again"
-                report(printable(told))
+                message = f"{path}: damaged, and kept as {path.stem}.torn; the run is made again"
+                report(printable(message))
 
     # --- images ----------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.execution import lock_holders, locks
-from harness.execution.lock_holders import describe_holder, told
+from harness.execution.lock_holders import describe_holder, report_waiting
 from harness.execution.locks import DeviceLock, LockOwner, RunLock, artefacts_lock, lock_folder
 from harness.storage.file_lock import FileLock
 
@@ -111,14 +111,16 @@ def test_a_shared_lock_waits_for_the_exclusive_one(tmp_path: Path) -> None:
         assert holder.wait(5) == 0
 
 
-def test_who_is_waited_for_is_told(tmp_path: Path) -> None:
+def test_who_is_waited_for_is_reported(tmp_path: Path) -> None:
     """After some seconds, with the process that holds the lock; and the end of it."""
     said: list[tuple[str, float]] = []
     holder = start_holder(tmp_path, "exclusive", 60)
     holder.send_signal(signal.SIGSTOP)
-    with told("cpu", tmp_path / "cpu.device.lock", lambda *event: said.append(event), 0.05):
+    with report_waiting(
+        "cpu", tmp_path / "cpu.device.lock", lambda *event: said.append(event), 0.05
+    ):
         time.sleep(0.5)
-    with told("cpu", tmp_path / "cpu.device.lock", lambda *event: said.append(event), 60):
+    with report_waiting("cpu", tmp_path / "cpu.device.lock", lambda *event: said.append(event), 60):
         pass
     holder.kill()
     (reason, _), (end, seconds) = said
