@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
-from scipy.stats import spearmanr
+import pandas as pd
 
 from harness.evaluation.averages import Average, averages
 from harness.reporting.rows import Parts
@@ -261,4 +261,5 @@ def _correlation(pairs: Sequence[tuple[float, float]]) -> Correlation | None:
     left, right = zip(*pairs, strict=True) if pairs else ((), ())
     if len(pairs) < FEWEST_RANKED or len(set(left)) == 1 or len(set(right)) == 1:
         return None
-    return Correlation(float(spearmanr(left, right).statistic), len(pairs))
+    value = pd.Series(left, dtype=float).corr(pd.Series(right, dtype=float), method="spearman")
+    return Correlation(float(value), len(pairs))
