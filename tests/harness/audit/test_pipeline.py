@@ -202,7 +202,8 @@ def test_the_challenges_file(real_data: Path, tmp_path: Path) -> None:
     clean = open_dataset(prepare_data(settings, 96, workspace))
     with np.load(real_data / "training_set.npz", allow_pickle=False) as held:
         cells = tmp_path / "cells.npz"
-        np.savez(cells, images=held["images"][:11_959], labels=held["labels"][:11_959])
+        images, labels = held["images"][:11_959], held["labels"][:11_959]
+        np.savez(cells, images=images, labels=labels, class_names=clean.class_names)
     assert (
         clean.fingerprint
         == open_dataset(get_or_decode(find(str(cells), 96), 96, tmp_path)).fingerprint
