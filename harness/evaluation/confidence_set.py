@@ -5,6 +5,7 @@ One joint bootstrap of all rows serves the confidence set and the bias of the be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +36,8 @@ class JointScores:
     """(m,): of a mean over the row's seeds. From all rows with several seeds, 0 without any."""
     seeds: np.ndarray
     """(m,): how many each row has."""
+    support: np.ndarray
+    """(classes,): images of each class."""
 
     @property
     def freedom(self) -> int:
@@ -90,6 +93,7 @@ def joint_scores(labels: np.ndarray, y_preds: Sequence[np.ndarray], classes: int
         covariance=effects @ effects.T + np.diag(pseudo),
         seed_variance=squares / max(1, (seeds - 1).sum()) / seeds,
         seeds=seeds,
+        support=support,
     )
 
 
@@ -138,11 +142,13 @@ def selection_bias(joint: JointScores, among: np.ndarray) -> float:
 def smallest_difference(
     joint: JointScores, among: np.ndarray, alpha: float = 0.05, power: float = 0.8
 ) -> float:
-    """The smallest true difference in macro F1 that ``power`` of test sets show, for two rows.
+    """The smallest true difference in macro F1 that at least ``power`` of test sets show.
 
-    (critical value + z_power) * sd for one planned comparison by ``significance.paired``, the
+    d = (critical value + z_power) * sd for one planned comparison by ``significance.paired``, the
     minimum detectable effect of Bloom 1995 (Evaluation Review 19), for the pair of the rows
-    ``among``, bool (m,), whose sd is the median. NaN for fewer than two.
+    ``among``, bool (m,), whose sd is the median. sd is that of two rows that differ by d: the
+    images that make the difference are discordant beside those that were so before (Connor 1987,
+    Biometrics 43), unless the better row is worse on as many fewer. NaN for fewer than two.
     """
     rows = np.flatnonzero(among)
     if len(rows) < 2:
@@ -153,4 +159,7 @@ def smallest_difference(
     sd, freedom = joint.sd[tuple(pair)], int((joint.seeds[pair] - 1).sum())
     share = joint.seed_variance[pair].sum() / sd**2 if freedom else 0.0
     t = critical_value(share, freedom, alpha) + NormalDist().inv_cdf(power)
-    return float(t * sd)
+    # d / image more images that are discordant: d**2 = t**2 (sd**2 + d / image * image**2).
+    held = joint.support[joint.support > 0]
+    half = t**2 * float((1 / held).mean()) / len(held) / 2
+    return half + math.sqrt(half**2 + (t * sd) ** 2)

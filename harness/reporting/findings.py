@@ -46,7 +46,7 @@ becomes a neutrophil, and its younger forms look like monocytes (Acevedo et al. 
 
 @dataclass(frozen=True)
 class Member:
-    """What one member adds to a soft vote."""
+    """What one member adds to a soft vote, means over its seeds."""
 
     title: str
     alone: float
@@ -74,6 +74,8 @@ class Membership:
 
     row: Row
     members: tuple[Member, ...]
+    macro_f1: float
+    """Of the vote, on the seeds in which these members vote."""
     oracle: float
     """Macro F1 if each image were predicted by a member that is correct, where there is one."""
 
@@ -81,51 +83,81 @@ class Membership:
 @cache
 def memberships(board: Board) -> tuple[Membership, ...]:
     """The soft votes of the board, one a set of members."""
-    votes: dict[frozenset[str], Membership] = {}
+    found: dict[frozenset[str], Membership] = {}
     for row in board.ensembles:
-        record = row.ensembles[0]
         members = voters(row)
-        if record.ensemble.rule not in {"soft vote", "best subset"} or len(members) < 2:
+        if row.ensembles[0].ensemble.rule not in {"soft vote", "best subset"} or len(members) < 2:
             continue
-        if frozenset(members) not in votes and members.keys() <= board.predictions.keys():
-            votes[frozenset(members)] = _membership(board, row, members)
-    return tuple(votes.values())
+        votes = _votes(board, row)
+        if frozenset(members) not in found and votes is not None:
+            found[frozenset(members)] = _membership(board, row, votes)
+    return tuple(found.values())
 
 
 def voters(row: Row) -> dict[str, str]:
-    """The members with a share in an ensemble's vote: run id -> recipe."""
-    record = row.ensembles[0]
+    """The members with a share in an ensemble's vote, of its first seed: run id -> recipe."""
+    return _voters(row.ensembles[0])
+
+
+def _voters(record: EnsembleRecord) -> dict[str, str]:
     triples = zip(record.ensemble.members, record.recipes, record.shares, strict=True)
     return {id_: name for id_, name, share in triples if share > 0}
 
 
-def _membership(board: Board, row: Row, members: dict[str, str]) -> Membership:
-    classes = len(board.data.class_names)
-    votes = np.stack([board.predictions[id_]["test"].probabilities for id_ in members])
-    together = soft_vote(votes).argmax(axis=1)
-    y_pred = [vote.argmax(axis=1) for vote in votes]
-    diversity = statistics.diversity(board.labels, y_pred, classes)
-    withouts = [soft_vote(np.delete(votes, i, axis=0)).argmax(axis=1) for i in range(len(votes))]
+def _votes(board: Board, row: Row) -> np.ndarray | None:
+    """(seeds, members, n, K): test probabilities, of the seeds in which the same recipes vote.
+
+    None where predictions of the first seed are not there.
+    """
+    recipes = list(voters(row).values())
+    seeds = [_voters(record) for record in row.ensembles]
+    votes = [
+        [board.predictions[id_]["test"].probabilities for id_ in members]
+        for members in seeds
+        if list(members.values()) == recipes and members.keys() <= board.predictions.keys()
+    ]
+    return np.stack(votes) if seeds[0].keys() <= board.predictions.keys() else None
+
+
+def _membership(board: Board, row: Row, votes: np.ndarray) -> Membership:
+    classes, names = len(board.data.class_names), list(voters(row).values())
+    together = _soft_votes(votes)
+    y_pred = votes.argmax(axis=-1)
+    diversities = [statistics.diversity(board.labels, seed, classes) for seed in y_pred]
+    disagreement = np.mean([d.disagreement for d in diversities], axis=0)
+    q_statistic = np.stack([d.q_statistic for d in diversities])
+    withouts = [_soft_votes(np.delete(votes, i, axis=1)) for i in range(len(names))]
     gains = [
         statistics.paired(board.labels, together, without, classes, same_networks=True)
         for without in withouts
     ]
     adjusted = statistics.holm([gain.p for gain in gains])
     analysed = []
-    for i, (name, without) in enumerate(zip(members.values(), withouts, strict=True)):
-        others = np.arange(len(votes)) != i
-        q = diversity.q_statistic[i, others]
+    for i, (name, without) in enumerate(zip(names, withouts, strict=True)):
+        others = np.arange(len(names)) != i
+        q = q_statistic[:, i, others]
         analysed.append(
             Member(
                 title=title_of(name),
-                alone=macro_f1(board.labels, y_pred[i], classes),
-                without=macro_f1(board.labels, without, classes),
+                alone=_mean_f1(board, y_pred[:, i]),
+                without=_mean_f1(board, without),
                 gain=replace(gains[i], p=float(adjusted[i])),
-                disagreement=float(diversity.disagreement[i, others].mean()),
+                disagreement=float(disagreement[i, others].mean()),
                 q_statistic=float(np.nanmean(q)) if np.isfinite(q).any() else None,
             )
         )
-    return Membership(row, tuple(analysed), diversity.oracle_macro_f1)
+    oracle = fmean(d.oracle_macro_f1 for d in diversities)
+    return Membership(row, tuple(analysed), _mean_f1(board, together), oracle)
+
+
+def _soft_votes(votes: np.ndarray) -> np.ndarray:
+    """Predicted classes, (seeds, members, n, K) -> (seeds, n)."""
+    return np.stack([soft_vote(seed).argmax(axis=1) for seed in votes])
+
+
+def _mean_f1(board: Board, y_preds: np.ndarray) -> float:
+    """Macro F1 of predictions (seeds, n), mean over the seeds."""
+    return fmean(macro_f1(board.labels, y_pred, len(board.data.class_names)) for y_pred in y_preds)
 
 
 def gain_over_soft_vote(board: Board, row: Row) -> Paired | None:

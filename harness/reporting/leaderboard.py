@@ -38,8 +38,8 @@ class Board:
     rows: tuple[Row, ...]
     """Best mean test macro F1 first."""
     smallest_difference: float
-    """In macro F1, between two networks that err independently, that is found in four of five such
-    test sets; NaN for fewer than two."""
+    """In macro F1, between two networks, that is found in at least four of five such test sets; NaN
+    for fewer than two."""
     selection_bias: float
     """By how much the score of the first row is too high at most, for being the best here."""
     failed: tuple[RunRecord, ...]

@@ -21,15 +21,25 @@ CLASSES = 8
 
 
 def rows_of(
-    accuracies: list[float], images: int, seed: int, seeds: int = 1, seed_sd: float = 0.0
+    accuracies: list[float],
+    images: int,
+    seed: int,
+    seeds: int = 1,
+    seed_sd: float = 0.0,
+    alike: float = 0.0,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Labels, and independent predictions (seeds, n) right with these chances."""
+    """Labels, and predictions (seeds, n) right with these chances.
+
+    Of the share ``alike`` of the images all rows find the same ones difficult, else none.
+    """
     rng = np.random.default_rng(seed)
     labels, y_preds = np.arange(images) % CLASSES, []
+    together, difficulty = np.random.default_rng([seed, 1]).random((2, images))
     for accuracy in accuracies:
         chances = accuracy + seed_sd * rng.standard_normal((seeds, 1))
         wrong = (labels + rng.integers(1, CLASSES, (seeds, images))) % CLASSES
-        y_preds.append(np.where(rng.random((seeds, images)) < chances, labels, wrong))
+        u = np.where(together < alike, difficulty, rng.random((seeds, images)))
+        y_preds.append(np.where(u < chances, labels, wrong))
     return labels, y_preds
 
 
@@ -90,15 +100,16 @@ def test_the_best_of_equal_rows_is_too_high_by_the_selection_bias() -> None:
     assert selection_bias(joint, np.zeros(12, dtype=bool)) == 0
 
 
-def test_the_smallest_difference_is_found_in_four_of_five_test_sets() -> None:
-    labels, y_preds = rows_of([0.85] * 4, 800, seed=0)
+@pytest.mark.parametrize("alike", [0.0, 0.8])
+def test_the_smallest_difference_is_found_in_four_of_five_test_sets(alike: float) -> None:
+    labels, y_preds = rows_of([0.85] * 4, 800, 0, alike=alike)
     every = np.ones(4, dtype=bool)
     needed = smallest_difference(joint_scores(labels, y_preds, CLASSES), every)
     found = 0
     for i in range(250):
-        labels, (a, b) = rows_of([0.85 + needed / 2, 0.85 - needed / 2], 800, seed=i)
+        labels, (a, b) = rows_of([0.85 + needed / 2, 0.85 - needed / 2], 800, i, alike=alike)
         found += paired(labels, a, b, CLASSES).p < 0.05
-    assert found / 250 == pytest.approx(0.8, abs=0.08)
+    assert 0.78 < found / 250 < 0.95
 
 
 def test_the_smallest_difference_is_never_zero_and_falls_with_more_images() -> None:

@@ -228,20 +228,35 @@ def test_what_one_seed_leaves_out_is_said_beside_the_ranks() -> None:
     assert "The variation between seeds is in it" in page
 
 
-def make_vote(tmp_path: Path) -> Board:
+def make_vote(tmp_path: Path, seeds: int = 1) -> Board:
     store = Store(tmp_path)
-    for name, probabilities in (
-        ("vgg16", y_prob(0.9, 1)),
-        ("lite0", y_prob(0.9, 1)),
-        ("resnet50", y_prob(0.85, 9, becomes=2)),
-    ):
-        record, parts = record_of(name, probabilities)
-        store.save_predictions(record.run, parts)
-        store.save(record)
-    (together,) = group_members(store, ["vgg16", "lite0", "resnet50"])
-    fit_ensembles(together, RULES)
+    for seed in range(seeds):
+        for name, probabilities in (
+            ("vgg16", y_prob(0.9, 1 + 20 * seed)),
+            ("lite0", y_prob(0.9, 1 + 20 * seed)),
+            ("resnet50", y_prob(0.85, 9 + 20 * seed, becomes=2)),
+        ):
+            record, parts = record_of(name, probabilities, seed=seed)
+            store.save_predictions(record.run, parts)
+            store.save(record)
+    for together in group_members(store, ["vgg16", "lite0", "resnet50"]):
+        fit_ensembles(together, RULES)
     (board,) = read_boards(tmp_path)
     return board
+
+
+def test_what_a_member_adds_is_the_mean_over_the_seeds(tmp_path: Path) -> None:
+    (found,) = findings.memberships(make_vote(tmp_path, seeds=2))
+    assert found.macro_f1 == pytest.approx(found.row.macro_f1)
+    last = found.members[-1]
+    alone = [
+        metrics.macro_f1(LABELS, y_prob(0.85, seed, becomes=2).argmax(axis=1), 4)
+        for seed in (9, 29)
+    ]
+    assert alone[0] != alone[1]
+    assert last.alone == pytest.approx(np.mean(alone))
+    assert last.gain.difference == pytest.approx(found.macro_f1 - last.without)
+    assert last.gain.seeds == 2
 
 
 def test_a_twin_brings_nothing_and_the_words_say_so(tmp_path: Path) -> None:
