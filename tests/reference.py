@@ -234,7 +234,7 @@ MEANINGS = {
     "feature_rows_learnt": "rows of stored features in the gradient steps of the head",
     "energy_exclusive": "whether the device was the run's own",
     "preparing_seconds": "of compiling ahead of training, while other runs could train",
-    "waiting_seconds": "of waiting, ready, for a turn on the device",
+    "waiting_seconds": "of waiting for the device or another process; in no other time",
     "programs_compiled": "programs that XLA compiled for the run",
     "programs_cached": "programs that it found in the cache of compiled programs",
     "xla": "whether XLA compiled the steps, of all seeds; empty: not recorded",

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.execution.child import Emit, serve, step_reporter
+from harness.execution.child import Emit, serve, step_reporter, wait_reporter
 from harness.schema.events import PhaseEvent
 
 
@@ -22,10 +22,11 @@ def main() -> int:
 
 def _execute(job_text: str, emit: Emit) -> dict[str, Any]:
     from harness.audit.embeddings import EmbeddingJob
+    from harness.execution.lock_holders import Waits
     from harness.execution.locks import DeviceLock
 
     job = EmbeddingJob.model_validate_json(job_text)
-    device_lock = DeviceLock(job.device)
+    device_lock = DeviceLock(job.device, waits=Waits(wait_reporter(emit)))
     emit(PhaseEvent(name="start", steps=1))
     with device_lock.shared():
         import keras

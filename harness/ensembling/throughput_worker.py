@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.execution.child import Emit, serve, step_reporter
+from harness.execution.child import Emit, serve, step_reporter, wait_reporter
 
 
 def main() -> int:
@@ -20,10 +20,12 @@ def main() -> int:
 
 def _execute(task_text: str, emit: Emit) -> dict[str, Any]:
     from harness.ensembling.throughput import ThroughputTask
+    from harness.execution.lock_holders import Waits
     from harness.execution.locks import DeviceLock
 
     task = ThroughputTask.model_validate_json(task_text)
-    protocol, device_lock = task.protocol, DeviceLock(task.device)
+    protocol, waits = task.protocol, Waits(wait_reporter(emit))
+    device_lock = DeviceLock(task.device, waits=waits)
     with device_lock.shared():
         import keras
 

@@ -21,6 +21,7 @@ from harness.schema.events import (
     FailedEvent,
     FailureStatus,
     StepEvent,
+    WaitEvent,
     write_event,
 )
 
@@ -110,5 +111,16 @@ def step_reporter(emit: Emit) -> Callable[[int, int], None]:
         if done == total or now - last >= STEP_SECONDS:
             last = now
             emit(StepEvent(done=done, total=total))
+
+    return report
+
+
+def wait_reporter(emit: Emit) -> Callable[[str, float], None]:
+    """A function that reports whom this process waits for, in its log and to its parent."""
+
+    def report(reason: str, seconds: float) -> None:
+        if reason:
+            print(reason, file=sys.stderr, flush=True)
+        emit(WaitEvent(reason=reason, seconds=seconds))
 
     return report

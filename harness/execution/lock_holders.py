@@ -1,4 +1,4 @@
-"""Who holds a lock that is waited for: reported in one line, after some seconds."""
+"""What a process waits for: counted, and who holds it reported in one line after some seconds."""
 
 from __future__ import annotations
 
@@ -7,41 +7,54 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 REPORT_SECONDS = 5.0
 """Of waiting, before it is reported."""
 ARTEFACTS_LOCK = "artefacts.lock"
 
-OnWait = Callable[[str, float], object]
-"""Receives who is waited for, and for how many seconds so far; an empty text when it has ended."""
+COUNTED_SECONDS = 0.1
+"""Of waiting since the last report, of which the parent is told though it was not worth a line."""
 
 
-def ignore(reason: str, seconds: float) -> None:
-    """Tell nobody."""
+@dataclass
+class Waits:
+    """The waiting of a process for others, which is no part of the times that it records."""
 
+    report: Callable[[str, float], object] = lambda reason, seconds: None
+    """Receives who is waited for, and for how many seconds this process has waited in all; an
+    empty text when it goes on."""
+    seconds: float = 0.0
+    """Waited so far."""
+    _reported: float = 0.0
 
-@contextmanager
-def report_waiting(
-    what: str, path: Path, on_wait: OnWait, seconds: float = REPORT_SECONDS
-) -> Iterator[None]:
-    """Around waiting for the lock in a file: after ``seconds`` tell who holds it."""
-    ended, was_reported = threading.Event(), threading.Event()
+    def clock(self) -> float:
+        """``time.perf_counter``, but it stands still while the process waits."""
+        return time.perf_counter() - self.seconds
 
-    def tell() -> None:
-        if not ended.wait(seconds):
-            was_reported.set()
-            on_wait(f"waiting for {what}, held by {describe_holder(path)}", seconds)
+    @contextmanager
+    def waiting(self, what: str, path: Path, seconds: float = REPORT_SECONDS) -> Iterator[None]:
+        """Around waiting for the lock in a file: after ``seconds`` report who holds it."""
+        ended, was_reported = threading.Event(), threading.Event()
 
-    start, thread = time.monotonic(), threading.Thread(target=tell, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        if was_reported.is_set():
-            on_wait("", time.monotonic() - start)
+        def tell() -> None:
+            if not ended.wait(seconds):
+                was_reported.set()
+                holder = describe_holder(path)
+                self.report(f"waiting for {what}, held by {holder}", self.seconds + seconds)
+
+        start, thread = time.perf_counter(), threading.Thread(target=tell, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            self.seconds += time.perf_counter() - start
+            if was_reported.is_set() or self.seconds - self._reported >= COUNTED_SECONDS:
+                self._reported = self.seconds
+                self.report("", self.seconds)
 
 
 def describe_holder(path: Path) -> str:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from harness.errors import StoreError, UserError
 from harness.execution.devices import Device
-from harness.execution.lock_holders import ARTEFACTS_LOCK, OnWait, ignore, report_waiting
+from harness.execution.lock_holders import ARTEFACTS_LOCK, Waits
 from harness.schema.base import Amount, Count, Name
 from harness.storage.file_lock import FileLock
 from harness.storage.files import open_plain
@@ -94,21 +94,22 @@ class RunLock(FileLock):
 
 
 @contextmanager
-def artefacts_lock(folder: Path, on_wait: OnWait = ignore) -> Iterator[None]:
+def artefacts_lock(folder: Path, waits: Waits | None = None) -> Iterator[None]:
     """The lock of the process that writes the artefacts of a run, which may outlive its parent.
 
     It waits for the previous one: no two processes ever write to the same artefacts.
     """
-    with _waited_for(FileLock(folder / ARTEFACTS_LOCK), "the artefacts of this run", on_wait):
+    lock = FileLock(folder / ARTEFACTS_LOCK)
+    with _waited_for(lock, "the artefacts of this run", waits or Waits()):
         yield
 
 
 @contextmanager
-def _waited_for(lock: FileLock, what: str, on_wait: OnWait) -> Iterator[FileLock]:
-    """Hold a lock; waiting for it is reported."""
+def _waited_for(lock: FileLock, what: str, waits: Waits) -> Iterator[FileLock]:
+    """Hold a lock; waiting for it is counted and reported."""
     try:
         if not lock.acquire(blocking=False):
-            with report_waiting(what, lock.path, on_wait):
+            with waits.waiting(what, lock.path):
                 lock.acquire()
         yield lock
     finally:
@@ -132,17 +133,17 @@ class DeviceLock:
         folder: Path | None = None,
         own: bool = False,
         turn: DeviceTurn | None = None,
-        on_wait: OnWait = ignore,
+        waits: Waits | None = None,
     ) -> None:
         self.own = own
         self.device = device
-        self._on_wait = on_wait
+        self.waits = waits or Waits()
+        """For the lock, and for the turn."""
         self._alone_seconds = ALONE_SECONDS
         self.turn = turn or DeviceTurn(device, 0)
+        self.turn.waits = self.waits
         self.seconds = 0.0
         """For which the lock was held so far; the waiting for it is not in it."""
-        self.waited_seconds = 0.0
-        """For which the lock was waited for so far."""
         self._path = _device_file(device, "device", folder)
         # Whoever waits for the exclusive lock holds the gate, so that new shared locks wait too.
         self._gate = _device_file(device, "gate", folder)
@@ -154,10 +155,10 @@ class DeviceLock:
         """Work on the device together with others. Keep it short: a measurement may be waiting."""
         gate = FileLock(self._gate)
         with ExitStack() as stack:
-            with _waited_for(gate, self.device, self._on_wait):
+            with _waited_for(gate, self.device, self.waits):
                 device = FileLock(self._path, shared=True)
-                stack.enter_context(_waited_for(device, self.device, self._on_wait))
-            with self._timed(gate, device):
+                stack.enter_context(_waited_for(device, self.device, self.waits))
+            with self._timed():
                 yield
 
     @contextmanager
@@ -168,14 +169,14 @@ class DeviceLock:
         """
         gate, device, compiling = map(FileLock, (self._gate, self._path, self._compiling))
         try:
-            with report_waiting(self.device, self._path, self._on_wait):
+            with self.waits.waiting(self.device, self._path):
                 alone = _acquire_within(gate, self._alone_seconds) and _acquire_within(
                     device, self._alone_seconds
                 )
-            if not alone:
-                self._alone_seconds = 0.0
-            with self._timed(gate, device):
+                if not alone:
+                    self._alone_seconds = 0.0
                 alone = alone and _acquire_within(compiling, COMPILING_SECONDS)
+            with self._timed():
                 yield device.enforced and alone
         finally:
             for lock in (compiling, device, gate):
@@ -188,20 +189,20 @@ class DeviceLock:
             with self.shared():
                 yield
         elif compiles:
-            with FileLock(self._compiling, shared=True):  # Autotuning runs on the GPU.
+            compiling = FileLock(self._compiling, shared=True)  # Autotuning runs on the GPU.
+            with _waited_for(compiling, self.device, self.waits):
                 yield
         else:
             yield
 
     @contextmanager
-    def _timed(self, *locks: FileLock) -> Iterator[None]:
+    def _timed(self) -> Iterator[None]:
         start = time.perf_counter()
         try:
             yield
         finally:
             with self._counting:
                 self.seconds += time.perf_counter() - start
-                self.waited_seconds += sum(lock.waited_seconds for lock in locks)
 
 
 class DeviceTurn:
@@ -217,13 +218,11 @@ class DeviceTurn:
         count: int,
         order: int = 0,
         folder: Path | None = None,
-        on_wait: OnWait = ignore,
     ) -> None:
-        self._on_wait = on_wait
+        self.waits = Waits()
         self.device, self.count, self._order, self._folder = device, count, order, folder
         self.seconds = 0.0
         """For which it was held so far."""
-        self.waited_seconds = 0.0
         self._held: tuple[FileLock, ...] = ()
         self._since = 0.0
 
@@ -231,9 +230,8 @@ class DeviceTurn:
         """Wait for a turn, unless it is held already; ``on_wait``: called where it is not free."""
         if self.count == 0 or self._held:
             return
-        start = time.perf_counter()
         ticket = FileLock(self._file(f"ready-{self._order:06}-{uuid4().hex[:12]}"))
-        with ticket, report_waiting(self.device, self._file("turn"), self._on_wait):
+        with ticket, self.waits.waiting(self.device, self._file("turn")):
             while not self._try(ticket.path):
                 on_wait()
                 on_wait = lambda: None  # noqa: E731
@@ -241,7 +239,6 @@ class DeviceTurn:
             with suppress(OSError):  # Windows deletes no open file; the next run does.
                 ticket.path.unlink()
         self._since = time.perf_counter()
-        self.waited_seconds += self._since - start
 
     def give_back(self) -> None:
         """Let the next run train; nothing happens where the turn is not held."""
@@ -296,7 +293,6 @@ def _acquire_within(lock: FileLock, seconds: float) -> bool:
             return False
         time.sleep(pause)
         pause = min(2 * pause, TURN_SECONDS)
-    lock.waited_seconds = time.perf_counter() - start
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import resource
@@ -125,7 +126,7 @@ def _signal_group(process: _Process, number: int) -> None:
 class _Watchdog:
     """Ends a child that exceeds its time or memory, and whatever a child leaves behind.
 
-    Waiting for its device does not count in its time.
+    Waiting for others does not count in its time.
     """
 
     process: _Process
@@ -134,7 +135,7 @@ class _Watchdog:
     reason: str = ""
     out_of_memory: bool = False
     _waited: float = 0.0
-    _waiting_since: float | None = None
+    _is_waiting: bool = False
     _done: threading.Event = field(default_factory=threading.Event)
     _kills_before: int = field(default_factory=lambda: _kernel_memory_kills())
 
@@ -149,17 +150,12 @@ class _Watchdog:
         _signal_group(self.process, signal.SIGKILL)
 
     def on_event(self, event: Event) -> None:
-        """Follow which phase the child is in."""
-        if isinstance(event, WaitEvent) and event.reason and self._waiting_since is not None:
-            return  # Its phase says so already.
-        if isinstance(event, PhaseEvent | WaitEvent):
-            now, since = time.monotonic(), self._waiting_since
-            self._waited += now - since if since is not None else 0.0
-            self._waiting_since = None
-            if isinstance(event, WaitEvent) and event.reason:
-                self._waiting_since = now - event.seconds
-            elif isinstance(event, PhaseEvent) and event.name == WAITING:
-                self._waiting_since = now
+        """Follow whether the child waits."""
+        if isinstance(event, WaitEvent):
+            self._waited = event.seconds
+            self._is_waiting = bool(event.reason)
+        elif isinstance(event, PhaseEvent):
+            self._is_waiting = event.name == WAITING
 
     def _watch(self) -> None:
         deadline = time.monotonic() + self.timeout if self.timeout else math.inf
@@ -168,8 +164,7 @@ class _Watchdog:
                 # A grandchild could hold the pipe open for ever.
                 _signal_group(self.process, signal.SIGKILL)
                 return
-            is_waiting = self._waiting_since is not None
-            if not is_waiting and time.monotonic() - self._waited > deadline:
+            if not self._is_waiting and time.monotonic() - self._waited > deadline:
                 self.reason = f"timeout after {self.timeout:.0f} s"
                 terminate(self.process)
             elif self.memory_gb and resident_gb(self.process.pid) > self.memory_gb:
@@ -282,11 +277,20 @@ class WorkerProcess:
 def run_task(
     module: str, task: FrozenModel, environment: Mapping[str, str], report: Callable[[Event], None]
 ) -> tuple[dict[str, Any], str]:
-    """Execute a task in ``python -m module``: its outcome, or else the reason why there is none."""
+    """Execute a task in ``python -m module``: its outcome, or else the reason why there is none.
+
+    Whom it waits for is logged as a warning.
+    """
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, WaitEvent) and event.reason:
+            logging.getLogger(__name__).warning(event.reason)
+        report(event)
+
     launcher = WorkerProcess(command=module_command(module))
     with tempfile.TemporaryDirectory() as folder:
         try:
-            ended = launcher.execute(task, Path(folder) / LOG, environment, report)
+            ended = launcher.execute(task, Path(folder) / LOG, environment, on_event)
         except BaseException:
             launcher.stop()
             raise

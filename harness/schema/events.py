@@ -66,7 +66,7 @@ class WaitEvent(FrozenModel):
     event: Literal["wait"] = "wait"
     reason: Text
     seconds: Amount
-    """So far."""
+    """That this process has waited so far, for whomever."""
 
 
 class DoneEvent(FrozenModel):

@@ -34,8 +34,8 @@ class Ledger(FrozenModel):
     """Wall seconds of compiling ahead of training, while other runs could train on the device;
     part of ``timings.compile``. None: not measured."""
     waiting_seconds: Amount | None = added_field(None)
-    """Wall seconds of waiting, ready, for a turn on the device; in no part of the timings but
-    ``total``. None: runs do not take turns."""
+    """Wall seconds of waiting for the device or for another process; in no part of the timings.
+    None: not measured."""
     programs_compiled: Count | None = added_field(None)
     """Programs that XLA compiled for this run. None: not counted by the backend."""
     programs_cached: Count | None = added_field(None)

@@ -74,7 +74,7 @@ class Cost(FrozenModel):
 
 
 class Timings(FrozenModel):
-    """Seconds. ``training`` is all phases, with feature extraction.
+    """Seconds, without waiting for others. ``training`` is all phases, with feature extraction.
 
     Of a resumed run ``training`` and ``total`` include the epochs from the checkpoint.
     """

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from pathlib import Path
 from typing import IO
 
@@ -39,8 +38,6 @@ class FileLock:
         self.shared = shared
         self.enforced = True
         """False on a file system without locks, where each is granted."""
-        self.waited_seconds = 0.0
-        """In the last ``acquire``."""
         self._file: IO[str] | None = None
 
     def acquire(self, blocking: bool = True) -> bool:
@@ -48,7 +45,6 @@ class FileLock:
 
         Raises StoreError where the path is a link or no regular file, and OSError.
         """
-        start = time.perf_counter()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
         file = os.fdopen(open_plain(self.path, flags), "a+", encoding="utf-8")
@@ -57,7 +53,6 @@ class FileLock:
         except BaseException:
             file.close()
             raise
-        self.waited_seconds = time.perf_counter() - start
         if acquired:
             self._file = file
         else:

@@ -63,6 +63,7 @@ class RunState:
                 self._samples.clear()
                 if self.phase == "start":  # Another process than before.
                     self.resident_mb = self.device_mb = None
+                    self.waiting = ""
             case WaitEvent():
                 self.waiting = event.reason
             case StepEvent():

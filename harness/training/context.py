@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -104,14 +103,15 @@ class RunContext:
 
     def prepare(self, programs: Sequence[Callable[[], None]]) -> None:
         """Compile programs ahead, while other runs may train; then wait for a turn to train."""
-        turn, start = self.device_lock.turn, time.perf_counter()
+        turn, clock = self.device_lock.turn, self.device_lock.waits.clock
+        start = clock()
         if self.preparing_seconds is not None:
             turn.give_back()
             self.callbacks.on_phase_begin(COMPILING, 1)
             for compile_ahead in programs:
                 with self.device_lock.preparing(compiles=True):  # Others measure in between.
                     compile_ahead()
-            self.preparing_seconds += time.perf_counter() - start
+            self.preparing_seconds += clock() - start
         turn.take(lambda: self.callbacks.on_phase_begin(WAITING, 1))
 
     @cached_property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import sys
-import time
 from pathlib import Path
 
 import keras
@@ -41,13 +40,13 @@ def execute(
 ) -> Outcome:
     """Train and predict a run, and write its artefacts.
 
-    ``emit`` sends an event to the parent; ``start``: of the process, by ``time.perf_counter``.
+    ``emit`` sends an event to the parent; ``start``: of the process, by the clock of its waits.
     """
     make_deterministic(keras.backend.backend())
     if job.device != "cpu":
         monitor.device_memory = _device_memory_mb
-    programs = count_programs()
-    start_seconds = time.perf_counter() - start
+    programs, clock = count_programs(), device_lock.waits.clock
+    start_seconds = clock() - start
     weights = tuple(Path(file) if file else None for file in job.weights)
     data, checkpoints = open_dataset(Path(job.data)), _checkpoints(job, emit)
     callbacks = Callbacks(
@@ -71,7 +70,7 @@ def execute(
         energy_joules=None if resumed else monitor.energy.joules,
         energy_exclusive=not (job.device_shared or job.device_preparing),
         preparing_seconds=result.preparing_seconds,
-        waiting_seconds=device_lock.turn.waited_seconds if device_lock.turn.count else None,
+        waiting_seconds=device_lock.waits.seconds,
         programs_compiled=programs.compiled if programs else None,
         programs_cached=programs.cached if programs else None,
         xla=jit(),
@@ -81,7 +80,7 @@ def execute(
         history=result.history,
         timings=Timings(
             start=start_seconds,
-            total=time.perf_counter() - start + result.seconds_before,
+            total=clock() - start + result.seconds_before,
             **result.seconds,
         ),
         environment=_environment(),

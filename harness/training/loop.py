@@ -57,6 +57,10 @@ class Learner(Protocol):
     def sample_count(self) -> int:
         """Training images of an epoch."""
 
+    def clock(self) -> float:
+        """Seconds, by which epochs are timed."""
+        return time.perf_counter()
+
     def on_epoch_begin(self, epoch: int) -> None:
         """Load the training images of this epoch, counted from 0; they may be augmented."""
 
@@ -146,7 +150,7 @@ def _train_epoch(
     seed: int,
 ) -> Epoch:
     """Train for one epoch and validate. Raises Diverged."""
-    start, epoch = time.perf_counter(), schedule.epoch + 1
+    start, epoch = learner.clock(), schedule.epoch + 1
     learner.on_epoch_begin(schedule.epoch)
     batches = shuffled_batches(name, seed, schedule.epoch, phase.batch_size, learner.sample_count)
     losses = learner.train_on_batches(batches, schedule.learning_rate)
@@ -166,7 +170,7 @@ def _train_epoch(
         train_loss=train_loss,
         validation_loss=loss,
         validation_f1=macro_f1(labels, probabilities.argmax(axis=1), classes),
-        seconds=time.perf_counter() - start,
+        seconds=learner.clock() - start,
         samples=batches.size,
     )
 

@@ -63,6 +63,10 @@ class NetworkLearner(Learner):
     def sample_count(self) -> int:
         return self._context.stream.rows
 
+    def clock(self) -> float:
+        """Seconds without those in which the process waited."""
+        return self._context.device_lock.waits.clock()
+
     def on_epoch_begin(self, epoch: int) -> None:
         self._images = None  # Frees the memory of an augmented epoch before the next one.
         training_epoch = self._context.training_epoch(epoch, self._epochs)

@@ -6,7 +6,6 @@ earlier step could have changed.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import keras
@@ -37,7 +36,7 @@ class TrainingResult:
     cost: Cost
     seconds: dict[str, float]
     """Keys: ``build``, ``training``, ``evaluation``, and ``compile``, which is part of the last
-    two. Waiting for a turn on the device is in none."""
+    two. Waiting for others is in none."""
     preparing_seconds: float | None
     """Of ``compile``: ahead of training, without a turn on the device; None: nothing was."""
 
@@ -85,7 +84,8 @@ def train(
     ``weights``: files as ``zoo.factory.build`` takes them, None where the weights are random.
     Raises WeightsError, ConfigError or DataError where the user's input does not fit.
     """
-    protocol, start = run.protocol, time.perf_counter()
+    protocol, clock = run.protocol, device_lock.waits.clock
+    start = clock()
     seed_everything(run.seed)
     keras.config.set_dtype_policy(protocol.precision)
 
@@ -94,7 +94,7 @@ def train(
     with device_lock.preparing():
         network = build(find(run.recipe), protocol.image_size, weights)
     context = RunContext(run, data, network, device_lock, callbacks, options)
-    built = time.perf_counter()
+    built = clock()
 
     # Train: all layers from scratch; or the head on frozen features, then the last layers too.
     frozen: dict[str, Predictions] = {}
@@ -108,17 +108,16 @@ def train(
             frozen = predict_frozen(context, phases[0].head)
             phases.append(fine_tune(context, phases[0].head, protocol.fine_tuning))
             features = {}  # They were those of the pretrained backbone.
-    trained, training_memory = time.perf_counter(), _peak_memory_mb()
+    trained, training_memory = clock(), _peak_memory_mb()
 
     # Predict every part, and measure the throughput meanwhile.
     meter = Meter(protocol.test_views, further_sizes=context.further_sizes)
     predictions = predict_parts(context, phases[-1].head, features, meter) | frozen
     device_lock.turn.give_back()
-    waited = device_lock.turn.waited_seconds
     seconds = {
         "build": built - start,
-        "training": trained - built - waited + sum(phase.seconds_before for phase in phases),
-        "evaluation": time.perf_counter() - trained,
+        "training": trained - built + sum(phase.seconds_before for phase in phases),
+        "evaluation": clock() - trained,
         "compile": context.compile_timer.seconds,
     }
     cost = _cost(context, phases[-1], meter, training_memory)

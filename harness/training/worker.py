@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.execution.child import Emit, serve
-from harness.schema.events import PhaseEvent, WaitEvent
+from harness.execution.child import Emit, serve, wait_reporter
+from harness.schema.events import PhaseEvent
 
 START = time.perf_counter()
 
@@ -24,23 +24,20 @@ def main() -> int:
 def _execute(job_text: str, emit: Emit) -> dict[str, Any]:
     from harness.execution import compile_cache
     from harness.execution.energy import EnergyMeter
+    from harness.execution.lock_holders import Waits
     from harness.execution.locks import DeviceLock, DeviceTurn, artefacts_lock
     from harness.execution.monitor import ResourceMonitor
     from harness.schema.run import Job
 
     job = Job.model_validate_json(job_text)
 
-    def on_wait(reason: str, seconds: float) -> None:
-        if reason:
-            print(reason, file=sys.stderr, flush=True)
-        emit(WaitEvent(reason=reason, seconds=seconds))
-
-    turn = DeviceTurn(job.device, job.device_turns, job.order, on_wait=on_wait)
-    device_lock = DeviceLock(job.device, own=job.own_device, turn=turn, on_wait=on_wait)
+    waits = Waits(wait_reporter(emit))
+    turn = DeviceTurn(job.device, job.device_turns, job.order)
+    device_lock = DeviceLock(job.device, own=job.own_device, turn=turn, waits=waits)
     compile_cache.enter_folder()
 
     with (
-        artefacts_lock(Path(job.output), on_wait),
+        artefacts_lock(Path(job.output), waits),
         ResourceMonitor(EnergyMeter.of_device(job.device), emit) as monitor,
     ):
         emit(PhaseEvent(name="start", steps=1))

@@ -16,7 +16,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.execution import lock_holders, locks
-from harness.execution.lock_holders import describe_holder, report_waiting
+from harness.execution.lock_holders import Waits, describe_holder
 from harness.execution.locks import DeviceLock, LockOwner, RunLock, artefacts_lock, lock_folder
 from harness.storage.file_lock import FileLock
 
@@ -102,7 +102,7 @@ def test_an_exclusive_lock_waits_for_the_shared_ones(tmp_path: Path) -> None:
     with device_lock.exclusive() as exclusive:
         assert exclusive
         assert holder.wait(5) == 0
-    assert device_lock.waited_seconds > 0
+    assert device_lock.waits.seconds > 0
 
 
 def test_a_shared_lock_waits_for_the_exclusive_one(tmp_path: Path) -> None:
@@ -116,12 +116,12 @@ def test_who_is_waited_for_is_reported(tmp_path: Path) -> None:
     said: list[tuple[str, float]] = []
     holder = start_holder(tmp_path, "exclusive", 60)
     holder.send_signal(signal.SIGSTOP)
-    with report_waiting(
-        "cpu", tmp_path / "cpu.device.lock", lambda *event: said.append(event), 0.05
-    ):
-        time.sleep(0.5)
-    with report_waiting("cpu", tmp_path / "cpu.device.lock", lambda *event: said.append(event), 60):
-        pass
+    waits = Waits(lambda *event: said.append(event))
+    start, begun = time.perf_counter(), waits.clock()
+    for seconds in (0.05, 60):
+        with waits.waiting("cpu", tmp_path / "cpu.device.lock", seconds):
+            time.sleep(0.5 if seconds < 1 else 0)
+    assert waits.clock() - begun < 0.4 < time.perf_counter() - start, "the clock stands still"
     holder.kill()
     (reason, _), (end, seconds) = said
     assert reason.startswith(f"waiting for cpu, held by pid {holder.pid}, which is stopped")

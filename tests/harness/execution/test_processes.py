@@ -97,6 +97,7 @@ def test_a_hang_ends_even_if_it_ignores_sigterm(
 def test_waiting_for_the_device_does_not_count_in_the_time_limit(tmp_path: Path) -> None:
     program = (
         "emit(event='phase', name='waiting for the device', steps=1); time.sleep(1.5)\n"
+        "emit(event='wait', reason='', seconds=1.5)\n"
         "emit(event='phase', name='from scratch', steps=1)\n"
         "{}emit(event='failed', reason='the end', status='failed')"
     )

@@ -24,7 +24,6 @@ def test_a_file_lock_excludes_threads_and_other_locks_of_one_process(tmp_path: P
     first.release()
     thread.join(20)
     assert order == ["first", "second"]
-    assert second.waited_seconds > 0
     first.release()  # Not held any more: nothing happens.
     assert first.acquire(blocking=False)
 
