@@ -1,8 +1,8 @@
 """Makes augmented epochs ahead of a training: ``python -m harness.augmentation.worker``.
 
 The training's Job comes as one line on stdin, then a line ``FIRST END`` whenever it turns to
-another epoch. Epochs that are in the cache are left alone. When stdin closes, the training has
-ended or died, and this process ends.
+another epoch. Epochs that are in the cache are left alone. Each line on stdout is a warning. When
+stdin closes, the training has ended or died, and this process ends.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from harness.augmentation.stream import BATCH, Stream
 from harness.augmentation.training_images import training_stream
 from harness.data.image_cache import open_dataset
 from harness.execution import devices
+from harness.execution.child import take_stdout
 from harness.execution.locks import DeviceLock
 from harness.execution.processes import module_command
 from harness.schema.run import Job
@@ -46,6 +48,8 @@ class EpochPrefetcher:
     """The training's end: starts the process at the first request, and ends it."""
 
     job: Job
+    warn: Callable[[str], object] = lambda _: None
+    """Receives the warnings of the process."""
     _process: subprocess.Popen[str] | None = field(default=None, repr=False)
 
     def __call__(self, first: int, end: int) -> None:
@@ -56,11 +60,12 @@ class EpochPrefetcher:
             self._process = subprocess.Popen(
                 module_command("harness.augmentation.worker"),
                 stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
                 text=True,
                 encoding="utf-8",
                 env=os.environ | ENVIRONMENT,
             )
+            threading.Thread(target=self._forward_warnings, daemon=True).start()
             self._send(self.job.model_dump_json())
         self._send(f"{first} {end}")
 
@@ -72,6 +77,13 @@ class EpochPrefetcher:
             self._process.stdin.flush()
         except OSError:
             pass  # It has died; the training makes its epochs itself.
+
+    def _forward_warnings(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self.warn(line.rstrip())
 
     def close(self) -> None:
         if self._process is not None:
@@ -98,6 +110,7 @@ class _Requests:
 
 
 def main() -> int:
+    warnings = take_stdout()
     job = Job.model_validate_json(sys.stdin.readline())
     if job.epochs is None:
         return 0
@@ -108,14 +121,14 @@ def main() -> int:
 
         tf.config.threading.set_inter_op_parallelism_threads(1)
     stream = training_stream(job.run, open_dataset(Path(job.data)))
-    _make_epochs(stream, requests, job)
+    warn = partial(print, file=warnings, flush=True)
+    cache = EpochCache(Path(job.epochs.folder), job.epochs.limit_bytes, warn)
+    _make_epochs(stream, requests, cache, job.device)
     return 0
 
 
-def _make_epochs(stream: Stream, requests: _Requests, job: Job) -> None:
-    assert job.epochs is not None
-    cache = EpochCache(Path(job.epochs.folder), job.epochs.limit_bytes)
-    make = partial(cache.get_or_make, stream, share_device=DeviceLock(job.device).shared)
+def _make_epochs(stream: Stream, requests: _Requests, cache: EpochCache, device: str) -> None:
+    make = partial(cache.get_or_make, stream, share_device=DeviceLock(device).shared)
     many = len(stream.ids) >= BATCHES_WORTH_PROCESSES * BATCH
     parallel = many and stream.augmentation.provider == "wbc-bench"
     with process_pool() if parallel else nullcontext() as processes:

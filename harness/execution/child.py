@@ -42,7 +42,7 @@ def serve(execute: Callable[[str, Emit], dict[str, Any]]) -> int:
 
     ``execute`` takes the task's JSON and a function that sends events; it returns the outcome.
     """
-    stdout = _take_stdout()
+    stdout = take_stdout()
     task = sys.stdin.readline()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     lock = threading.Lock()
@@ -64,8 +64,8 @@ def serve(execute: Callable[[str, Emit], dict[str, Any]]) -> int:
     return 0
 
 
-def _take_stdout() -> IO[str]:
-    """Keep stdout for events; send whatever else is printed to stderr, which is the log."""
+def take_stdout() -> IO[str]:
+    """Keep stdout for the parent; send whatever else is printed to stderr, which is the log."""
     stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return stdout

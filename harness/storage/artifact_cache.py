@@ -1,9 +1,9 @@
 """The cache of everything that is expensive to compute: each artifact is created once.
 
 An artifact is a folder of files, ``ROOT/KEY`` or ``ROOT/GROUP/KEY``. It is created by one process
-at a time, in a hidden folder next to it; sizes and checksums go into its ``manifest.json``, the
-files are synced, and the folder is renamed. The kernel drops the lock of a process that dies, by
-which its leftovers are recognised.
+at a time, in a hidden folder next to it; sizes and checksums go into its ``manifest.json``, files
+and folders are synced, and the folder is renamed. The kernel drops the lock of a process that dies,
+by which its leftovers are recognised.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from uuid import uuid4
 
 from harness.errors import NoRoom, StoreError, is_no_room
 from harness.storage.file_lock import FileLock
+from harness.storage.files import sync_file, sync_folder
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".creating-"
@@ -40,7 +42,8 @@ class ArtifactCache:
     def find(self, key: str, *, verify: bool = False) -> Path | None:
         """The folder of an artifact; None where it is absent or damaged.
 
-        ``verify``: compare checksums (a gigabyte per second), not only sizes.
+        ``verify``: compare checksums (a gigabyte per second), not only sizes; a file that has not
+        been written since, once in this process.
         """
         folder = self.root / key
         if damage(folder, verify=verify):
@@ -142,9 +145,11 @@ def damage(folder: Path, *, verify: bool = False) -> str | None:
     try:
         files = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
         for name, entry in files.items():
-            if (folder / name).stat().st_size != entry["bytes"]:
+            status = (folder / name).stat()
+            if status.st_size != entry["bytes"]:
                 return f"{name} has the wrong size"
-            if verify and _checksum(folder / name) != entry["crc32"]:
+            version = status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+            if verify and _checksum(folder / name, version) != entry["crc32"]:
                 return f"{name} does not match its checksum"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
@@ -158,9 +163,11 @@ def _write_manifest(folder: Path) -> None:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         entry = {"bytes": path.stat().st_size, "crc32": _checksum(path)}
         files[path.relative_to(folder).as_posix()] = entry
-        _sync(path)
+        sync_file(path)
     (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1), "utf-8")
-    _sync(folder / MANIFEST)
+    sync_file(folder / MANIFEST)
+    for inner in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
+        sync_folder(inner)
 
 
 def _publish(temporary: Path, folder: Path) -> None:
@@ -170,6 +177,7 @@ def _publish(temporary: Path, folder: Path) -> None:
     except OSError:
         if damage(folder):  # Else another process was faster, on a disk without locks.
             raise
+    sync_folder(folder.parent)
 
 
 def _lock(folder: Path) -> FileLock:
@@ -186,17 +194,14 @@ def _unless_locked(folder: Path) -> Iterator[bool]:
         lock.release()
 
 
-def _checksum(path: Path) -> int:
+@lru_cache(maxsize=4096)
+def _checksum(path: Path, version: tuple[int, ...] = ()) -> int:
+    """``version``: changes whenever the file is written."""
     total = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             total = zlib.crc32(block, total)
     return total
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _bytes(folder: Path) -> int:

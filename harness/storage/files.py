@@ -91,7 +91,7 @@ def no_link_between(root: Path, path: Path) -> Path:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a temporary file in the same folder, sync it, and rename it."""
+    """Write a temporary file in the same folder, sync it, rename it, and sync the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not the process id: other machines may write to this folder.
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")
@@ -101,8 +101,25 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the content of a file is on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can do that."""
+    with suppress(OSError):  # Windows opens no folder, and some network disks sync none.
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def remove_leftovers(root: Path) -> None:

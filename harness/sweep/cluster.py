@@ -114,8 +114,9 @@ class ImagesPlugin(WorkerPlugin):  # type: ignore[misc]
         folder = images_folder(worker, self.place)
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
-            if not (folder / name).exists():
-                write_atomically(folder / name, content)
+            path = folder / name
+            if not (path.exists() and path.read_bytes() == content):  # Earlier sweeps left it.
+                write_atomically(path, content)
 
 
 def images_folder(worker: Any, name: str) -> Path:

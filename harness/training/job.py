@@ -24,7 +24,7 @@ from harness.schema.events import EpochEvent, MessageEvent, PhaseEvent, WarningE
 from harness.schema.ledger import Ledger
 from harness.schema.records import Environment, Outcome, Timings
 from harness.schema.run import Job
-from harness.storage.files import open_new, write_arrays
+from harness.storage.files import open_new, sync_file, write_arrays
 from harness.storage.predictions import write_predictions
 from harness.storage.records import FEATURES, PREDICTIONS
 from harness.training.checkpoint import CheckpointManager
@@ -54,7 +54,7 @@ def execute(
         on_batch_end=step_reporter(emit),
         on_epoch_end=lambda epoch: emit(EpochEvent(epoch=epoch)),
     )
-    prefetch = EpochPrefetcher(job)
+    prefetch = EpochPrefetcher(job, lambda text: emit(MessageEvent(text=text)))
     try:
         options = _options(job, data, checkpoints, prefetch, emit)
         result = train(job.run, data, weights, device_lock, callbacks, options)
@@ -168,8 +168,9 @@ def _write(output: Path, result: TrainingResult) -> None:
 
 
 def _save_weights(model: keras.Model, path: Path) -> None:
-    """Write to a temporary file, then rename: a killed HDF5 write leaves a torn file."""
+    """Write to a temporary file, sync, then rename: a killed HDF5 write leaves a torn file."""
     temporary = path.with_name(f"tmp-{path.name}")
     open_new(temporary).close()  # In place of a link of this name.
     model.save_weights(temporary)
+    sync_file(temporary)
     temporary.replace(path)

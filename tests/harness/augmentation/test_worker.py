@@ -76,8 +76,11 @@ def wait_for(what: Callable[[], bool]) -> None:
 def test_epochs_are_made_ahead_and_not_further_than_requested(folder: Path, tmp_path: Path) -> None:
     run = made_run(folder, "randaugment+mixup")
     stream = training_stream(run, open_dataset(folder))
-    cache = EpochCache(tmp_path / "epochs", 10**8)
-    prefetch = EpochPrefetcher(made_job(run, folder, tmp_path))
+    cache, warnings = EpochCache(tmp_path / "epochs", 10**8), list[str]()
+    damaged = tmp_path / "epochs" / stream.key / "epoch-0000" / "images.npy"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"x")
+    prefetch = EpochPrefetcher(made_job(run, folder, tmp_path), warnings.append)
     try:
         prefetch(0, 2)
         wait_for(lambda: cache.find(stream, 1) is not None)
@@ -91,6 +94,8 @@ def test_epochs_are_made_ahead_and_not_further_than_requested(folder: Path, tmp_
     finally:
         prefetch.close()
     assert cache.find(stream, 6) is None
+    (warning,) = warnings
+    assert warning == f"{damaged.parent}: manifest.json is missing; it is created again"
 
 
 def test_processes_make_the_same_epoch_as_threads(folder: Path, tmp_path: Path) -> None:

@@ -142,6 +142,36 @@ def test_a_changed_byte_is_found_by_its_checksum(cache: ArtifactCache, warnings:
     assert warnings == [f"{folder}: rows does not match its checksum; it is created again"]
 
 
+def test_a_checksum_is_computed_once_in_a_command(cache: ArtifactCache) -> None:
+    folder = cache.get_or_create("a", Creator())
+    before = artifact_cache._checksum.cache_info().misses
+    for _ in range(3):
+        assert cache.find("a", verify=True) == folder
+    assert artifact_cache._checksum.cache_info().misses == before + 2  # Of two files.
+
+
+def test_all_is_synced_before_it_is_published(
+    cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    before_rename: list[int] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def record_sync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def record_rename(self: Path, target: Path) -> Path:
+        before_rename.extend(synced)
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(Path, "rename", record_rename)
+    folder = cache.get_or_create("a", Creator())
+    assert {path.stat().st_ino for path in (folder, *folder.rglob("*"))} <= set(before_rename)
+    assert synced[-1] == cache.root.stat().st_ino
+
+
 # --- failures ------------------------------------------------------------------------------------
 
 
