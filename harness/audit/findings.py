@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.audit.duplicates import repeated
 from harness.audit.manifest import Manifest, Removal
 from harness.audit.outliers import Isolation, Outlier, find_outliers, similar_to
+from harness.data.duplicates import repeated
 from harness.data.image_cache import Provenance
 from harness.data.splitting import PARTS
 from harness.schema.dataset import Dataset

@@ -8,14 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from harness.audit import embeddings
-from harness.audit.duplicates import near_duplicate_groups
 from harness.audit.findings import Audit, audit_dataset
 from harness.audit.manifest import Manifest, cleaned, parse, read_manifest
 from harness.config import DataSettings
@@ -65,7 +63,7 @@ class Workspace:
 
 
 def run_audit(source: Source, workspace: Workspace, not_cells: Sequence[int] = ()) -> AuditedSource:
-    """Audit one source: embeddings by a child process while near-duplicates are searched here.
+    """Audit one source: copies as decoding found them, outliers by embeddings of a child process.
 
     ``not_cells``: indices of images that are known to show no cell. Raises DataError for one that
     the source does not have.
@@ -82,16 +80,15 @@ def run_audit(source: Source, workspace: Workspace, not_cells: Sequence[int] = (
     def report(event: Event) -> None:
         if isinstance(event, StepEvent):
             embedded = f"{event.done:,} of {event.total:,} images embedded"
-            workspace.on_progress(f"searching near-duplicates; {embedded}")
+            workspace.on_progress(embedded)
 
-    workspace.on_progress("searching near-duplicates; starting the network")
-    with ThreadPoolExecutor(1) as pool:
-        near_groups = pool.submit(near_duplicate_groups, dataset.images, dataset.groups)
-        vectors = embeddings.compute_embeddings(
-            folder, workspace.cache, workspace.device, report, workspace.backend
-        )
-        workspace.on_progress("searching near-duplicates and outliers")
-        audit = audit_dataset(dataset, origin, vectors, near_groups.result(), not_cells)
+    workspace.on_progress("starting the network")
+    vectors = embeddings.compute_embeddings(
+        folder, workspace.cache, workspace.device, report, workspace.backend
+    )
+    workspace.on_progress("searching outliers")
+    near_groups = dataset.groups if dataset.near_groups is None else dataset.near_groups
+    audit = audit_dataset(dataset, origin, vectors, near_groups, not_cells)
     return AuditedSource(dataset, origin, vectors, audit, source.passed_over)
 
 

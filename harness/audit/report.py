@@ -11,9 +11,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from harness.audit import duplicates, figures, outliers
+from harness.audit import figures, outliers
 from harness.audit.findings import CONSTANT_DEVIATION, KINDS, Kind, PixelStatistics
 from harness.audit.pipeline import IMAGE_SIZE, MANIFEST, AuditedSource
+from harness.data import duplicates
 from harness.errors import DataError
 from harness.schema.dataset import Dataset
 from harness.storage.files import write_atomically

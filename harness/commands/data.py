@@ -10,7 +10,7 @@ from harness.audit import pipeline
 from harness.commands.console import plain_console, updater
 from harness.commands.settings import DataOptions, Settings, load_settings
 from harness.data.image_cache import open_dataset, provenance
-from harness.data.splitting import split_csv, split_indices
+from harness.data.splitting import effective_split, split_csv, split_indices
 from harness.errors import UnknownName, path_error
 from harness.schema.dataset import Dataset, ImageIdentities
 from harness.storage.files import write_atomically
@@ -40,7 +40,7 @@ def write_split(options: DataOptions, out: Path) -> str:
     """Write which image is in which part as CSV; a line that sums it up."""
     settings = load_settings(options)
     data = prepare(settings)
-    parts = split_indices(settings.benchmark.split, data.dataset)
+    parts = split_indices(effective_split(settings.benchmark.split, data.dataset), data.dataset)
     try:
         origin = provenance(data.folder)
         images = ImageIdentities(origin.digests, origin.files)

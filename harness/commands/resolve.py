@@ -13,7 +13,7 @@ from harness.commands.console import updater
 from harness.commands.data import PreparedData, prepare
 from harness.commands.settings import DataOptions, Settings, load_settings
 from harness.config import Benchmark, Preset
-from harness.data.splitting import split_indices
+from harness.data.splitting import effective_split, split_indices
 from harness.errors import ConfigError, UnknownName, UserError
 from harness.schema.dataset import DataSummary, Parts
 from harness.schema.run import Profile, Shift
@@ -90,7 +90,9 @@ def find_inputs(
     _check(request, benchmark)
     with console.status("reading the images") as status:
         data = prepare(settings, updater(status))
-    parts = split_indices(benchmark.split, data.dataset)
+    split = effective_split(benchmark.split, data.dataset)
+    settings = replace(settings, benchmark=benchmark.model_copy(update={"split": split}))
+    parts = split_indices(split, data.dataset)
     with console.status("looking for weights") as status:
         weights = resolve_weights(
             benchmark.weights, recipes, download=download, report=updater(status)

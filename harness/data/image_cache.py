@@ -1,9 +1,10 @@
 """The cache of decoded images: one folder of plain arrays, made once, mapped by every worker.
 
-A folder has ``images.npy`` (uint8, N x S x S x 3), ``labels.npy``, ``groups.npy``, ``given.npy``
-where the source came with its own split, ``digests.npy`` and ``sizes.npy`` of the images as the
-source had them, ``files.json`` where these are files, and ``meta.json``. Its key is the hash of the
-source's bytes, the size, the resizer and the schema.
+A folder has ``images.npy`` (uint8, N x S x S x 3), ``labels.npy``, ``groups.npy``,
+``near_groups.npy`` where there are near copies, ``given.npy`` where the source came with its own
+split, ``digests.npy`` and ``sizes.npy`` of the images as the source had them, ``files.json`` where
+these are files, and ``meta.json``. Its key is the hash of the source's bytes, the size, the resizer
+and the schema.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from harness.schema.dataset import Dataset
 from harness.storage.artifact_cache import ArtifactCache, damage
 from harness.storage.files import write_images
 
-SCHEMA = 4
+SCHEMA = 5
 """Raised when the same source would be decoded into something else."""
 
 FILES = "files.json"
@@ -126,8 +127,9 @@ def open_dataset(folder: Path) -> Dataset:
             class_names=tuple(meta["class_names"]),
             fingerprint=meta["fingerprint"],
             groups=_load(folder, "groups"),
-            given=_load(folder, "given") if (folder / "given.npy").exists() else None,
+            given=_load_optional(folder, "given"),
             notes=tuple(meta["notes"]),
+            near_groups=_load_optional(folder, "near_groups"),
         )
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(f"{folder}: damaged decoded images; delete it: {error}") from error
@@ -154,6 +156,10 @@ def _meta(folder: Path) -> dict[str, Any]:
 
 def _load(folder: Path, name: str) -> np.ndarray:
     return np.load(folder / f"{name}.npy", allow_pickle=False)
+
+
+def _load_optional(folder: Path, name: str) -> np.ndarray | None:
+    return _load(folder, name) if (folder / f"{name}.npy").exists() else None
 
 
 def resizer_version() -> str:
@@ -263,6 +269,8 @@ def _decode(
     folder: Path, content: Content, size: int, meta: dict[str, Any], tolerant: bool
 ) -> None:
     """Write the arrays and ``meta.json``."""
+    from harness.data.duplicates import near_duplicate_groups
+
     name, count = meta["name"], len(content.labels)
     digests: list[bytes] = []  # SHA-256 of each image's final pixels.
     originals: list[bytes] = []
@@ -302,6 +310,10 @@ def _decode(
         "digests": np.frombuffer(b"".join(originals), np.uint8).reshape(-1, 32),
         "sizes": np.array(sizes, "<i4"),
     }
+    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    near_groups = near_duplicate_groups(images, arrays["groups"])
+    if not np.array_equal(near_groups, arrays["groups"]):
+        arrays["near_groups"] = near_groups.astype("<i8")
     if content.given is not None:
         arrays["given"] = content.given.astype("<i8")
     for array_name, array in arrays.items():

@@ -1,12 +1,12 @@
 """Train, validation and test ids: a pure function of labels, groups of copies, and the rule.
 
 Images with the same pixels, also mirrored or in quarter turns, form a group, which is in one part
-only: otherwise the test would contain training images.
+only: otherwise the test would contain training images. So do near copies, where the rule says so.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,13 @@ def split_indices(split: Split, dataset: Dataset) -> Parts:
     Raises DataError where a class would be missing from a part, there are too few images for the
     rule, or the source's own split lacks a part.
     """
+    if split.group_near_copies and dataset.near_groups is not None:
+        grouped = replace(dataset, groups=dataset.near_groups, near_groups=None)
+        try:
+            return split_indices(split, grouped)
+        except DataError as error:
+            hint = "near copies are one picture here; split.group_near_copies = false ignores them"
+            raise DataError(f"{error}; {hint}") from None
     if split.use_given and dataset.given is not None:
         part = _given_split(split, dataset.given, dataset)
     else:
@@ -36,6 +43,26 @@ def split_indices(split: Split, dataset: Dataset) -> Parts:
     if split.subset is not None:
         ids = [_subset(ids[p], p, split, dataset) for p in range(3)]
     return Parts(*(chosen.astype(np.int64) for chosen in ids))
+
+
+def effective_split(split: Split, dataset: Dataset) -> Split:
+    """The rule without ``group_near_copies`` where no near copies would lie in different parts.
+
+    So ids of runs do not depend on an option that changes nothing. All folds are split alike.
+    Raises DataError as ``split_indices``.
+    """
+    if not split.group_near_copies:
+        return split
+    plain = split.model_copy(update={"group_near_copies": False})
+    near = dataset.near_groups
+    if near is None:
+        return plain
+    for fold in range(max(split.folds, 1)):
+        parts = split_indices(plain.model_copy(update={"fold": fold}), dataset)
+        groups = [np.unique(near[getattr(parts, part)]) for part in PARTS]
+        if len(np.unique(np.concatenate(groups))) < sum(map(len, groups)):
+            return split
+    return plain
 
 
 def split_csv(parts: Parts, images: ImageIdentities) -> str:

@@ -61,6 +61,8 @@ def split_in_words(split: Split) -> str:
         words.append(f"the test is fold {split.fold} of {split.folds}")
     if split.balanced_test:
         words.append("a balanced test")
+    if split.group_near_copies:
+        words.append("near copies in one part")
     if split.use_given:
         words[0] = f"the source's own, if it has one, else {words[0]}"
     if limit := split.subset:

@@ -212,10 +212,11 @@ def _settings_of(report: Report) -> Iterator[tuple[str, Tables]]:
 def signature(recipe: str, protocol: Protocol, split: Split) -> tuple[str, str, str]:
     """What makes a run the run of a row: all of its settings, whatever the precision.
 
-    The same for runs of an older version of the program.
+    The same for runs of an older version of the program, and with or without near copies.
     """
     augmentation = protocol.augmentation.model_copy(update={"stream": 1})
     common = {"version": 1, "precision": "float32", "augmentation": augmentation}
+    split = split.with_defaults("group_near_copies")
     return recipe, protocol.model_copy(update=common).canonical(), split.canonical()
 
 

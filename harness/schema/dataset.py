@@ -30,6 +30,8 @@ class Dataset:
     given: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     """What was done to the pixels that a reader of the board must know."""
+    near_groups: np.ndarray | None = None
+    """(N,) int64: as ``groups``, with near copies; None where there are none."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,6 +74,8 @@ class Split(FrozenModel):
     folds: int = added_field(0, ge=0, le=100)
     """Number of folds, of which ``fold`` is the test part; the ratios divide the others."""
     fold: int = added_field(0, ge=0)
+    group_near_copies: bool = added_field(False)
+    """Keep near copies in one part, as exact ones are. False too where this changes nothing."""
     shift_version: int = added_field(1, ge=1, le=MOST)
     """``SHIFT_VERSION`` when the run was planned: other corruptions make another board."""
 

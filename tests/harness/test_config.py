@@ -10,7 +10,7 @@ import pytest
 from harness.config import Benchmark, default_text, load, overlay
 from harness.errors import ConfigError, UnknownName
 from harness.schema.augmentation import STREAM, Augmentation
-from harness.schema.dataset import Subset
+from harness.schema.dataset import Split, Subset
 from harness.schema.protocol import VERSION, Head, Phase, Protocol
 
 
@@ -31,7 +31,8 @@ def test_the_commented_defaults_are_the_models_defaults() -> None:
             frozen=Phase.model_validate(
                 {"epochs": 60, "schedule": {"name": "plateau", "factor": 0.3, "patience": 3}}
             ),
-        )
+        ),
+        split=Split(group_near_copies=True),
     )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from harness.audit.duplicates import near_duplicate_groups
 from harness.audit.findings import ISOLATED_SHOWN, KINDS, REMOVED, Audit, audit_dataset
+from harness.data.duplicates import near_duplicate_groups
 from harness.data.image_cache import Provenance
 from harness.data.synthetic.smear import CLASS_NAMES, draw
 from harness.schema.dataset import Dataset

@@ -23,6 +23,7 @@ from harness.data.image_cache import (
     turned_digest,
 )
 from harness.data.splitting import split_indices
+from harness.data.synthetic.smear import draw
 from harness.errors import DataError, NoRoom, StoreError
 from harness.schema.dataset import Dataset, Split
 
@@ -306,3 +307,25 @@ def test_without_turned_copies_the_fingerprint_is_as_before(
     data = prepared(save(images=images, labels=np.arange(26) % 3))
     assert data.groups.tolist() == [*range(24), 0, 1]
     assert data.fingerprint == "b9d9a936d4d8887a90178dcf"
+
+
+# --- near copies ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [48, 96, 128])
+def test_near_copies_are_found_on_decoding_and_are_no_part_of_the_fingerprint(
+    size: int, save: Callable[..., Path], prepared: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    drawn = draw(200, 0)
+    images = np.delete(drawn.images, drawn.near_duplicates[:, 1], axis=0)
+    labels = np.delete(drawn.labels, drawn.near_duplicates[:, 1])
+    assert prepared(save(images=images, labels=labels), size).near_groups is None
+    data = prepared(save(images=drawn.images, labels=drawn.labels), size)
+    assert data.near_groups is not None
+    joined = np.flatnonzero(data.near_groups != data.groups)
+    assert sorted(zip(data.near_groups[joined].tolist(), joined.tolist(), strict=True)) == sorted(
+        tuple(sorted(pair)) for pair in drawn.near_duplicates.tolist()
+    )
+    parts = split_indices(Split(group_near_copies=True), data)
+    for one, two in ((parts.train, parts.test), (parts.train, parts.validation)):
+        assert not {*data.near_groups[one].tolist()} & {*data.near_groups[two].tolist()}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.splitting import apportion, split_indices
+from harness.data.splitting import apportion, effective_split, split_indices
 from harness.errors import DataError
 from harness.schema.dataset import Dataset, Parts, Split, Subset
 
@@ -294,3 +294,64 @@ def test_apportion(total: int, weights: list[int], least: int) -> None:
         assert (np.abs(shares - total * weighed / weighed.sum()) < 1).all()
     elif total >= least * (weighed > 0).sum():
         assert (shares[weighed > 0] >= least).all()
+
+
+# --- near copies ---------------------------------------------------------------------------------
+
+
+def paired(count: int, rule: Split) -> tuple[Dataset, Dataset]:
+    """Near copies of which some lie in different parts, and only those that lie in one."""
+    data = dataset(np.arange(count) % 3)
+    parts = split_indices(rule, data)
+    apart, together = np.arange(count), np.arange(count)
+    of_class = [ids[data.labels[ids] == 0] for ids in sides(parts)]
+    apart[max(of_class[0][0], of_class[2][0])] = min(of_class[0][0], of_class[2][0])
+    together[of_class[0][1]] = of_class[0][0]
+    return replace(data, near_groups=apart), replace(data, near_groups=together)
+
+
+@pytest.mark.parametrize("rule", [{}, {"seed": 3}, {"counts": (60, 20, 30)}])
+def test_near_copies_are_in_one_part_and_the_rule_says_so_where_it_matters(
+    rule: dict[str, object],
+) -> None:
+    plain = Split.model_validate(rule)
+    requested = Split.model_validate({**rule, "group_near_copies": True})
+    apart, together = paired(120, plain)
+    assert effective_split(requested, apart) == requested
+    parts = split_indices(requested, apart)
+    assert apart.near_groups is not None
+    assert_sound(parts, replace(apart, groups=apart.near_groups))
+    for data in (together, replace(apart, near_groups=None)):
+        assert effective_split(requested, data) == plain
+    assert effective_split(plain, apart) == plain
+    assert plain.canonical() == Split.model_validate(rule).canonical()
+    assert "near" not in plain.canonical()
+
+
+def test_folds_are_grouped_alike() -> None:
+    apart, _ = paired(120, Split(folds=3, fold=2))
+    rules = [Split(folds=3, fold=fold, group_near_copies=True) for fold in range(3)]
+    assert [effective_split(rule, apart) for rule in rules] == rules
+    tests = np.concatenate([split_indices(rule, apart).test for rule in rules])
+    assert sorted(tests.tolist()) == list(range(120))
+
+
+def test_a_given_split_loses_near_copies_of_a_later_part() -> None:
+    given_parts = np.repeat([0, 1, 2], 20)
+    near = np.arange(60)
+    near[58] = 1
+    data = replace(dataset(np.arange(60) % 3, given=given_parts), near_groups=near)
+    rule = Split(group_near_copies=True)
+    assert effective_split(rule, data) == rule
+    parts = split_indices(rule, data)
+    assert 1 not in parts.train
+    assert 58 in parts.test
+
+
+def test_a_class_of_near_copies_alone_is_refused_with_the_option() -> None:
+    labels = np.repeat([0, 1], [10, 50])
+    near = np.where(labels == 0, 0, np.arange(60))
+    data = replace(dataset(labels), near_groups=near)
+    with pytest.raises(DataError, match=r"'class_0' has 10 images of 1 .*group_near_copies"):
+        split_indices(Split(group_near_copies=True), data)
+    assert len(split_indices(Split(), data).train)

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.cluster.hierarchy import DisjointSet
 
+SIDE = 96
+"""Pixels at which images are compared, so that one source has one answer at every size."""
 HASH_SIDE = 16
 """pHash of 16 x 16 = 256 bits; the usual 64 cannot tell cells apart."""
 LARGEST_HASH_DISTANCE = 72
@@ -34,11 +36,12 @@ were enlarged from 28 or 64 px."""
 LEAST_DETAIL = 0.1
 """Of 255: mean strength of detail below which it is no detail but rounding."""
 FINE_BLUR, COARSE_BLUR = 1.0, 4.0
-"""Detail is what lies between two Gaussian blurs, deviations in pixels of a 96 px image."""
+"""Detail is what lies between two Gaussian blurs, deviations in pixels."""
 LARGEST_SHIFT = 0.25
 """Of the image's side."""
 
-_ROWS, _PAIRS = 1000, 256
+_DISTANCES, _PAIRS = 1 << 22, 256
+"""Distances of hashes that are held at once, and pairs that are compared at once."""
 
 
 def near_duplicate_groups(images: np.ndarray, groups: np.ndarray) -> NDArray[np.int64]:
@@ -51,7 +54,7 @@ def near_duplicate_groups(images: np.ndarray, groups: np.ndarray) -> NDArray[np.
     joined = DisjointSet(range(len(ids)))
 
     def is_duplicate(pair: tuple[int, int]) -> bool:
-        first, second = (images[ids[i]] for i in pair)
+        first, second = (_resized(images[ids[i]]) for i in pair)
         return detail_correlation(first, second) >= DUPLICATE_CORRELATION
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -67,6 +70,13 @@ def near_duplicate_groups(images: np.ndarray, groups: np.ndarray) -> NDArray[np.
     return ids[first[group_of_image]].astype(np.int64)
 
 
+def _resized(image: np.ndarray) -> np.ndarray:
+    if len(image) == SIDE:
+        return np.asarray(image)
+    interpolation = cv2.INTER_AREA if len(image) > SIDE else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (SIDE, SIDE), interpolation=interpolation))
+
+
 def repeated(groups: np.ndarray) -> Iterator[NDArray[np.int64]]:
     """The ids of each group of two and more, in the order of their first images."""
     order = np.argsort(groups, kind="stable")
@@ -78,7 +88,7 @@ def perceptual_hashes(images: np.ndarray, ids: np.ndarray) -> NDArray[np.bool_]:
     """The pHash bits of ``images[ids]``, (n, HASH_SIDE²), by the imagehash library."""
 
     def bits(i: int) -> np.ndarray:
-        image = Image.fromarray(np.asarray(images[i]))
+        image = Image.fromarray(_resized(images[i]))
         return np.asarray(imagehash.phash(image, hash_size=HASH_SIDE).hash).ravel()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -90,14 +100,19 @@ def proposed_pairs(bits: NDArray[np.bool_]) -> NDArray[np.int64]:
     # As a product of signs: what differs subtracts, so the distance is a matrix product away.
     signs = np.where(bits, np.float32(1), np.float32(-1))
     width = bits.shape[1]
+    rows = max(1, _DISTANCES // max(len(signs), 1))
     near = [np.empty((0, 3), np.int64)]
-    for start in range(0, len(signs), _ROWS):
-        agreement = signs[start : start + _ROWS] @ signs.T
+    for start in range(0, len(signs), rows):
+        agreement = signs[start : start + rows] @ signs.T
         i, j = np.divmod(np.flatnonzero(agreement >= width - 2 * LARGEST_HASH_DISTANCE), len(signs))
         distance = (width - agreement[i, j].astype(np.int64)) // 2
-        near.append(np.stack([distance, i + start, j], axis=1))
-    pairs = pd.DataFrame(np.concatenate(near), columns=["distance", "i", "j"]).query("i != j")
-    pairs = pairs.sort_values(["i", "distance", "j"]).groupby("i").head(MOST_PAIRS)
+        i += start
+        order = np.lexsort((j, distance, i))
+        order = order[i[order] != j[order]]
+        first = np.searchsorted(i[order], i[order])  # Of the pairs of the same image.
+        nearest = order[np.arange(len(order)) - first < MOST_PAIRS]
+        near.append(np.stack([distance, i, j], axis=1)[nearest])
+    pairs = pd.DataFrame(np.concatenate(near), columns=["distance", "i", "j"])
     pairs[["i", "j"]] = np.sort(pairs[["i", "j"]], axis=1)
     return pairs.drop_duplicates().sort_values(["distance", "i", "j"])[["i", "j"]].to_numpy()
 

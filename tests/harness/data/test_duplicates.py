@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.audit import duplicates
+from harness.data import duplicates
 from harness.data.synthetic.smear import Smear, draw
 
 
