@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from harness.ensembling.selection import best_subsets
 from harness.evaluation import metrics
 from harness.evaluation.calibration import softmax
 from harness.schema.dataset import DataSummary, Split
-from harness.schema.predictions import Predictions
+from harness.schema.predictions import SHIFTED, Predictions
 from harness.schema.protocol import Protocol
 from harness.schema.records import (
     Cost,
@@ -59,7 +60,8 @@ def predictions(seed: int, sizes: dict[str, int]) -> dict[str, Predictions]:
         logits = rng.normal(0, 1, shape) + common.normal(0, 1, shape)
         logits += 3.5 * np.eye(len(CLASSES))[labels]
         parts[name] = Predictions(ids, labels, softmax(logits).astype(np.float32))
-    return parts
+    shifted = softmax(logits + rng.normal(0, 1, shape)).astype(np.float32)
+    return parts | {SHIFTED: replace(parts["test"], probabilities=shifted)}
 
 
 def without_train(parts: dict[str, Predictions]) -> dict[str, Predictions]:
@@ -69,7 +71,7 @@ def without_train(parts: dict[str, Predictions]) -> dict[str, Predictions]:
 def record(recipe: str, seed: int, parts: dict[str, Predictions]) -> RunRecord:
     protocol, data = Protocol(), DataSummary(
         name="synthetic", images=10**5, image_size=96, class_names=CLASSES,
-        **{name: len(part.ids) for name, part in parts.items()},
+        **{name: len(parts[name].ids) for name in ("train", "validation", "test")},
     )  # fmt: skip
     throughput = Throughput(
         median=100, p5=95, p95=105, batches=9, batch_size=32, precision="float32",

@@ -165,7 +165,7 @@ def worst_corruption(truth: list[float], sd: float) -> None:
     """How often one of equally bad corruptions is named, and one that is worse than all others."""
     rng, named = np.random.default_rng(0), 0
     for scores in rng.normal(truth, sd, (5000, len(truth))):
-        groups = tuple(Group("", 22, score, score, score, sd) for score in scores.tolist())
+        groups = tuple(Group("", 22, score, sd) for score in scores.tolist())
         named += Robustness(1.0, 1.0, groups, ()).worst is not None
     print(f"corruptions {truth[0]:.2f}, {truth[1]:.2f}, others {truth[2]:.2f}, sd {sd}: "
           f"named in {named / 50:.1f} % of tests")  # fmt: skip

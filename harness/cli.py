@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
@@ -29,6 +30,8 @@ def main() -> None:
     if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:  # As nohup sets it.
         signal.signal(hangup, _interrupt)
     _prepare_output()
+    # A thousand records live until the end: the default looks through them again for every 700.
+    gc.set_threshold(50_000)
     try:
         code = cli.main(prog_name="wbc-bench", standalone_mode=False)
     except UserError as error:

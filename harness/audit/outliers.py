@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.preprocessing import normalize
 
 SIMILAR = 0.8
 """Cosine similarity of embeddings above which two pictures are of one kind (report 003)."""
@@ -112,6 +111,8 @@ def _isolation(embeddings: np.ndarray, owner: np.ndarray, sizes: np.ndarray) -> 
     ``embeddings`` (n, width) of different pictures, ``owner`` (n,) their groups, ``sizes`` (G,).
     As many stragglers as its size allows are passed over. -1 without other pictures.
     """
+    from sklearn.preprocessing import normalize
+
     vectors = normalize(embeddings).astype(np.float32) if len(embeddings) else embeddings
     nearest = np.full(len(sizes), -1, np.float32)
     size = sizes[owner]
@@ -161,5 +162,7 @@ def similar_to(
 
 def cosine_similarity(embeddings: np.ndarray, prototype: int) -> NDArray[np.float32]:
     """Of every image to one: (N,)."""
+    from sklearn.preprocessing import normalize
+
     vectors = normalize(embeddings)
     return np.asarray(vectors @ vectors[prototype], np.float32)

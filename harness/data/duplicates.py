@@ -12,12 +12,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
-import imagehash
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.cluster.hierarchy import DisjointSet
 
 SIDE = 96
 """Pixels at which images are compared, so that one source has one answer at every size."""
@@ -49,6 +47,8 @@ def near_duplicate_groups(images: np.ndarray, groups: np.ndarray) -> NDArray[np.
 
     ``images`` uint8 (N, S, S, 3); ``groups`` (N,) of the Dataset: images with equal pixels.
     """
+    from scipy.cluster.hierarchy import DisjointSet
+
     ids, group_of_image = np.unique(groups, return_inverse=True)
     pairs = proposed_pairs(perceptual_hashes(images, ids)).tolist()
     joined = DisjointSet(range(len(ids)))
@@ -86,6 +86,7 @@ def repeated(groups: np.ndarray) -> Iterator[NDArray[np.int64]]:
 
 def perceptual_hashes(images: np.ndarray, ids: np.ndarray) -> NDArray[np.bool_]:
     """The pHash bits of ``images[ids]``, (n, HASH_SIDE²), by the imagehash library."""
+    import imagehash
 
     def bits(i: int) -> np.ndarray:
         image = Image.fromarray(_resized(images[i]))

@@ -7,19 +7,21 @@ run's data and split (see harness.data.shifted_test).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from statistics import NormalDist, fmean, variance
 
 import numpy as np
 
 from harness.data.corruptions import CORRUPTIONS, SEVERITIES
-from harness.data.shifted_test import PAIRS, assign_corruptions
+from harness.data.shifted_test import assign_corruptions
 from harness.evaluation import significance
-from harness.evaluation.metrics import confusion_matrix, macro_f1
+from harness.evaluation.metrics import macro_f1
 from harness.evaluation.significance import Paired
-from harness.schema.predictions import EVERY_SHIFT, PLAIN, SHIFTED, Predictions
+from harness.schema.dataset import Split
+from harness.schema.predictions import PLAIN, SHIFTED, Predictions
 from harness.schema.run import Run
 
 RESAMPLES = 2000
@@ -33,13 +35,11 @@ FEWEST_RANKED = 3
 
 @dataclass(frozen=True)
 class Group:
-    """The images of one corruption or severity: macro F1 of their classes, 95 % interval."""
+    """The images of one corruption or severity: macro F1 of the classes that are among them."""
 
     name: str
     images: int
     macro_f1: float
-    low: float
-    high: float
     sd: float
     """Of the score over other images."""
 
@@ -68,43 +68,22 @@ class Robustness:
         return lowest if difference > Z * math.hypot(lowest.sd, others[0].sd) else None
 
 
-def robustness(
-    test: Predictions,
-    shifted: Predictions,
-    run: Run,
-    *,
-    part: str = SHIFTED,
-    intervals: bool = True,
-) -> Robustness:
+def robustness(test: Predictions, shifted: Predictions, run: Run) -> Robustness:
     """Compare one run's or ensemble's predictions of the test images and of their shifted copy.
 
-    ``part`` names the copy: mixed, or ``every-shift``. ``run`` has the data and split; of an
-    ensemble the first member's. Without ``intervals``, which are most of the work, their ends are
-    NaN.
+    ``run`` has the data and split; of an ensemble the first member's.
     """
-    pairs = pairs_of(part, shifted.labels, run)
-    corruption, severity = pairs // len(SEVERITIES), pairs % len(SEVERITIES)
+    confusions = _confusions(shifted, run)
     return Robustness(
         clean=_score(test),
         shifted=_score(shifted),
-        corruptions=tuple(
-            _group(name, shifted, corruption == i, intervals) for i, name in enumerate(CORRUPTIONS)
-        ),
-        severities=tuple(
-            _group(str(s), shifted, severity == i, intervals) for i, s in enumerate(SEVERITIES)
-        ),
+        corruptions=_groups(CORRUPTIONS, confusions.sum(axis=1)),
+        severities=_groups(map(str, SEVERITIES), confusions.sum(axis=0)),
     )
 
 
-def pairs_of(part: str, labels: np.ndarray, run: Run) -> np.ndarray:
-    """The index in ``PAIRS`` (m,) of the corruption and severity of each row of a shifted part."""
-    if part.removeprefix(PLAIN) == EVERY_SHIFT:
-        return np.repeat(np.arange(len(PAIRS)), len(labels) // len(PAIRS))
-    return assign_corruptions(labels, run.data, run.split)
-
-
 def mean(rows: Sequence[Robustness]) -> Robustness:
-    """The mean over the seeds of a row, also of the ends of the intervals."""
+    """The mean over the seeds of a row."""
     return Robustness(
         clean=fmean(row.clean for row in rows),
         shifted=fmean(row.shifted for row in rows),
@@ -113,57 +92,69 @@ def mean(rows: Sequence[Robustness]) -> Robustness:
     )
 
 
+def half_width(shifted: Predictions, run: Run) -> float:
+    """Half the widest 95 % bootstrap interval of a corruption's macro F1."""
+    widths = [0.0]
+    for confusion in _confusions(shifted, run).sum(axis=1):
+        present = np.count_nonzero(confusion.sum(axis=1))
+        if present:
+            resampled = significance.bootstrap(confusion, RESAMPLES).macro_f1
+            # The bootstrap counts absent classes as zero; here they do not count.
+            ends = np.array(significance.interval(resampled)) * len(confusion) / present
+            widths.append(float(np.diff(np.clip(ends, 0, 1))[0]))
+    return max(widths) / 2
+
+
+def _confusions(shifted: Predictions, run: Run) -> np.ndarray:
+    """Counts (corruptions, severities, K, K) of the mixed copy, true classes before predicted."""
+    y_pred, classes = shifted.probabilities.argmax(axis=1), shifted.probabilities.shape[1]
+    pairs = _pairs(shifted.labels.tobytes(), run.data, run.split)
+    cells = (pairs * classes + shifted.labels) * classes + y_pred
+    shape = (len(CORRUPTIONS), len(SEVERITIES), classes, classes)
+    return np.bincount(cells, minlength=math.prod(shape)).reshape(shape)
+
+
+@cache
+def _pairs(labels: bytes, data: str, split: Split) -> np.ndarray:
+    """The same for all rows of a board."""
+    return assign_corruptions(np.frombuffer(labels, np.int64), data, split)
+
+
 def _mean_group(groups: tuple[Group, ...]) -> Group:
-    score, low, high = (
-        fmean(getattr(group, name) for group in groups) for name in ("macro_f1", "low", "high")
-    )
     # All seeds have the same images, whose noise more seeds do not lessen.
     seeds = variance(group.macro_f1 for group in groups) / len(groups) if len(groups) > 1 else 0.0
     sd = math.sqrt(fmean(group.sd**2 for group in groups) + seeds)
-    return Group(groups[0].name, groups[0].images, score, low, high, sd)
+    score = fmean(group.macro_f1 for group in groups)
+    return Group(groups[0].name, groups[0].images, score, sd)
 
 
-def _group(name: str, part: Predictions, rows: np.ndarray, intervals: bool) -> Group:
-    if not rows.any():
-        return Group(name, 0, math.nan, math.nan, math.nan, math.nan)
-    labels, y_pred = part.labels[rows], part.probabilities[rows].argmax(axis=1)
-    images, classes = len(labels), part.probabilities.shape[1]
-    score = _macro_f1(labels, y_pred, classes)
-    confusion = confusion_matrix(labels, y_pred, classes)
-    # An image in five severities is still one image: at most five times the variance.
-    copies = math.sqrt(images / len(np.unique(part.ids[rows])))
-    sd = _sd(confusion) * copies
-    if not intervals:
-        return Group(name, images, score, math.nan, math.nan, sd)
-    # The bootstrap counts absent classes as zero; here they do not count.
-    scale = classes / len(np.unique(labels))
-    ends = np.array(significance.interval(significance.bootstrap(confusion, RESAMPLES).macro_f1))
-    low, high = np.clip(score + (ends * scale - score) * copies, 0, 1)
-    return Group(name, images, score, float(low), float(high), sd)
+def _groups(names: Iterable[str], confusions: np.ndarray) -> tuple[Group, ...]:
+    """One for each confusion matrix (groups, K, K); NaN for a group without images.
 
-
-def _sd(confusion: np.ndarray) -> float:
-    """Of the macro F1 of the classes with images, of other images with the same class counts.
-
-    The delta method: each class's images are a multinomial over the predicted classes, whose
-    chances include pseudo-images as in ``significance.bootstrap``.
+    The sd, of other images with the same class counts, is the delta method's: each class's images
+    are a multinomial over the predicted classes, whose chances include pseudo-images as in
+    ``significance.bootstrap``.
     """
-    support, classes = confusion.sum(axis=1), len(confusion)
-    gains = significance.gain_of_predictions(np.diag(confusion), confusion.sum(axis=0), support)
-    chances = confusion + significance.PSEUDO_IMAGES / classes / classes
-    chances /= chances.sum(axis=1, keepdims=True)
-    means = (chances * gains).sum(axis=1, keepdims=True)
-    per_image = (chances * (gains - means) ** 2).sum(axis=1)
-    return float(np.sqrt(support @ per_image) * classes / np.count_nonzero(support))
+    support, predicted = confusions.sum(axis=2), confusions.sum(axis=1)
+    hits, classes = np.diagonal(confusions, axis1=1, axis2=2), confusions.shape[-1]
+    chances = confusions + significance.PSEUDO_IMAGES / classes / classes
+    chances /= chances.sum(axis=2, keepdims=True)
+    gains = significance.gain_of_predictions(hits, predicted, support)
+    means = (chances * gains).sum(axis=2, keepdims=True)
+    per_image = (chances * (gains - means) ** 2).sum(axis=2)
+    scores = significance.f1_scores(hits, predicted, support).mean(axis=1)
+    sds = np.sqrt((support * per_image).sum(axis=1))
+    # Over the classes that have an image: a small group may lack one.
+    present = np.count_nonzero(support, axis=1)
+    scale = np.divide(classes, present, out=np.full(len(present), np.nan), where=present > 0)
+    columns = (support.sum(axis=1), scores * scale, sds * scale)
+    return tuple(map(Group, names, *(column.tolist() for column in columns)))
 
 
 def _score(part: Predictions) -> float:
-    return _macro_f1(part.labels, part.probabilities.argmax(axis=1), part.probabilities.shape[1])
-
-
-def _macro_f1(labels: np.ndarray, y_pred: np.ndarray, classes: int) -> float:
-    """Over the classes that have an image: a small group may lack one."""
-    return macro_f1(labels, y_pred, classes) * classes / len(np.unique(labels))
+    """Macro F1 of the classes that have an image."""
+    y_pred, classes = part.probabilities.argmax(axis=1), part.probabilities.shape[1]
+    return macro_f1(part.labels, y_pred, classes) * classes / len(np.unique(part.labels))
 
 
 # --- test-time views -----------------------------------------------------------------------------

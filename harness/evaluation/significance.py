@@ -201,14 +201,14 @@ def counts_per_class(
 
 
 def gain_of_predictions(hits: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np.ndarray:
-    """(K, K): what one prediction (column) of an image of a class (row) adds to the macro F1.
+    """(..., K, K): what a prediction (last axis) of an image of a class adds to the macro F1.
 
-    The derivative at counts (K,) per class: true positives, predictions, images.
+    The derivative at counts (..., K) per class: true positives, predictions, images.
     """
     total = np.maximum(predicted + support, 1)
-    gains = np.tile(-2 * hits / total / total, (len(total), 1))
-    gains[np.diag_indices(len(total))] += 2 / total
-    return gains / len(total)
+    classes = total.shape[-1]
+    of_any = (-2 * hits / total / total)[..., None, :]
+    return (of_any + np.eye(classes) * (2 / total)[..., None, :]) / classes
 
 
 def pseudo_variance(gains: np.ndarray, support: np.ndarray) -> float:

@@ -49,7 +49,7 @@ def _mean(values: Iterable[Any]) -> Any:
     known = list(values)
     if not known or None in known:
         return None
-    return known[0] if all(value == known[0] for value in known) else fmean(known)
+    return known[0] if known.count(known[0]) == len(known) else fmean(known)
 
 
 def _test(measure: str) -> Callable[[Row], Any]:
@@ -58,7 +58,7 @@ def _test(measure: str) -> Callable[[Row], Any]:
 
 def _end(measure: str, end: int) -> Callable[[Row], Any]:
     """One end of an interval."""
-    return lambda row: fmean(getattr(result.test, measure)[end] for result in row.evaluations)
+    return lambda row: fmean([getattr(result.test, measure)[end] for result in row.evaluations])
 
 
 def _run(measure: Callable[[Any], Any]) -> Callable[[Row], Any]:

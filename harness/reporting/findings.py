@@ -213,32 +213,37 @@ def disagreement(board: Board) -> tuple[tuple[Row, ...], np.ndarray]:
 # --- what chance makes of a score ----------------------------------------------------------------
 
 
+@cache
 def worst_recall_interval(row: Row) -> tuple[float, float]:
     """95 % interval of the lowest true recall of a class, each end averaged over the seeds."""
-    confusions = (np.array(result.test.confusion) for result in row.evaluations)
-    ends = [metrics.worst_recall_interval(np.diag(c), c.sum(axis=1)) for c in confusions]
-    low, high = np.mean(ends, axis=0).tolist()
-    return low, high
+    if len(row.evaluations) > 1:
+        low, high = np.mean(list(map(worst_recall_interval, row.per_seed)), axis=0).tolist()
+        return low, high
+    confusion = np.array(row.evaluations[0].test.confusion)
+    return metrics.worst_recall_interval(np.diag(confusion), confusion.sum(axis=1))
 
 
+@cache
 def calibration_error_by_chance(row: Row) -> float:
     """Of a perfectly calibrated network with the row's confidences, averaged over the seeds."""
-    return fmean(
-        calibration.calibration_error_by_chance(parts["test"].probabilities) for parts in row.parts
-    )
+    if len(row.parts) > 1:
+        return fmean(map(calibration_error_by_chance, row.per_seed))
+    return calibration.calibration_error_by_chance(row.parts[0]["test"].probabilities)
 
 
+@cache
 def calibrated_error_by_chance(row: Row) -> float | None:
     """The same with the temperature applied; None where there is none."""
-    pairs = zip(row.parts, row.evaluations, strict=True)
-    errors = [
-        calibration.calibration_error_by_chance(
-            calibration.soften(parts["test"].probabilities, result.calibrated.temperature)
-        )
-        for parts, result in pairs
-        if result.calibrated
-    ]
-    return fmean(errors) if len(errors) == len(row.parts) else None
+    if len(row.parts) > 1:
+        errors = list(map(calibrated_error_by_chance, row.per_seed))
+        return None if None in errors else fmean(error for error in errors if error is not None)
+    calibrated = row.evaluations[0].calibrated
+    if not calibrated:
+        return None
+    probabilities = row.parts[0]["test"].probabilities
+    return calibration.calibration_error_by_chance(
+        calibration.soften(probabilities, calibrated.temperature)
+    )
 
 
 # --- classes -------------------------------------------------------------------------------------
@@ -272,28 +277,19 @@ def confused_share(row: Row, true: int, predicted: int) -> float:
 
 @cache
 def robustness_of(row: Row) -> Robustness | None:
-    """What the corruptions cost a row, mean over its seeds; None unless all were evaluated.
-
-    Without intervals, which are most of the work.
-    """
+    """What the corruptions cost a row, mean over its seeds; None unless all were evaluated."""
     if not all(SHIFTED in parts for parts in row.parts):
         return None
     if len(row.parts) > 1:
         seeds = map(robustness_of, row.per_seed)
         return robustness.mean([seed for seed in seeds if seed])
-    return _robustness(row, intervals=False)
+    (parts,) = row.parts
+    return robustness.robustness(parts["test"], parts[SHIFTED], row.records[0].run)
 
 
 def half_width(row: Row) -> float:
     """Half the widest 95 % interval of a corruption's macro F1 on the row's first seed."""
-    groups = _robustness(row, intervals=True).corruptions
-    return max(group.high - group.low for group in groups) / 2
-
-
-def _robustness(row: Row, *, intervals: bool) -> Robustness:
-    """Of the row's first seed."""
-    parts, run = row.parts[0], row.records[0].run
-    return robustness.robustness(parts["test"], parts[SHIFTED], run, intervals=intervals)
+    return robustness.half_width(row.parts[0][SHIFTED], row.records[0].run)
 
 
 @cache

@@ -56,17 +56,17 @@ class Row:
     """"speed": no ranked row of known cost is at least as good in macro F1 and in images/s, and
     better in one of them; "size": the same for macro F1 and the number of parameters."""
 
-    @property
+    @cached_property
     def runs(self) -> tuple[Finished, ...]:
         """The results of a network's runs; empty for other kinds."""
         return tuple(result for result in self.evaluations if isinstance(result, Finished))
 
-    @property
+    @cached_property
     def ensembles(self) -> tuple[EnsembleRecord, ...]:
         """The records of an ensemble; empty for other kinds."""
         return tuple(result for result in self.evaluations if isinstance(result, EnsembleRecord))
 
-    @property
+    @cached_property
     def seeds(self) -> tuple[int, ...]:
         return tuple(record.run.seed for record in self.records)
 
@@ -112,7 +112,7 @@ class Row:
 
     def test(self, measure: Callable[[Metrics], float]) -> float:
         """A test metric, averaged over the seeds."""
-        return fmean(measure(result.test) for result in self.evaluations)
+        return fmean([measure(result.test) for result in self.evaluations])
 
     def validation(self, measure: Callable[[Metrics], float]) -> float | None:
         """A validation metric, averaged over the seeds that have validation predictions."""
@@ -124,7 +124,7 @@ class Row:
         known = [measure(result.shifted) for result in self.evaluations if result.shifted]
         return fmean(known) if len(known) == len(self.evaluations) else None
 
-    @property
+    @cached_property
     def macro_f1(self) -> float:
         return self.test(lambda metrics: metrics.macro_f1)
 
