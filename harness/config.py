@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -21,6 +22,7 @@ from harness.errors import ConfigError, UnknownName, did_you_mean
 from harness.schema.augmentation import NAMES, Augmentation, parse
 from harness.schema.base import FrozenModel
 from harness.schema.dataset import Split
+from harness.schema.problems import describe, shortened
 from harness.schema.protocol import Protocol
 from harness.schema.records import Rule
 from harness.schema.run import Backend, Profile, Shift
@@ -64,9 +66,9 @@ class SweepSettings(FrozenModel):
     recipes: tuple[str, ...] = ()
     """What ``run --all`` runs; empty means the whole zoo."""
     seeds: int = Field(1, ge=1, le=100)
-    timeout_minutes: float = Field(0, ge=0)
+    timeout_minutes: float = Field(0, ge=0, le=1e6)
     """Time after which a run is stopped and recorded as failed; 0: no limit."""
-    cpu_slots: int = Field(2, ge=1)
+    cpu_slots: int = Field(2, ge=1, le=1024)
     """Parallel runs on the CPU: one builds its network while another computes."""
     shift: Shift = "mixed"
     """The shifted test: one corruption per test image, all corruptions of each, or none."""
@@ -75,13 +77,13 @@ class SweepSettings(FrozenModel):
     preparing: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = "auto"
     """Further runs on each GPU that build and compile while others train; on the CPU too where a
     number is given. ``auto``: as cores and memory allow, none on the CPU."""
-    memory_gb: float = Field(0, ge=0)
+    memory_gb: float = Field(0, ge=0, le=1e6)
     """Host memory of a run; above it the run restarts with micro-batches. 0: no limit."""
-    checkpoint_seconds: float = Field(30, ge=0)
+    checkpoint_seconds: float = Field(30, ge=0, le=1e9)
     """Seconds of training that a checkpoint saves, at least; 0: one after each epoch."""
-    compiled_gigabytes: float = Field(5, ge=0)
+    compiled_gigabytes: float = Field(5, ge=0, le=1e6)
     """Disk space for compiled programs (JAX), which all runs share."""
-    augmented_gigabytes: float = Field(20, ge=0)
+    augmented_gigabytes: float = Field(20, ge=0, le=1e6)
     """Disk space for augmented epochs, which all recipes share; the rest is made in memory."""
 
 
@@ -327,6 +329,8 @@ def check_keys(
         name = prefix + key
         if key not in known:
             raise ConfigError(f"{path}: unknown key {name!r}{did_you_mean(key, known)}")
+        if _is_no_number(value, model.model_fields[key].annotation):
+            raise ConfigError(f"{path}: {name} must be a number, not {shortened(value)}")
         inner = _model_in(model.model_fields[key].annotation)
         if inner is None or (value is False and key in OPTIONAL_TABLES):
             continue
@@ -358,36 +362,16 @@ def _check_named_tables(tables: Any, model: type[BaseModel], path: Path, kind: s
         check_keys(table, model, path, f"{where}.")
 
 
+def _is_no_number(value: Any, annotation: Any) -> bool:
+    """Whether a field takes a number where this is none: pydantic reads true and "5" as one."""
+    union = get_origin(annotation) in (Union, UnionType)
+    forms = get_args(annotation) if union else (annotation,)
+    kinds = {get_args(form)[0] if get_origin(form) is Annotated else form for form in forms}
+    if isinstance(value, bool):
+        return bool not in kinds and bool(kinds & {int, float})
+    return isinstance(value, str) and kinds <= {int, float, type(None)}
+
+
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     types = (type_ for type_ in get_args(annotation) or (annotation,) if isinstance(type_, type))
     return next((type_ for type_ in types if issubclass(type_, BaseModel)), None)
-
-
-def describe(error: ValidationError) -> str:
-    """The first problem. Of a key with several forms, that of the form which got farthest."""
-    errors = error.errors()
-    key = _key(errors[0]["loc"])
-    first = max(
-        (e for e in errors if _key(e["loc"])[: len(key)] == key), key=lambda e: len(e["loc"])
-    )
-    words = ".".join(str(part) for part in first["loc"] if not _is_form(part))
-    message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    value = first.get("input")
-    given = "" if isinstance(value, dict) else f", not {_shortened(value)}"
-    return f"{words}: {message}{given}" if words else f"{message}{given}"
-
-
-def _shortened(value: Any) -> str:
-    text = "a huge number" if isinstance(value, int) and abs(value) > 10**30 else repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}…"
-
-
-def _key(loc: Sequence[Any]) -> list[Any]:
-    """Where a problem is, without the form of the value that was tried."""
-    return list(loc[: next((i for i, part in enumerate(loc) if _is_form(part)), len(loc))])
-
-
-def _is_form(part: Any) -> bool:
-    """Whether a part of a problem's place is pydantic's word for a type."""
-    words = ("literal[", "tuple[", "constrained-", "function-")
-    return isinstance(part, str) and (part.startswith(words) or part in {"bool", "int", "float"})

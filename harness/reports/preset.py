@@ -15,10 +15,11 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from harness.config import Preset, SettingsFile, check_keys, describe, load, read_toml
+from harness.config import Preset, SettingsFile, check_keys, load, read_toml
 from harness.errors import ConfigError, UnknownName, UserError
 from harness.schema.base import FrozenModel
 from harness.schema.dataset import Split
+from harness.schema.problems import describe
 from harness.schema.protocol import Protocol
 from harness.schema.run import Profile
 from zoo.registry import find

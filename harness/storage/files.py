@@ -32,6 +32,7 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp", re.DOTALL)
 LEFTOVER_SECONDS = 3600.0
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a formula begins with in a spreadsheet."""
+AGAIN = "delete it and run again"
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -70,11 +71,13 @@ def read_plain(path: Path, most: int) -> bytes:
         return file.read(size)
 
 
-def unreadable(path: Path, error: BaseException) -> StoreError:
-    """What to say of a file that is damaged, or whose user may not read it."""
+def unreadable(path: Path, error: BaseException, remedy: str = AGAIN) -> StoreError:
+    """What to say of a file that is lost or damaged, or whose user may not read it."""
+    if isinstance(error, FileNotFoundError):
+        return StoreError(f"{path}: is missing; {remedy}")
     if isinstance(error, PermissionError):
         return StoreError(f"{path}: cannot be read: {error.strerror}")
-    return StoreError(f"{path}: cannot be read ({error}); delete it and run again")
+    return StoreError(f"{path}: cannot be read ({error}); {remedy}")
 
 
 def no_link_between(root: Path, path: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.schema.predictions import EVERY_SHIFT, EVERY_SHIFT_COPIES, PARTS, Predictions
-from harness.storage.files import read_plain, unreadable, write_atomically
+from harness.storage.files import AGAIN, read_plain, unreadable, write_atomically
 
 MOST_BYTES = 1 << 30
 SUM_TOLERANCE = 0.02
@@ -37,8 +37,8 @@ def write_predictions(path: Path, parts: Mapping[str, Predictions]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def read_predictions(path: Path) -> dict[str, Predictions]:
-    """Read predictions by part. Raises StoreError naming the file."""
+def read_predictions(path: Path, remedy: str = AGAIN) -> dict[str, Predictions]:
+    """Read predictions by part. Raises StoreError naming the file, and the remedy."""
     try:
         table = _table(read_plain(path, MOST_BYTES))
         _check_values(table)
@@ -57,7 +57,7 @@ def read_predictions(path: Path) -> dict[str, Predictions]:
             )
         _check_rows(parts)
     except (OSError, ValueError, IndexError, KeyError, EOFError) as error:
-        raise unreadable(path, error) from None
+        raise unreadable(path, error, remedy) from None
     return parts
 
 

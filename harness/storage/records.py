@@ -27,6 +27,7 @@ from harness.errors import IgnoredFile, StoreError, printable
 from harness.schema.dataset import ImageIdentities, Split
 from harness.schema.predictions import SHIFTED, Predictions, digest
 from harness.schema.records import (
+    PIXEL_BASELINE,
     SCHEMA,
     Ensemble,
     EnsembleRecord,
@@ -207,7 +208,20 @@ class Store:
 
     def predictions(self, subject: Subject) -> dict[str, Predictions]:
         """Predictions by part: validation, test, and what else was evaluated. Raises StoreError."""
-        return read_predictions(self.predictions_path(subject))
+        return read_predictions(self.predictions_path(subject), self._remedy(subject))
+
+    def _remedy(self, subject: Subject) -> str:
+        """What makes predictions again that are lost or damaged."""
+        match subject:
+            case Run():
+                command = f"wbc-bench run {subject.recipe}"
+            case Ensemble():
+                command = "wbc-bench ensemble"
+            case External(name=name) if name == PIXEL_BASELINE:
+                command = f"wbc-bench run {subject.reference.recipe}"
+            case External():
+                command = f"wbc-bench import FILE --as {subject.name}"
+        return f"delete {self.record_path(subject)}, and '{command}' makes both again"
 
     def predictions_of(self, record: Record) -> dict[str, Predictions]:
         """A record's predictions, of its classes and images. Raises StoreError."""
@@ -248,7 +262,8 @@ class Store:
             if digest(parts) == evaluation.predictions_sha256:
                 _check_fit(path, parts, record)
                 return parts
-            problem = StoreError(f"{path}: not the predictions that the record rests on")
+            remedy = self._remedy(record.subject)
+            problem = StoreError(f"{path}: not the predictions that the record rests on; {remedy}")
         except StoreError as error:
             problem = error
         if isinstance(record.subject, Run):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from harness.config import Benchmark, default_text, load, overlay
 from harness.errors import ConfigError, UnknownName
@@ -282,6 +285,9 @@ def test_wrong_settings_of_a_recipe_are_one_line(tmp_path: Path, text: str, mess
         ("class_weight = [1.0, 2.0, -3.0]", "class_weight.2: should be greater than .* not -3.0"),
         ("class_weight = [0.0, 0.0]", "all weights are 0, so that nothing is learnt"),
         ("class_weight = 'balancd'", "class_weight: should be 'none' or 'balanced', not 'balancd'"),
+        ("class_weight = 2", "class_weight: should be 'none' or 'balanced', or a list, not 2"),
+        ("oversampling = -3", "oversampling: should be greater than or equal to 1, not -3"),
+        ("oversampling = 'x'", "oversampling: should be true or false, or a whole number, not 'x'"),
     ],
 )
 def test_a_setting_with_several_forms_is_named_with_its_number(
@@ -290,6 +296,31 @@ def test_a_setting_with_several_forms_is_named_with_its_number(
     (tmp_path / "b.toml").write_text(f"[protocol.loss]\n{line}\n")
     with pytest.raises(ConfigError, match=says):
         load(tmp_path / "b.toml", "quick")
+
+
+def numbers(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every key of the settings that takes a number alone."""
+    for name, info in model.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from numbers(kind, f"{prefix}{name}.")
+        elif kind in (int, float) and name not in getattr(model, "NOT_CONFIGURABLE", ()):
+            yield f"{prefix}{name}"
+
+
+@pytest.mark.parametrize("key", numbers(Benchmark))
+def test_every_number_has_bounds_and_is_named(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "b.toml"
+    for text, says in (
+        ("-3", "should be greater than .*, not -3"),
+        ("1e30", "should be less than .*|is too large.*, not 1e[+]30"),
+        ("nan", "should be a finite number, not nan"),
+        ("true", "must be a number, not True"),
+        ('"5"', "must be a number, not '5'"),
+    ):
+        path.write_text(f"{key} = {text}\n")
+        with pytest.raises(ConfigError, match=rf"b[.]toml: {re.escape(key)}:? .*({says})"):
+            load(path, "full")
 
 
 def test_every_path_is_relative_to_the_file(tmp_path: Path) -> None:

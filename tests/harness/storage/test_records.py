@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import StoreError
-from harness.schema.records import SCHEMA
+from harness.schema.records import PIXEL_BASELINE, SCHEMA, Ensemble, External, Subject
 from harness.schema.run import Run
 from harness.storage.files import read_arrays, write_arrays, write_atomically
 from harness.storage.records import Store
@@ -134,6 +134,30 @@ def test_a_copy_has_an_id_of_its_own() -> None:
     run = made_run()
     assert run.id == made_run().id
     assert run.model_copy(update={"seed": 1}).id == made_run(seed=1).id
+
+
+@pytest.mark.parametrize(
+    ("subject", "command"),
+    [
+        (made_run(), "wbc-bench run vgg16"),
+        (Ensemble(rule="soft vote", members=("0" * 16, "1" * 16)), "wbc-bench ensemble"),
+        (External(name=PIXEL_BASELINE, reference=made_run()), "wbc-bench run vgg16"),
+        (External(name="theirs", reference=made_run()), "wbc-bench import FILE --as theirs"),
+    ],
+)
+def test_lost_predictions_name_the_command_that_mends_them(
+    tmp_path: Path, subject: Subject, command: str
+) -> None:
+    store = Store(tmp_path)
+    lost, record = store.predictions_path(subject), store.record_path(subject)
+    with pytest.raises(StoreError) as caught:
+        store.predictions(subject)
+    mends = f"delete {record}, and {command!r} makes both again"
+    assert str(caught.value) == f"{lost}: is missing; {mends}"
+    lost.parent.mkdir()
+    lost.write_bytes(b"damaged")
+    with pytest.raises(StoreError, match=rf"cannot be read .*; delete .*{command}' makes both"):
+        store.predictions(subject)
 
 
 @given(
