@@ -25,7 +25,10 @@ def fit_concatenation(
 
     ``widths`` are those of the members' features, each of which is standardised by itself.
     """
+    from threadpoolctl import threadpool_limits
+
     settings = (protocol.head, protocol.loss, protocol.frozen.optimizer)
     head = HeadLearner(settings, train, validation[0], seed, widths)
-    fit(head, "frozen", protocol.frozen, validation[1], seed)
+    with threadpool_limits(1):  # As in stacking.
+        fit(head, "frozen", protocol.frozen, validation[1], seed)
     return head
