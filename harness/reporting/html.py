@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html as entities
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +28,7 @@ SOLID = 0.5
 CURVE = (300.0, 80.0)
 """Width and height of a learning curve, in its own units."""
 
-Pictures = Mapping[str, Sequence[tuple[Plot, str]]]
+Pictures = Mapping[str, Sequence[tuple[Plot, bytes]]]
 """By a board's slug: its plots, each with its SVG."""
 
 
@@ -49,7 +47,7 @@ def html(
         slug=slug,
         row_id=row_id,
         first_rows=first_rows,
-        inlined=inlined,
+        data_url=data_url,
         facts=facts,
         shaded_confusion=shaded_confusion,
         membership_of=membership_of,
@@ -58,6 +56,11 @@ def html(
         script=Markup(script),
         script_digest=digest,
     )
+
+
+def data_url(svg: bytes) -> str:
+    """Of an image, in which browsers run no script and load nothing."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
 
 # --- a row's details -----------------------------------------------------------------------------
@@ -126,22 +129,3 @@ def learning_curve(history: Sequence[Epoch]) -> dict[str, Any] | None:
         ],
         "last": f"{history[-1].validation_f1:.3f}",
     }
-
-
-# --- pictures ------------------------------------------------------------------------------------
-
-
-def inlined(svg: str, prefix: str) -> Markup:
-    """A figure's SVG for a page: no head, no size of its own, ids that are unique."""
-    body = svg[max(0, svg.find("<svg")) :]
-    body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", body, flags=re.S)
-    body = re.sub(r'(<svg[^>]*?) width="([\d.]+)pt" height="[\d.]+pt"',
-                  r'\1 style="max-width: \2pt" role="img"', body, count=1)  # fmt: skip
-    used = set(re.findall(r'(?:href="|url\()#([\w-]+)', body))
-
-    def renamed(match: re.Match[str]) -> str:
-        return f' id="{prefix}-{match[1]}"' if entities.unescape(match[1]) in used else ""
-
-    body = re.sub(r' id="([^"]*)"', renamed, body)
-    body = re.sub(r'(href="|url\()#([\w-]+)', rf"\1#{prefix}-\2", body)
-    return Markup(body.strip())

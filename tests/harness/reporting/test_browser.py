@@ -240,7 +240,7 @@ def test_without_scripts_everything_can_be_read(visit: Callable[..., Any], width
     assert not select(browser, ".controls").is_displayed()
     assert not select(browser, "dialog").is_displayed()
     assert not browser.find_elements("css selector", "th button")
-    assert select(browser, ".pictures svg").is_displayed()
+    assert select(browser, ".pictures img").is_displayed()
     link = select(browser, "table.main a.network")
     browser.execute_cdp_cmd(
         "Page.navigate", {"url": link.get_attribute("href")}

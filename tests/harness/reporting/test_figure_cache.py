@@ -195,49 +195,6 @@ def test_verify_names_a_figure_that_is_not_the_records(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in verify(tmp_path)] == [str(page)]
 
 
-FORGERIES = (
-    "<svg><script>alert(1)</script></svg>",
-    '<svg><image href="http://evil.test/x.png"/></svg>',
-    '<svg><use xlink:href="http://evil.test/x.svg#a"/></svg>',
-    '<svg><g onclick="alert(1)"/></svg>',
-    '<svg><g style="background: url(http://evil.test/x)"/></svg>',
-    '<svg><g style="background: URL (&#104;ttp)"/></svg>',
-    '<svg><path clip-path="url(http://evil.test/#x)"/></svg>',
-    "<svg><style>@import 'http://evil.test/x.css'</style></svg>",
-    "<svg><foreignObject><iframe/></foreignObject></svg>",
-    "<svg><!-- a comment --></svg>",
-    "<svg></svg><script>alert(1)</script>",
-    "<svg></svg><svg></svg>",
-    "<svg></g></svg>",
-    "<svg><g></svg></g>",
-    "</svg>",
-    "<svg><g>",
-    "<svg></svg> words",
-    "",
-)
-
-
-@pytest.mark.parametrize("svg", FORGERIES)
-def test_only_a_drawing_is_inlined(
-    tmp_path: Path, svg: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Though the digest and the checksum are right."""
-    monkeypatch.setattr(figures, "render", stand_in)
-    publish.write_tables(folder(tmp_path))
-    (shown,) = read_boards(tmp_path)
-    cache = FigureCache(tmp_path, (shown,))
-    plot = next(plot for plot in plots_of(cache) if plot.name == "forest")
-    forged = next(tmp_path.glob("figures/*/forest.svg"))
-    forged.write_bytes(stand_in(plot, svg.encode())["svg"])
-    names = [plot.name for pictures in cache.pictures().values() for plot, _ in pictures]
-    assert "forest" not in names
-    assert len(names) == len(NAMES) - 1
-
-
-def plots_of(cache: FigureCache) -> list[Plot]:
-    return [plot for shown in cache.plots.values() for plot in shown]
-
-
 def test_figures_are_neither_written_nor_removed_through_a_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
