@@ -14,19 +14,20 @@ resumes it.
 from __future__ import annotations
 
 import logging
+import pickle
 import random
 import re
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 from distributed import Client, Future, WorkerPlugin, get_worker
@@ -47,7 +48,7 @@ from harness.sweep.scheduler import Launcher
 
 GPU = {"GPU": 1.0}
 POLL_SECONDS = 0.5
-"""Between two looks of a task at whether the scheduler still knows it, or at GPUs in use."""
+"""Between two looks at the workers, at whether the scheduler knows a task, or at GPUs in use."""
 RETURNED_FILES = (PREDICTIONS, FEATURES, LOG, "head.weights.h5", "backbone.weights.h5")
 CONNECT_SECONDS = 15.0
 STOP_SECONDS = 5.0
@@ -77,25 +78,19 @@ def connect(address: str) -> Client:
 
 def within(seconds: float, call: Callable[[], T]) -> T:
     """What a call returns or raises; TimeoutError where it lasts longer, as Dask's own may."""
-    outcome: list[Callable[[], T]] = []
+    outcome: futures.Future[T] = futures.Future()
 
     def execute() -> None:
         try:
-            value = call()
-            outcome.append(lambda: value)
+            outcome.set_result(call())
         except Exception as error:
-            outcome.append(partial(_raise, error))
+            outcome.set_exception(error)
 
-    thread = threading.Thread(target=execute, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
-        raise TimeoutError(f"no answer in {seconds:g} s")
-    return outcome[0]()
-
-
-def _raise(error: Exception) -> NoReturn:
-    raise error
+    threading.Thread(target=execute, daemon=True).start()
+    try:
+        return outcome.result(seconds)
+    except TimeoutError:
+        raise TimeoutError(f"no answer in {seconds:g} s") from None
 
 
 class ImagesPlugin(WorkerPlugin):  # type: ignore[misc]
@@ -109,8 +104,12 @@ class ImagesPlugin(WorkerPlugin):  # type: ignore[misc]
         self.name = f"{self.place}-{uuid4().hex[:8]}"  # Other sweeps may send the same images.
         paths = [*folder.iterdir(), *([shifted] if shifted else [])]
         self.files = {path.name: path.read_bytes() for path in paths}
+        self.version = __version__
 
     def setup(self, worker: Any) -> None:
+        """Raises UserError on a worker of another version."""
+        if self.version != __version__:
+            raise _other_version(self.version)
         folder = images_folder(worker, self.place)
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
@@ -130,12 +129,10 @@ class ClusterTask:
     job: Job
     images: str
     """Name of the folder that ImagesPlugin has filled there."""
-    weights: tuple[bytes | None, ...]
     backend: Backend
     make_launcher: Callable[[], Launcher]
     topic: str
     """On which the worker reports events."""
-    version: str = __version__
 
 
 @dataclass(frozen=True)
@@ -157,28 +154,45 @@ class Cluster:
     shifted: Path | None = None
     stopped: bool = False
     _resources: dict[str, float] | None = None
+    _workers: Mapping[str, Any] | None = None
+    """As the scheduler listed them last; None where it is gone."""
+    _answers: bool = True
+    """Whether the scheduler has answered in time so far."""
+    _closed: threading.Event = field(default_factory=threading.Event)
     _tasks: set[Future] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self._option = f"--cluster {self.client.scheduler.address}"
+        self._refresh()
+        threading.Thread(target=self._refresh_regularly, daemon=True).start()
         if not self.slots():
             raise UserError(f"{self._option}: it has no workers yet")
         self._images = ImagesPlugin(self.data_folder, self.shifted)
         try:
             self.client.register_plugin(self._images)
+        except UserError:
+            raise
         except Exception as error:  # Whatever a worker without wbc-bench raises.
             raise UserError(
                 f"{self._option}: its workers cannot take the images: {_one_line(error)}"
             ) from error
+
+    def _refresh(self) -> None:
+        self._workers = self.client.scheduler_info(n_workers=-1).get("workers")
+
+    def _refresh_regularly(self) -> None:
+        """In a thread of its own: a scheduler that hangs must not hold up whoever asks."""
+        while not self._closed.wait(POLL_SECONDS):
+            with suppress(Exception):
+                self._refresh()
 
     def slots(self) -> tuple[Device, ...]:
         """One entry for each simultaneous run: a GPU where workers declare any, else a thread.
 
         It counts the present workers: others may join, and those that are lost may come back.
         """
-        workers = self.client.scheduler_info(n_workers=-1).get("workers")
-        if workers is None:
+        if (workers := self._workers) is None:
             raise self._scheduler_is_gone()
         gpus = sum(int(worker["resources"].get("GPU", 0)) for worker in workers.values())
         count = gpus or sum(int(worker["nthreads"]) for worker in workers.values())
@@ -194,17 +208,25 @@ class Cluster:
 
     def close(self) -> None:
         """Remove the images from the scheduler, if there is one still, and disconnect."""
-        with suppress(OSError, RuntimeError, TimeoutError, ValueError):
-            within(STOP_SECONDS, partial(self.client.unregister_worker_plugin, self._images.name))
-        with suppress(TimeoutError):
-            within(STOP_SECONDS, self.client.close)
+        self._closed.set()
+        self._ask(partial(self.client.unregister_worker_plugin, self._images.name))
+        self._ask(self.client.close)
+
+    def _ask(self, call: Callable[[], object]) -> None:
+        """Something that ends the work on the cluster; a scheduler that hangs is asked once."""
+        try:
+            if self._answers:
+                within(STOP_SECONDS, call)
+        except TimeoutError:
+            self._answers = False
+        except (OSError, RuntimeError, ValueError):
+            pass
 
     def stop(self) -> None:
         with self._lock:
             self.stopped = True
             tasks = list(self._tasks)
-        with suppress(TimeoutError):
-            within(STOP_SECONDS, partial(self.client.cancel, tasks, force=True))
+        self._ask(partial(self.client.cancel, tasks, force=True))
 
     def __call__(
         self, job: Job, environment: Mapping[str, str], report: Callable[[Event], None]
@@ -217,22 +239,23 @@ class Cluster:
         task = ClusterTask(
             job=job,
             images=self._images.place,
-            weights=tuple(Path(file).read_bytes() if file else None for file in job.weights),
             backend=cast(Backend, environment["KERAS_BACKEND"]),
             make_launcher=self.make_launcher,
             topic=topic,
         )
+        weights = tuple(Path(file).read_bytes() if file else None for file in job.weights)
+        arguments = (__version__, pickle.dumps(task), weights)
         self.client.subscribe_topic(topic, lambda entry: report(read_event(entry[1])))
         with self._lock:
             if self.stopped:
                 return ProcessResult("stopped")
             future = self.client.submit(
-                execute_task, task, key=topic, pure=False, resources=self._resources
+                execute_task, *arguments, key=topic, pure=False, resources=self._resources
             )
             self._tasks.add(future)
         try:
             ended = self._wait(future)
-        except CancelledError:
+        except futures.CancelledError:
             if self.stopped:
                 return ProcessResult("stopped")
             raise self._scheduler_is_gone() from None
@@ -240,7 +263,7 @@ class Cluster:
             return _failed(
                 f"its workers were lost one after the other: {error.last_worker.address}"
             )
-        except Exception as error:  # Of the task itself: a full disk there, another version.
+        except Exception as error:  # Of the task itself, as a full disk there.
             return _failed(f"on its worker: {_one_line(error)}")
         finally:
             with suppress(OSError, RuntimeError):
@@ -263,7 +286,7 @@ class Cluster:
                 if future.done():
                     continue
                 if self.stopped:
-                    raise CancelledError from None
+                    raise futures.CancelledError from None
 
 
 def _failed(reason: str) -> ProcessResult:
@@ -277,13 +300,16 @@ def _one_line(error: BaseException) -> str:
 # --- on the worker -------------------------------------------------------------------------------
 
 
-def execute_task(task: ClusterTask) -> TaskResult:
-    """Execute a run in a child process of the worker, and collect the files that it leaves."""
+def execute_task(version: str, pickled: bytes, weights: Sequence[bytes | None]) -> TaskResult:
+    """Execute a run in a child process of the worker, and collect the files that it leaves.
+
+    ``pickled``: a ClusterTask, which another ``version`` of this program may not be able to load.
+    """
     worker = get_worker()
-    if task.version != __version__:
-        reason = f"--cluster: a worker has wbc-bench {__version__}, this machine {task.version}"
-        wrong = ProcessResult("wrong input", failed=Failed(reason=reason))
-        return TaskResult(wrong, {})
+    if version != __version__:
+        reason = str(_other_version(version))
+        return TaskResult(ProcessResult("wrong input", failed=Failed(reason=reason)), {})
+    task: ClusterTask = pickle.loads(pickled)
     with (
         _device(worker) as device,
         TemporaryDirectory(dir=worker.local_directory, prefix="wbc-bench-run-") as folder,
@@ -296,7 +322,7 @@ def execute_task(task: ClusterTask) -> TaskResult:
                 "shifted": str(data / Path(shifted).name) if shifted else None,
                 "weights": tuple(
                     _write_weights(output / f"pretrained-{branch}.weights.h5", content)
-                    for branch, content in enumerate(task.weights)
+                    for branch, content in enumerate(weights)
                 ),
                 "output": str(output),
                 "device": device.id,
@@ -317,6 +343,10 @@ def execute_task(task: ClusterTask) -> TaskResult:
             )
         paths = [output / name for name in RETURNED_FILES]
         return TaskResult(result, {path.name: path.read_bytes() for path in paths if path.exists()})
+
+
+def _other_version(version: str) -> UserError:
+    return UserError(f"--cluster: a worker has wbc-bench {__version__}, this machine {version}")
 
 
 def _write_weights(path: Path, content: bytes | None) -> str | None:

@@ -298,8 +298,9 @@ class _Sweep:
         if result.status == "no access":
             raise NoAccess.at(self.context.store.root, reason)
         if result.status == "wrong input":
+            is_new = reason not in self.summary.wrong_input
             self.summary.wrong_input.append(reason)
-            return None, reason
+            return None, reason if is_new else "left pending, as said above"
         record = _run_record(planned, result, self.context)
         self.context.store.save(record)
         if isinstance(record.result, Failed):

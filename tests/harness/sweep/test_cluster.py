@@ -124,6 +124,17 @@ def test_images_travel_once_to_each_worker(cluster: Any, images: Path, tmp_path:
         tuple(sorted((path.name, path.read_bytes()) for path in images.iterdir()))
     }
     there.close()
+    own = connect(cluster.scheduler_address)
+    own.run(flip_a_byte, images.name)
+    there = Cluster(connect(cluster.scheduler_address), images, StandIn)
+    assert there.client.run(image_files, images.name) == copies, "mended by the next sweep"
+    there.close()
+    own.close()
+
+
+def flip_a_byte(name: str, dask_worker: Any) -> None:
+    path = Path(dask_worker.local_directory) / f"wbc-bench-{name}" / "images.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
 
 
 def image_files(name: str, dask_worker: Any) -> dict[str, bytes]:
@@ -255,6 +266,79 @@ def test_what_goes_wrong_in_a_task_is_one_runs_failure(
     there.close()
     (record,) = Store(tmp_path).records()
     assert record.result == Failed(reason="on its worker: RuntimeError: no such launcher here")
+
+
+def test_a_worker_of_another_version_is_said_once_and_fails_no_run(
+    cluster: Any, images: Path, tmp_path: Path
+) -> None:
+    from harness import __version__
+    from harness.sweep.cluster import Cluster, connect
+
+    there, recorder = Cluster(connect(cluster.scheduler_address), images, StandIn), Recorder()
+    there.client.run(set_version, "9.9")  # As if they had joined since.
+    try:
+        summary = sweep(many(3, 1), made_context(tmp_path, there.slots), there, [recorder])
+        reason = f"--cluster: a worker has wbc-bench 9.9, this machine {__version__}"
+        assert set(summary.wrong_input) == {reason}
+        assert sorted(recorder.messages.values()) == [reason, *2 * ["left pending, as said above"]]
+        assert Store(tmp_path).records() == ()
+        with pytest.raises(UserError, match=reason):
+            Cluster(connect(cluster.scheduler_address), images, StandIn)
+    finally:
+        there.client.run(set_version, __version__)
+        there.close()
+
+
+def set_version(version: str) -> None:
+    from harness.sweep import cluster
+
+    cluster.__version__ = version  # type: ignore[attr-defined]
+
+
+FROZEN = """
+from distributed import LocalCluster
+with LocalCluster(n_workers=1, threads_per_worker=1, processes=False,
+    dashboard_address=None, protocol="tcp") as one:
+    print(one.scheduler_address, flush=True)
+    input()
+"""
+
+
+def test_a_frozen_scheduler_obeys_the_first_ctrl_c(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.sweep import cluster as module
+
+    monkeypatch.setattr(module, "STOP_SECONDS", 1.0)
+    host = subprocess.Popen(
+        [sys.executable, "-c", FROZEN], cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert host.stdout is not None
+    address = host.stdout.readline().strip()
+    there = module.Cluster(module.connect(address), images, partial(Slow, tmp_path, 0.3))
+
+    def freeze_and_interrupt() -> None:
+        deadline = time.monotonic() + 60
+        while not Store(tmp_path).records() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        host.send_signal(signal.SIGSTOP)
+        time.sleep(2 * module.POLL_SECONDS)  # The sweep asks for its workers meanwhile.
+        signal.raise_signal(signal.SIGINT)
+
+    thread = threading.Thread(target=freeze_and_interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sweep(many(6, 3), made_context(tmp_path, there.slots), there)
+        start = time.monotonic()
+        there.close()
+        assert time.monotonic() - start < 5, "a scheduler that hangs is asked once"
+    finally:
+        thread.join()
+        host.kill()
+        host.wait()
+    assert 0 < len(Store(tmp_path).records()) < 18
 
 
 def no_launcher() -> Any:
