@@ -17,6 +17,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from rich.console import Console
 
 from harness.commands.data import prepare
 from harness.commands.settings import DataOptions, load_settings
@@ -25,6 +26,7 @@ from harness.evaluation.metrics import macro_f1
 from harness.schema.dataset import Dataset
 from harness.schema.protocol import Protocol
 from harness.sweep import planner
+from harness.sweep.downloads import Downloads
 from harness.sweep.planner import PlannedRun
 from harness.sweep.weights import resolve_weights
 from harness.training.head import HeadLearner
@@ -88,7 +90,10 @@ def main() -> None:
     sizes = arguments.train, arguments.train // 4
     ids = np.random.default_rng(0).permutation(len(data))[: max(2000, sum(sizes) + TEST)]
     recipes = planner.select_recipes(benchmark, arguments.recipes)
-    weights = resolve_weights(benchmark.weights, recipes)
+    weights = resolve_weights(benchmark.weights, recipes, console=Console())
+    missing = [file for resolved in weights.values() for file in resolved.missing]
+    with Downloads(missing, Console()) as downloads:
+        downloads.wait()
     planned_runs = planner.plan_runs(benchmark, recipes, data, weights)
     print(
         f"{data.name}, {arguments.train} training images, {arguments.splits} splits, macro F1 in %"

@@ -40,6 +40,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from rich.console import Console
 
 from harness.commands.data import prepare
 from harness.commands.settings import DataOptions, load_settings
@@ -186,7 +187,7 @@ def main() -> None:
         benchmark = load(config, "quick")
         data = prepare(load_settings(DataOptions(arguments.data, config, "quick"))).dataset
         recipes = planner.select_recipes(benchmark, arguments.recipes)
-        weights = resolve_weights(benchmark.weights, recipes)
+        weights = resolve_weights(benchmark.weights, recipes, console=Console())
         planned_runs = planner.plan_runs(benchmark, recipes, data, weights)
         total, results = run_ours(planned_runs, config, Path(folder) / "results", arguments.data)
     labels = data.labels[split_indices(benchmark.split, data).test]

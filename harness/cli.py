@@ -164,9 +164,12 @@ def status(results: Path) -> None:
     _echo(report(Store(results), time.time()))
 
 
-@cli.command()
-def zoo() -> None:
+@cli.group(cls=options.Subcommands, invoke_without_command=True)
+@click.pass_context
+def zoo(context: click.Context) -> None:
     """List the recipes: names, aliases, parameters, sizes, preprocessing."""
+    if context.invoked_subcommand is not None:
+        return
     from tabulate import tabulate
 
     from zoo.registry import RECIPES, REPORT_RECIPES
@@ -186,6 +189,20 @@ def zoo() -> None:
     ]
     align = ("left", "left", "right", "right", "right", "right", "left", "left")
     _echo(tabulate(rows, headers="keys", disable_numparse=True, colalign=align))
+
+
+@zoo.command("fetch")
+@options.recipe_argument("recipes", nargs=-1, metavar="[RECIPE]...")
+@click.option("--all", "everything", is_flag=True, help="Those of every recipe of the zoo.")
+@options.weights_dir
+def fetch_weights(recipes: tuple[str, ...], everything: bool, weights_dir: Path | None) -> int:
+    """Download ImageNet weights, for machines without a network that see the same folder."""
+    from harness.commands.zoo import fetch as fetch_files
+
+    problems = fetch_files(recipes, weights_dir, everything=everything)
+    for problem in problems:
+        _print_error(problem)
+    return EXIT_INPUT if problems else 0
 
 
 @cli.command()
@@ -332,9 +349,9 @@ def data() -> None:
 @click.argument("source")
 def fetch(source: str) -> None:
     """Download a public data set: bloodmnist[@28|64|128|224]."""
-    from harness.data.readers.medmnist import fetch as download
+    from harness.data.readers.medmnist import published_file
 
-    _echo(download(source))
+    _echo(published_file(source))
 
 
 @data.command()

@@ -5,6 +5,7 @@
     ├── UnknownName           a name that is not known, with the nearest one
     ├── DataError             a data source that cannot be read or must not be used
     ├── Offline               a download is needed and there is no network
+    ├── ChecksumError         a download whose bytes are not those that were published
     ├── ImageSizeError        images of a size that a recipe cannot take
     ├── WeightsError          weights that are missing, damaged or do not fit the recipe
     ├── StoreError            a results or cache folder that cannot be read or written
@@ -34,6 +35,10 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A data source that cannot be read, or whose content must not be trained on."""
+
+
+class ChecksumError(UserError):
+    """A download whose bytes are not those that were published."""
 
 
 class StoreError(UserError):

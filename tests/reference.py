@@ -56,17 +56,17 @@ def commands() -> str:
 
 
 def subcommands(context: click.Context) -> Iterator[click.Context]:
-    """A context for every subcommand below one, groups themselves left out."""
+    """A context for every subcommand below one; groups that do nothing themselves are left out."""
     group = context.command
     assert isinstance(group, click.Group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
         inner = click.Context(command, parent=context, info_name=name)
+        if not isinstance(command, click.Group) or command.invoke_without_command:
+            yield inner
         if isinstance(command, click.Group):
             yield from subcommands(inner)
-        else:
-            yield inner
 
 
 def _command(context: click.Context) -> str:

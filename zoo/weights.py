@@ -1,4 +1,4 @@
-"""Find, download and check weight files; does not import Keras."""
+"""Find and check weight files; does not import Keras."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from zoo.checkpoints import LEGACY_SIGNATURE
-from zoo.errors import Offline, WeightsError
+from zoo.errors import WeightsError
 from zoo.recipe import KerasFile, PackageFile, Recipe
 
 KERAS_STORE = "https://storage.googleapis.com/"
@@ -18,27 +18,30 @@ KERAS_STORE = "https://storage.googleapis.com/"
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 ZIP_SIGNATURE = b"PK\x03\x04"
 
-CONNECT_SECONDS, READ_SECONDS = 5, 60
+FOLDER_VARIABLE = "WBC_BENCH_WEIGHTS"
 
 
-def imagenet_file(recipe: Recipe) -> Path:
-    """The recipe's ImageNet weights on this machine, downloaded at first use, checked always.
+def imagenet_file(recipe: Recipe, folder: Path | None = None) -> Path:
+    """The recipe's ImageNet weights on this machine, checked. ``folder``: see ``weights_folder``.
 
-    Raises Offline when a download is needed and fails, WeightsError when the file is damaged or
-    its package is missing.
+    Raises WeightsError when they are not there, or are damaged.
     """
+    file = local_imagenet_file(recipe, folder)
+    if file is None:
+        raise WeightsError(
+            f"{recipe.name}: its ImageNet weights are not in {weights_folder(folder)}; "
+            f"'wbc-bench zoo fetch {recipe.name}' downloads them"
+        )
+    return file
+
+
+def local_imagenet_file(recipe: Recipe, folder: Path | None = None) -> Path | None:
+    """The same, but None for a file that is to be downloaded."""
     source = _source(recipe)
     if isinstance(source, PackageFile):
         return _package_file(recipe, source)
-    return _download(recipe, source)
-
-
-def local_imagenet_file(recipe: Recipe) -> Path | None:
-    """The same, but None instead of a download."""
-    source = _source(recipe)
-    if isinstance(source, KerasFile) and not (keras_cache() / source.filename).exists():
-        return None
-    return imagenet_file(recipe)
+    path = weights_folder(folder) / source.filename
+    return path if is_intact(path, source.digest, HDF5_SIGNATURE) else None
 
 
 def _source(recipe: Recipe) -> KerasFile | PackageFile:
@@ -89,8 +92,28 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def keras_cache() -> Path:
-    """Keras's own folder of downloaded weights, so that both share one copy."""
+def is_intact(path: Path, digest: str | None, signature: bytes = b"") -> bool:
+    """Whether a file is there, begins with the signature, and has the checksum where one is known.
+
+    ``digest``: ``md5:…`` or ``sha256:…``.
+    """
+    if not path.is_file():
+        return False
+    kind, _, expected = (digest or "").partition(":")
+    with path.open("rb") as file:
+        if file.read(len(signature)) != signature:
+            return False
+        file.seek(0)
+        return not expected or hashlib.file_digest(file, kind).hexdigest() == expected
+
+
+def weights_folder(folder: Path | None = None) -> Path:
+    """Where downloaded weights lie: ``folder``, or the one that ``WBC_BENCH_WEIGHTS`` names.
+
+    Otherwise it is Keras's own folder, so that both share one copy.
+    """
+    if named := folder or os.environ.get(FOLDER_VARIABLE):
+        return Path(named).expanduser()
     home = Path(os.environ["KERAS_HOME"]) if "KERAS_HOME" in os.environ else Path.home() / ".keras"
     models = home.expanduser() / "models"
     try:
@@ -99,31 +122,6 @@ def keras_cache() -> Path:
         models = Path(tempfile.gettempdir()) / ".keras" / "models"
         models.mkdir(parents=True, exist_ok=True)
     return models
-
-
-def _download(recipe: Recipe, source: KerasFile) -> Path:
-    import pooch  # Takes a tenth of a second, and is rarely needed.
-
-    folder, url = keras_cache(), KERAS_STORE + source.path
-    pooch.get_logger().setLevel("WARNING")
-    downloader = pooch.HTTPDownloader(timeout=(CONNECT_SECONDS, READ_SECONDS))
-    try:
-        fetched = Path(
-            pooch.retrieve(url, source.digest, source.filename, folder, None, downloader)
-        )
-    except OSError as error:  # The exceptions of requests are OSErrors.
-        response = getattr(error, "response", None)
-        answer = f"the server answered {response.status_code}" if response is not None else ""
-        reason = answer or error.strerror or type(error).__name__
-        raise Offline(
-            f"{recipe.name}: cannot download {url} ({reason}); "
-            f"fetch it elsewhere and put it at {folder / source.filename}"
-        ) from None
-    except ValueError:
-        raise WeightsError(
-            f"{recipe.name}: the download from {url} does not have the checksum {source.digest}"
-        ) from None
-    return user_file(recipe, fetched)
 
 
 def _package_file(recipe: Recipe, source: PackageFile) -> Path:

@@ -85,11 +85,9 @@ def _run_child(
     backend: Backend,
     folder: Path,
 ) -> None:
-    weights_file = weights.local_imagenet_file(find(RECIPE))
-    assert weights_file is not None, "they come with a package"
     job = EmbeddingJob(
         recipe=RECIPE,
-        weights=str(weights_file.resolve()),
+        weights=str(weights.imagenet_file(find(RECIPE)).resolve()),
         data=str(data.resolve()),
         output=str((folder / FILE).resolve()),
         image_size=IMAGE_SIZE,

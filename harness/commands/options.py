@@ -71,6 +71,13 @@ def check_results(folder: Path) -> Path:
     return folder
 
 
+def check_weights_dir(folder: Path | None) -> Path | None:
+    """A folder that is there, or can be made. Raises UserError for anything else."""
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; --weights-dir names a folder")
+    return folder
+
+
 def check_existing_results(folder: Path) -> Path:
     """A folder with results. Raises UserError that names the nearest one."""
     if is_results(check_results(folder)):
@@ -114,7 +121,13 @@ cleaning = several(
     click.option("--clean", is_flag=True, help="Leave out what 'data audit' would remove."),
     click.option("--mask", is_flag=True, help="Paint everything white but the cells."),
 )
+weights_dir = click.option(
+    "--weights-dir", type=FILE, envvar="WBC_BENCH_WEIGHTS", show_envvar=True,
+    callback=lambda ctx, param, folder: check_weights_dir(folder), metavar="FOLDER",
+    help="Where ImageNet weights lie, and are downloaded to.  [Keras's own folder]",
+)  # fmt: skip
 training = several(
+    weights_dir,
     profile,
     click.option("--seeds", type=click.IntRange(1, 100), help="Overrides sweep.seeds."),
     click.option("--per-gpu", type=click.IntRange(1, 64), help="Overrides sweep.per_gpu."),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.filesize import decimal
 from tabulate import tabulate
 
 from harness.commands.budget import fit_to_budget
@@ -15,6 +16,7 @@ from harness.commands.settings import cache_folder
 from harness.schema.augmentation import EpochCacheSettings
 from harness.schema.records import RunRecord
 from harness.schema.run import Run
+from harness.storage.download import Download
 from harness.sweep import estimates, planner
 from harness.sweep.planner import PlannedRun
 from harness.sweep.progress import clock
@@ -33,6 +35,12 @@ class Plan:
     @property
     def done(self) -> int:
         return len(self.runs) - len(self.pending)
+
+    @property
+    def missing_weights(self) -> list[Download]:
+        """Weights of pending runs that are to be downloaded."""
+        weights = self.experiment.weights
+        return [file for run in self.pending for file in weights[run.recipe.name].missing]
 
     def finished_records(self) -> list[RunRecord]:
         """Records of the runs that have finished by now."""
@@ -96,12 +104,24 @@ def show_plan(request: Request) -> None:
         seconds = [plan.seconds[planned.run.id] for planned in fitting]
         total = clock(max(estimates.end_times(seconds, devices)))
         console.print(f"about {total} for {len(fitting)} runs, if no phase stops early")
+    print_missing_weights([plan], console)
     if len(fitting) < len(plan.pending):
         left_out = len(plan.pending) - len(fitting)
         console.print(f"{left_out} left out, which do not fit {clock(budget or 0)}")
         if fitting:
             names = " ".join(dict.fromkeys(planned.recipe.name for planned in fitting))
             console.print(f"those that fit: wbc-bench run {names}", soft_wrap=True)
+
+
+def print_missing_weights(plans: Sequence[Plan], console: Console) -> None:
+    """Say how much the pending runs of these plans would download, if anything."""
+    missing = {file.path: file.size for plan in plans for file in plan.missing_weights}
+    if missing:
+        console.print(
+            f"about {decimal(sum(missing.values()))} of weights to be downloaded "
+            f"to {next(iter(missing)).parent}",
+            soft_wrap=True,
+        )
 
 
 def plan_table(plan: Plan, fitting: Sequence[PlannedRun]) -> str:

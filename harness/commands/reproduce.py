@@ -12,7 +12,7 @@ from rich.console import Console
 from tabulate import tabulate
 
 from harness.commands.console import plain_console
-from harness.commands.plan import Plan, plan_of, plan_table
+from harness.commands.plan import Plan, plan_of, plan_table, print_missing_weights
 from harness.commands.resolve import Experiment, Request, find_inputs, load_request
 from harness.commands.run import announce, prepare_sweep, report, run_sweep, write
 from harness.commands.settings import Settings
@@ -25,6 +25,7 @@ from harness.reports.preset import PresetRow, find_rows, packaged, rows_of
 from harness.storage.files import write_atomically
 from harness.storage.records import Store
 from harness.sweep import estimates, planner
+from harness.sweep.downloads import Downloads
 from harness.sweep.progress import clock
 from zoo.registry import find
 
@@ -51,7 +52,8 @@ def reproduce(targets: Sequence[str], request: Request, *, only_plan: bool = Fal
         _show(plans, console)
         return 0
     _begin_pages(rows, targets, request.results)
-    code = max(_train(plan, console) for plan in plans)
+    with Downloads([file for plan in plans for file in plan.missing_weights], console) as files:
+        code = max(_train(plan, files, console) for plan in plans)
     store = Store(request.results)
     for found in reproductions_of(store, read_boards(request.results)):
         if found.number in {row.number for row in rows}:
@@ -179,9 +181,9 @@ def _plan(group: Group, experiment: Experiment, console: Console) -> Plan:
     return plan_of(experiment, runs, console)
 
 
-def _train(plan: Plan, console: Console) -> int:
+def _train(plan: Plan, downloads: Downloads, console: Console) -> int:
     announce(plan, console)
-    prepared = prepare_sweep(plan, console)
+    prepared = prepare_sweep(plan, downloads, console)
     try:
         summary = run_sweep(prepared, console)
     finally:  # The tables show what has finished, also after an interrupt.
@@ -217,6 +219,7 @@ def _show(plans: Sequence[Plan], console: Console) -> None:
         if plan.pending:
             console.print(plan_table(plan, plan.pending), soft_wrap=True, markup=False)
             seconds += [plan.seconds[planned.run.id] for planned in plan.pending]
+    print_missing_weights(plans, console)
     if seconds:
         total = clock(max(estimates.end_times(seconds, len(settings.devices))))
         console.print(f"about {total} for {len(seconds)} runs, if no phase stops early")

@@ -40,6 +40,8 @@ class Request(DataOptions):
     results: Path = Path("results")
     cluster: str | None = None
     """Address of a Dask scheduler; None: this machine."""
+    weights_dir: Path | None = None
+    """Where downloaded weights lie; None: as ``zoo.weights.weights_folder`` says."""
     budget: float | None = None
     """Seconds within which the pending runs shall end, on as many images as that allows."""
     tensorboard: Path | None = None
@@ -65,7 +67,7 @@ class Experiment:
 
 
 def resolve(request: Request, console: Console, *, download: bool) -> Experiment:
-    """Load settings and images, and find the weights, downloading them if ``download``.
+    """Load settings and images, and find the weights, on their server too if ``download``.
 
     Raises UserError, before anything slow where possible.
     """
@@ -93,10 +95,9 @@ def find_inputs(
     split = effective_split(benchmark.split, data.dataset)
     settings = replace(settings, benchmark=benchmark.model_copy(update={"split": split}))
     parts = split_indices(split, data.dataset)
-    with console.status("looking for weights") as status:
-        weights = resolve_weights(
-            benchmark.weights, recipes, download=download, report=updater(status)
-        )
+    weights = resolve_weights(
+        benchmark.weights, recipes, request.weights_dir, console if download else None
+    )
     return Experiment(
         request=request,
         settings=settings,

@@ -27,6 +27,7 @@ from harness.reporting.publish import write_tables
 from harness.schema.dataset import ImageIdentities
 from harness.storage.files import remove_leftovers
 from harness.sweep.callbacks import ProgressCallback
+from harness.sweep.downloads import Downloads
 from harness.sweep.progress import progress_view
 from harness.sweep.scheduler import Launcher, Summary, SweepContext, sweep
 from harness.sweep.tensorboard import TensorBoardCallback
@@ -45,6 +46,7 @@ class PreparedSweep:
     plan: Plan
     context: SweepContext
     launcher: Launcher
+    downloads: Downloads
 
 
 def run(request: Request) -> int:
@@ -58,17 +60,18 @@ def run(request: Request) -> int:
     plan = make_plan(experiment, console)
     announce(plan, console)
     save_images(experiment)
-    prepared = prepare_sweep(plan, console)
-    try:
-        summary = run_sweep(prepared, console)
-        left_out = evaluate(plan, console)
-    except BrokenPipeError:
-        raise UserError(
-            "nobody reads the output any more, so the sweep has ended; what finished is recorded, "
-            "and the same command goes on from here"
-        ) from None
-    finally:  # The tables show what has finished, also after an interrupt.
-        leaderboard = write(plan)
+    with Downloads(plan.missing_weights, console) as downloads:
+        prepared = prepare_sweep(plan, downloads, console)
+        try:
+            summary = run_sweep(prepared, console)
+            left_out = evaluate(plan, console)
+        except BrokenPipeError:
+            raise UserError(
+                "nobody reads the output any more, so the sweep has ended; what finished is "
+                "recorded, and the same command goes on from here"
+            ) from None
+        finally:  # The tables show what has finished, also after an interrupt.
+            leaderboard = write(plan)
     for line in left_out:
         console.print(line, soft_wrap=True, markup=False)
     return report(plan, summary, leaderboard, console)
@@ -107,7 +110,7 @@ def announce(plan: Plan, console: Console) -> None:
     console.print(f"{len(plan.pending)} runs pending, {plan.done} done", highlight=False)
 
 
-def prepare_sweep(plan: Plan, console: Console) -> PreparedSweep:
+def prepare_sweep(plan: Plan, downloads: Downloads, console: Console) -> PreparedSweep:
     """Make what the runs share: the corrupted test images, and whatever starts the runs."""
     experiment = plan.experiment
     corrupted = corrupted_test(experiment, console) if plan.pending else None
@@ -123,15 +126,18 @@ def prepare_sweep(plan: Plan, console: Console) -> PreparedSweep:
         checkpoint_seconds=experiment.benchmark.sweep.checkpoint_seconds,
         epochs=plan.epoch_cache,
         compile_cache=cache_folder() / "compiled",
+        has_weights=lambda planned: downloads.ready(planned.weights_files),
     )
-    return PreparedSweep(plan, context, launcher)
+    return PreparedSweep(plan, context, launcher, downloads)
 
 
 def run_sweep(prepared: PreparedSweep, console: Console) -> Summary:
     """Train the pending runs and record them as they end."""
     plan = prepared.plan
     device_count = len(plan.experiment.settings.devices)
-    view = progress_view(console, plan.pending, plan.seconds, device_count)
+    view = progress_view(
+        console, plan.pending, plan.seconds, device_count, prepared.downloads.renderables
+    )
     callbacks: list[ProgressCallback] = [view]
     if (log_folder := plan.experiment.request.tensorboard) is not None:
         callbacks.append(TensorBoardCallback(log_folder, view.message))

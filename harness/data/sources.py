@@ -43,7 +43,7 @@ def find(source: str, image_size: int) -> Source:
         return _smear(_count(source, number) if at else SMEAR_COUNT)
     if name == "bloodmnist":
         size = medmnist.published_size(source, image_size)
-        return _npz(medmnist.fetch(source, image_size), f"bloodmnist@{size}")
+        return _npz(medmnist.published_file(source, image_size), f"bloodmnist@{size}")
     try:
         path = Path(source).expanduser()
         if source and path.is_dir():

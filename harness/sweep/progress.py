@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -46,6 +46,8 @@ class ProgressView(ProgressCallback):
     seconds: dict[str, float]
     """Run id -> estimated seconds."""
     machines: int = 1
+    downloads: Callable[[], Iterable[RenderableType]] = tuple
+    """What a live view shows of the weights that are on their way."""
     start: float = field(default_factory=time.monotonic)
     _running: dict[str, tuple[PlannedRun, _TimedState]] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
@@ -167,7 +169,7 @@ class LiveView(ProgressView):
             f"{clock(time.monotonic() - self.start)} so far"
             + (f", about {clock(left)} to go" if left is not None else "")
         )
-        return Group(table, Text(line, style="dim"))
+        return Group(table, *self.downloads(), Text(line, style="dim"))
 
     def _cells(self, planned: PlannedRun, state: _TimedState) -> list[RenderableType]:
         elapsed, epoch = time.monotonic() - state.start, state.epoch
@@ -185,11 +187,15 @@ class LiveView(ProgressView):
 
 
 def progress_view(
-    console: Console, pending: Sequence[PlannedRun], seconds: dict[str, float], machines: int
+    console: Console,
+    pending: Sequence[PlannedRun],
+    seconds: dict[str, float],
+    machines: int,
+    downloads: Callable[[], Iterable[RenderableType]] = tuple,
 ) -> ProgressView:
     """The live view in a terminal, plain lines elsewhere."""
     view = LiveView if console.is_terminal else PlainLog
-    return view(console, pending, seconds, machines)
+    return view(console, pending, seconds, machines, downloads)
 
 
 def clock(seconds: float) -> str:

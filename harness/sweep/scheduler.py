@@ -73,6 +73,8 @@ class SweepContext:
     epochs: EpochCacheSettings | None = None
     compile_cache: Path | None = None
     """Folder of compiled programs; None: every run compiles its own."""
+    has_weights: Callable[[PlannedRun], bool] = lambda _: True
+    """Whether a run's weights have been downloaded; raises UserError where they cannot be."""
 
     def job(self, planned: PlannedRun, device: Device, order: int = 0) -> Job:
         """The job of a run on a device; ``order``: its place in the plan."""
@@ -207,7 +209,7 @@ class _Sweep:
         for planned in tuple(self.waiting):
             if not free:
                 break
-            if self._recorded_elsewhere(planned):
+            if self._recorded_elsewhere(planned) or not self._has_weights(planned):
                 continue
             lock = RunLock(self.context.store.artefacts(planned.run))
             try:
@@ -250,6 +252,16 @@ class _Sweep:
         record = self.context.store.find(planned.run)
         self.callback.on_run_end(planned, record, "concluded elsewhere")
         return True
+
+    def _has_weights(self, planned: PlannedRun) -> bool:
+        """Whether they are there; a run whose weights never will be ends here."""
+        try:
+            return self.context.has_weights(planned)
+        except UserError as error:
+            self.waiting.remove(planned)
+            self.summary.wrong_input.append(str(error))
+            self.callback.on_run_end(planned, None, "its weights could not be downloaded")
+            return False
 
     # A run and its end
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
 from harness.config import WeightSettings
-from harness.errors import Offline
+from harness.errors import Offline, UserError
 from harness.schema.run import Weights
+from harness.storage.download import Download
+from harness.sweep.downloads import Downloads, find_sizes
 from zoo import weights as zoo_weights
-from zoo.recipe import Recipe
+from zoo.recipe import KerasFile, Recipe
 from zoo.registry import find
 
 OFFLINE_NOTE = "random weights: the ImageNet weights could not be downloaded"
@@ -24,24 +28,27 @@ class ResolvedWeights:
     files: tuple[Path | None, ...] = (None,)
     """One for each branch of the network; None where its weights are random."""
     note: str = ""
+    missing: tuple[Download, ...] = ()
+    """Those of the files that are to be downloaded."""
 
 
 def resolve_weights(
     settings: WeightSettings,
     recipes: Sequence[Recipe],
-    *,
-    download: bool = True,
-    report: Callable[[str], object] = lambda _: None,
+    folder: Path | None = None,
+    console: Console | None = None,
 ) -> dict[str, ResolvedWeights]:
-    """Recipe name -> its weights, downloaded here, once, before any worker starts.
+    """Recipe name -> its weights, of which files with a published checksum may be missing yet.
 
-    Without ``download``, weights that are not on this machine are planned as if they were. Raises
-    WeightsError or Offline, unless the settings let an offline recipe start at random.
+    ``folder``: see ``zoo.weights.weights_folder``. Without a ``console``, which shows what is
+    downloaded, nothing is, and weights that are not on this machine are planned as if they were.
+    Raises WeightsError, ChecksumError, or Offline, unless the settings let an offline recipe start
+    at random.
     """
     files = {find(name).name: Path(path) for name, path in settings.files.items()}
     resolved: dict[str, ResolvedWeights] = {}
-    offline_reason = ""
-    for recipe in dict.fromkeys(branch for r in recipes for branch in r.branches or (r,)):
+    published = []
+    for recipe in backbones(recipes):
         if recipe.name in files:
             file = zoo_weights.user_file(recipe, files[recipe.name])
             weights = Weights(source="file", digest=f"sha256:{zoo_weights.sha256(file)}")
@@ -49,15 +56,8 @@ def resolve_weights(
         elif settings.source == "random" or not recipe.pretrained:
             resolved[recipe.name] = ResolvedWeights(Weights(source="random"))
         else:
-            report(f"looking for the ImageNet weights of {recipe.name}")
-            try:
-                resolved[recipe.name] = _imagenet(recipe, download, offline_reason)
-            except Offline as error:
-                if settings.when_offline == "fail":
-                    raise Offline(f"{recipe.name}: {error}") from None
-                offline_reason = str(error)
-                random = Weights(source="random")
-                resolved[recipe.name] = ResolvedWeights(random, note=OFFLINE_NOTE)
+            published.append(recipe)
+    resolved |= _imagenet(settings, published, folder, console)
     joint = [recipe for recipe in recipes if recipe.branches]
     return resolved | {
         recipe.name: _join([resolved[branch.name] for branch in recipe.branches])
@@ -65,18 +65,63 @@ def resolve_weights(
     }
 
 
-def _imagenet(recipe: Recipe, download: bool, offline_reason: str) -> ResolvedWeights:
-    """The ImageNet weights of a recipe; Offline at once if that was the answer before."""
-    file = zoo_weights.local_imagenet_file(recipe)
-    if file is None and not download:
-        weights = Weights(source="imagenet", digest=zoo_weights.digest(recipe, None))
-        return ResolvedWeights(weights, note="ImageNet weights to be downloaded")
-    if file is None:
-        if offline_reason:
-            raise Offline(offline_reason)
-        file = zoo_weights.imagenet_file(recipe)
-    weights = Weights(source="imagenet", digest=zoo_weights.digest(recipe, file))
-    return ResolvedWeights(weights, (file,))
+def backbones(recipes: Sequence[Recipe]) -> tuple[Recipe, ...]:
+    """The backbones of these recipes, each once."""
+    return tuple(dict.fromkeys(branch for r in recipes for branch in r.branches or (r,)))
+
+
+def locate(recipe: Recipe, folder: Path | None = None) -> Path | Download:
+    """The ImageNet weights on this machine, or else, also if damaged, what is to be downloaded.
+
+    Its size is what the parameters take in float32. Raises WeightsError for a package's weights.
+    """
+    local, source = zoo_weights.local_imagenet_file(recipe, folder), recipe.imagenet
+    if local is not None:
+        return local
+    assert isinstance(source, KerasFile), "a package's weights are there"
+    path = zoo_weights.weights_folder(folder) / source.filename
+    url, size = zoo_weights.KERAS_STORE + source.path, 4 * recipe.parameters
+    signature = zoo_weights.HDF5_SIGNATURE
+    return Download(recipe.name, url, path, source.digest, signature, size)
+
+
+def _imagenet(
+    settings: WeightSettings,
+    recipes: Sequence[Recipe],
+    folder: Path | None,
+    console: Console | None,
+) -> dict[str, ResolvedWeights]:
+    located = {recipe.name: locate(recipe, folder) for recipe in recipes}
+    errors: dict[str, UserError] = {}
+    if console is not None:
+        found, errors = find_sizes(
+            [f for f in located.values() if isinstance(f, Download)], console
+        )
+        located |= found
+        # The ids of runs hold the checksum: where none is published, it is the file's own.
+        unknown = [file for file in found.values() if file.digest is None]
+        with Downloads(unknown, console) as downloads:
+            errors |= downloads.wait()
+        located |= {file.name: file.path for file in unknown}
+    for error in errors.values():
+        if settings.when_offline == "fail" or not isinstance(error, Offline):
+            raise error
+    note = "ImageNet weights to be downloaded" if console is None else ""
+    return {
+        recipe.name: ResolvedWeights(Weights(source="random"), note=OFFLINE_NOTE)
+        if recipe.name in errors
+        else _published(recipe, located[recipe.name], note)
+        for recipe in recipes
+    }
+
+
+def _published(recipe: Recipe, file: Path | Download, note: str) -> ResolvedWeights:
+    """``note``: of a file that is missing."""
+    if isinstance(file, Path):
+        weights = Weights(source="imagenet", digest=zoo_weights.digest(recipe, file))
+        return ResolvedWeights(weights, (file,))
+    weights = Weights(source="imagenet", digest=zoo_weights.digest(recipe, None))
+    return ResolvedWeights(weights, (file.path,), note, (file,))
 
 
 def _join(branches: Sequence[ResolvedWeights]) -> ResolvedWeights:
@@ -90,4 +135,5 @@ def _join(branches: Sequence[ResolvedWeights]) -> ResolvedWeights:
     notes = dict.fromkeys(branch.note for branch in branches if branch.note)
     suffix = " (some branches)" if pretrained and notes else ""
     files = tuple(file for branch in branches for file in branch.files)
-    return ResolvedWeights(weights, files, "; ".join(notes) + suffix)
+    missing = tuple(file for branch in branches for file in branch.missing)
+    return ResolvedWeights(weights, files, "; ".join(notes) + suffix, missing)

@@ -33,6 +33,7 @@ def wbc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setenv("WBC_BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.delenv("WBC_BENCH_WEIGHTS", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
 
     def type_in(*words: str) -> tuple[int, str, str]:
@@ -45,26 +46,10 @@ def wbc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return type_in
 
 
-INSTALLED = ("lite0", "lite1", "lite2")
-"""Recipes whose ImageNet weights install as packages."""
-
-
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No download succeeds, on any machine."""
-    from harness.errors import Offline
-
-    def fail(recipe: Any) -> Path:
-        if recipe.name in INSTALLED:
-            return real(recipe)
-        raise Offline(f"cannot download the weights of {recipe.name}")
-
-    def local(recipe: Any) -> Path | None:
-        return real(recipe) if recipe.name in INSTALLED else None
-
-    real = harness.sweep.weights.zoo_weights.imagenet_file
-    monkeypatch.setattr("harness.sweep.weights.zoo_weights.imagenet_file", fail)
-    monkeypatch.setattr("harness.sweep.weights.zoo_weights.local_imagenet_file", local)
+    """No download succeeds, on any machine: nobody listens there."""
+    monkeypatch.setattr("zoo.weights.KERAS_STORE", "http://127.0.0.1:9/")
 
 
 @pytest.fixture

@@ -5,11 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +14,20 @@ import safetensors.numpy
 
 from zoo import weights
 from zoo.checkpoints import LEGACY_SIGNATURE
-from zoo.errors import Offline, WeightsError
+from zoo.errors import WeightsError
 from zoo.recipe import KerasFile, PackageFile, Recipe
 from zoo.registry import find
-from zoo.weights import HDF5_SIGNATURE, ZIP_SIGNATURE, imagenet_file, sha256, user_file
+from zoo.weights import (
+    HDF5_SIGNATURE,
+    ZIP_SIGNATURE,
+    imagenet_file,
+    local_imagenet_file,
+    sha256,
+    user_file,
+    weights_folder,
+)
 
 CONTENT = HDF5_SIGNATURE + b"and so on"
-PATH = "some/where/network_notop.h5"
 
 
 @pytest.fixture
@@ -34,78 +37,42 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "keras"
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Keras's public store, here as a folder behind a local web server."""
-    folder = tmp_path / "store"
-    (folder / PATH).parent.mkdir(parents=True)
-    (folder / PATH).write_bytes(CONTENT)
-    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(weights, "KERAS_STORE", f"http://127.0.0.1:{server.server_port}/")
-        yield folder
-        server.shutdown()
-
-
 MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
 
 
-def _recipe(checksum: str | None = MD5, path: str = PATH) -> Recipe:
-    return replace(find("vgg16"), imagenet=KerasFile(path, checksum))
+def _recipe(checksum: str | None = MD5) -> Recipe:
+    return replace(find("vgg16"), imagenet=KerasFile("some/where/network_notop.h5", checksum))
 
 
 @pytest.mark.parametrize("checksum", [MD5, SHA256, None])
-def test_downloads_once_into_kerass_folder(home: Path, store: Path, checksum: str | None) -> None:
-    path = imagenet_file(_recipe(checksum))
-    assert path == home / "models" / "network_notop.h5"
-    assert path.read_bytes() == CONTENT
-    (store / PATH).unlink()
-    assert imagenet_file(_recipe(checksum)) == path
+def test_a_file_that_is_there_is_checked(home: Path, checksum: str | None) -> None:
+    path, recipe = home / "models" / "network_notop.h5", _recipe(checksum)
+    assert local_imagenet_file(recipe) is None
+    path.write_bytes(CONTENT)
+    assert imagenet_file(recipe) == path
+    path.write_bytes(CONTENT[4:])
+    assert local_imagenet_file(recipe) is None
+    with pytest.raises(WeightsError, match=r"keras/models; 'wbc-bench zoo fetch vgg16' downloads"):
+        imagenet_file(recipe)
 
 
-def test_weights_are_identified_by_the_pinned_checksum_or_the_files(
-    home: Path, store: Path
-) -> None:
-    path = imagenet_file(_recipe())
+def test_where_weights_lie(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert weights_folder() == home / "models"
+    monkeypatch.setenv("WBC_BENCH_WEIGHTS", str(tmp_path / "shared"))
+    assert weights_folder() == tmp_path / "shared"
+    assert weights_folder(tmp_path / "named") == tmp_path / "named"
+    assert not list(tmp_path.glob("[ns]*")), "looking makes no folder"
+    monkeypatch.setenv("WBC_BENCH_WEIGHTS", "")
+    assert weights_folder() == home / "models"
+
+
+def test_weights_are_identified_by_the_pinned_checksum_or_the_files(tmp_path: Path) -> None:
+    path = tmp_path / "network_notop.h5"
+    path.write_bytes(CONTENT)
     assert weights.digest(_recipe(), None) == MD5
     assert weights.digest(_recipe(None), path) == SHA256
     assert weights.digest(_recipe(None), None) is None
-
-
-def test_replaces_a_damaged_copy(home: Path, store: Path) -> None:
-    damaged = home / "models" / "network_notop.h5"
-    damaged.parent.mkdir(parents=True)
-    damaged.write_bytes(CONTENT[:-1])
-    assert imagenet_file(_recipe()).read_bytes() == CONTENT
-
-
-def test_rejects_and_removes_a_wrong_download(home: Path, store: Path) -> None:
-    with pytest.raises(WeightsError, match="checksum"):
-        imagenet_file(_recipe(f"md5:{hashlib.md5(b'other').hexdigest()}"))
-    assert list((home / "models").iterdir()) == []
-
-
-def test_rejects_a_download_that_is_no_hdf5(home: Path, store: Path) -> None:
-    (store / PATH).write_text("<html>please log in</html>")
-    with pytest.raises(WeightsError, match="HDF5"):
-        imagenet_file(_recipe(None))
-
-
-def test_a_missing_file_in_the_store(home: Path, store: Path) -> None:
-    with pytest.raises(Offline, match="404"):
-        imagenet_file(_recipe(path="some/where/else.h5"))
-
-
-def test_offline_says_what_to_put_where(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "KERAS_STORE", "http://127.0.0.1:1/")  # nobody listens there
-    with pytest.raises(Offline) as caught:
-        imagenet_file(_recipe())
-    message = str(caught.value)
-    assert f"http://127.0.0.1:1/{PATH}" in message
-    assert str(home / "models" / "network_notop.h5") in message
-    assert "\n" not in message
 
 
 def test_finds_the_installed_package() -> None:

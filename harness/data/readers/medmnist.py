@@ -7,7 +7,6 @@ addresses are those of MedMNIST v2+ (Yang et al. 2023, Scientific Data 10, 41).
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +14,8 @@ import numpy as np
 
 from harness.data.image_cache import Content
 from harness.data.readers import npz
-from harness.errors import DataError, Offline
-from harness.storage.file_lock import FileLock
+from harness.errors import DataError
+from harness.storage.download import Download, fetch, remote_size
 
 PARTS = ("train", "val", "test")
 """In the order of ``Dataset.given``: 0, 1, 2."""
@@ -31,19 +30,6 @@ BLOODMNIST = {
     224: ("bloodmnist_224.npz", "b718ff6835fcbdb22ba9eacccd7b2601"),
 }
 """Side in pixels -> file name and MD5, as MedMNIST publishes them."""
-
-USER_AGENT = "wbc-bench/0.1"
-"""Zenodo throttles clients without a name."""
-
-BUSY = (429, 500, 502, 503, 504)
-"""HTTP statuses after which a request is repeated."""
-
-BLOCK = 1 << 16
-"""Bytes written at once, which a broken connection may lose."""
-
-TRIES = 5
-LONGEST_WAIT = 60
-"""Seconds before the next try, whatever the server asks for."""
 
 
 # --- the layout ----------------------------------------------------------------------------------
@@ -98,14 +84,18 @@ def is_bloodmnist(name: str) -> bool:
 # --- the download --------------------------------------------------------------------------------
 
 
-def fetch(source: str, image_size: int = 96) -> Path:
+def published_file(source: str, image_size: int = 96) -> Path:
     """The file of ``bloodmnist[@SIZE]`` in ``~/.medmnist``, MedMNIST's own root.
 
     Downloaded unless it is there with the right MD5. Raises DataError for another source or
-    size, Offline without a network.
+    size, Offline without a network, ChecksumError for a file with another MD5.
     """
     filename, md5 = BLOODMNIST[published_size(source, image_size)]
-    return download(ADDRESS.format(filename=filename), md5, Path.home() / ".medmnist" / filename)
+    url, path = ADDRESS.format(filename=filename), Path.home() / ".medmnist" / filename
+    download = Download(filename, url, path, f"md5:{md5}")
+    if not download.matches(path):
+        remote_size(download)  # Offline is known at once.
+    return fetch(download)
 
 
 def published_size(source: str, image_size: int) -> int:
@@ -120,77 +110,3 @@ def published_size(source: str, image_size: int) -> int:
     if number not in listed.split(", "):
         raise DataError(f"{source!r}: it comes in {listed} pixels; write for example {word}@64")
     return int(number)
-
-
-def download(url: str, md5: str, target: Path) -> Path:
-    """Download ``url`` to ``target`` unless it exists with this MD5; a partial file is resumed.
-
-    Raises Offline where the network or the server does not answer, DataError for a file with
-    another MD5.
-    """
-    import pooch
-    import requests
-
-    part = target.with_name(f"{target.name}.part")
-
-    def resume(url: str, output: str, _pooch: object) -> None:
-        lock = FileLock(part)
-        if not lock.acquire(blocking=False):
-            raise DataError(f"{part}: another process is downloading it")
-        try:
-            _resume(url, part)
-            part.replace(output)
-        finally:
-            lock.release()
-
-    try:
-        pooch.get_logger().setLevel("WARNING")
-        pooch.retrieve(url, f"md5:{md5}", target.name, target.parent, downloader=resume)
-    except requests.RequestException as error:
-        reason = " ".join(str(error).split())[:160]
-        hint = f"download {url} by hand and put it at {target}"
-        raise Offline(f"cannot download {target.name} ({reason}); {hint}") from error
-    except ValueError as error:
-        raise DataError(f"{url} gave a file with another MD5 than {md5}; try again") from error
-    except OSError as error:
-        raise DataError(f"{target}: cannot be written: {error}") from error
-    return target
-
-
-def _resume(url: str, part: Path) -> None:
-    """Complete a partial file. Broken connections and busy servers are tried again."""
-    import requests
-    from requests.adapters import HTTPAdapter
-    from requests.exceptions import ChunkedEncodingError
-    from urllib3 import Retry
-
-    retry = Retry(
-        total=TRIES - 1,
-        connect=0,
-        read=0,
-        status_forcelist=BUSY,
-        backoff_factor=1,
-        retry_after_max=LONGEST_WAIT,
-    )
-    with requests.Session() as session:
-        session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(max_retries=retry))
-        for attempt in range(TRIES):
-            size = part.stat().st_size
-            headers = {"Range": f"bytes={size}-"} if size else {}
-            try:
-                with session.get(url, headers=headers, stream=True, timeout=30) as answer:
-                    if answer.status_code == 416:  # The partial file is not of this file.
-                        part.write_bytes(b"")
-                        continue
-                    answer.raise_for_status()
-                    with part.open("ab" if answer.status_code == 206 else "wb") as file:
-                        for block in answer.iter_content(BLOCK):
-                            file.write(block)
-                    return
-            except (requests.ConnectionError, ChunkedEncodingError):
-                if part.stat().st_size == size:
-                    raise  # Not a byte arrived.
-                time.sleep(2**attempt)
-        raise requests.ConnectionError(f"no whole answer in {TRIES} tries")

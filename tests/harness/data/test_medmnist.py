@@ -1,14 +1,10 @@
-"""MedMNIST's layout, and the download against a server that misbehaves as Zenodo does."""
+"""MedMNIST's layout, and its files by name."""
 
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +12,6 @@ import pytest
 from harness.data import sources
 from harness.data.readers import medmnist
 from harness.errors import DataError, Offline
-from harness.execution.locks import FileLock
 from harness.schema.dataset import Dataset
 
 Save = Callable[..., Path]
@@ -69,161 +64,6 @@ def test_rejected_layouts(save: Save, stack: Stack, prepared: Prepared) -> None:
 
 
 # --- the download --------------------------------------------------------------------------------
-
-BODY = np.random.default_rng(0).bytes(300_000)
-MD5 = hashlib.md5(BODY).hexdigest()
-
-
-@dataclass
-class Server:
-    """Serves BODY; ``troubles`` are played first, one a request."""
-
-    url: str = ""
-    body: bytes = BODY
-    ranges: bool = True
-    retry_after: str = "7"
-    troubles: list[str] = field(default_factory=list)
-    requests: list[dict[str, str]] = field(default_factory=list)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    state = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            state.requests.append(dict(self.headers))
-            trouble = state.troubles.pop(0) if state.troubles else ""
-            if trouble.isdecimal():
-                self.send_response(int(trouble))
-                self.send_header("Retry-After", state.retry_after)
-                self.end_headers()
-                return
-            start = int(self.headers.get("Range", "bytes=0-")[6:-1]) if state.ranges else 0
-            if start >= len(state.body):
-                self.send_response(416)
-                self.end_headers()
-                return
-            self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(state.body) - start))
-            self.end_headers()
-            stop = start + 2 * medmnist.BLOCK if trouble == "break" else None
-            self.wfile.write(state.body[start:stop])
-
-        def log_message(self, *_: object) -> None:
-            """Silent."""
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    state.url = f"http://127.0.0.1:{http.server_port}/cells.npz"
-    yield state
-    http.shutdown()
-    http.server_close()
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that the client would have waited."""
-    waits: list[float] = []
-    clock = SimpleNamespace(sleep=waits.append)
-    monkeypatch.setattr("urllib3.util.retry.time", clock)
-    monkeypatch.setattr(medmnist, "time", clock)
-    return waits
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "medmnist" / "cells.npz"
-
-
-def test_downloaded_once(server: Server, target: Path) -> None:
-    assert medmnist.download(server.url, MD5, target) == target
-    assert target.read_bytes() == BODY
-    medmnist.download(server.url, MD5, target)
-    assert len(server.requests) == 1
-    assert server.requests[0]["User-Agent"].startswith("wbc-bench")
-    assert [path.name for path in target.parent.iterdir()] == ["cells.npz"]
-
-
-def test_a_partial_file_is_resumed(server: Server, target: Path) -> None:
-    target.parent.mkdir()
-    target.with_name("cells.npz.part").write_bytes(BODY[:123_456])
-    medmnist.download(server.url, MD5, target)
-    assert target.read_bytes() == BODY
-    assert [r.get("Range") for r in server.requests] == ["bytes=123456-"]
-
-
-def test_a_server_without_ranges_starts_anew(server: Server, target: Path) -> None:
-    server.ranges = False
-    target.parent.mkdir()
-    target.with_name("cells.npz.part").write_bytes(BODY[:123_456])
-    medmnist.download(server.url, MD5, target)
-    assert target.read_bytes() == BODY
-
-
-def test_a_partial_file_that_is_too_long_starts_anew(server: Server, target: Path) -> None:
-    target.parent.mkdir()
-    target.with_name("cells.npz.part").write_bytes(BODY + b"more")
-    medmnist.download(server.url, MD5, target)
-    assert target.read_bytes() == BODY
-    assert [r.get("Range") for r in server.requests] == ["bytes=300004-", None]
-
-
-def test_a_busy_server_is_asked_again_when_it_says(
-    server: Server, target: Path, waits: list[float]
-) -> None:
-    server.troubles = ["429", "503"]
-    medmnist.download(server.url, MD5, target)
-    assert target.read_bytes() == BODY
-    assert waits == [7.0, 7.0]
-
-
-def test_a_broken_connection_is_resumed(server: Server, target: Path, waits: list[float]) -> None:
-    server.troubles = ["break", "break"]
-    medmnist.download(server.url, MD5, target)
-    assert target.read_bytes() == BODY
-    assert [r.get("Range") for r in server.requests] == [None, "bytes=131072-", "bytes=262144-"]
-    assert len(waits) == 2
-
-
-def test_tries_are_limited(server: Server, target: Path, waits: list[float]) -> None:
-    server.troubles = ["429"] * 100
-    server.retry_after = "3600"
-    with pytest.raises(Offline, match="by hand and put it at"):
-        medmnist.download(server.url, MD5, target)
-    assert len(server.requests) == medmnist.TRIES
-    assert set(waits) == {medmnist.LONGEST_WAIT}
-
-
-def test_a_missing_page_is_said_at_once(server: Server, target: Path) -> None:
-    server.troubles = ["404"]
-    with pytest.raises(Offline, match=r"404.*by hand"):
-        medmnist.download(server.url, MD5, target)
-    assert len(server.requests) == 1
-
-
-def test_a_wrong_file_is_rejected_and_deleted(server: Server, target: Path) -> None:
-    server.body = BODY[::-1]
-    with pytest.raises(DataError, match="another MD5"):
-        medmnist.download(server.url, MD5, target)
-    assert list(target.parent.iterdir()) == []
-    server.body = BODY
-    assert medmnist.download(server.url, MD5, target).read_bytes() == BODY
-
-
-def test_a_damaged_file_is_fetched_again(server: Server, target: Path) -> None:
-    target.parent.mkdir()
-    target.write_bytes(BODY[:1000])
-    assert medmnist.download(server.url, MD5, target).read_bytes() == BODY
-
-
-def test_two_at_once(server: Server, target: Path) -> None:
-    with (
-        FileLock(target.with_name("cells.npz.part")),
-        pytest.raises(DataError, match="another process is downloading"),
-    ):
-        medmnist.download(server.url, MD5, target)
 
 
 def test_offline_says_what_to_do(
@@ -286,10 +126,10 @@ def test_other_sizes_do_not_exist(source: str) -> None:
 
 
 def test_fetching_by_name(shelf: Path) -> None:
-    assert medmnist.fetch("bloodmnist@64") == shelf / "bloodmnist_64.npz"
-    assert medmnist.fetch("bloodmnist") == shelf / "bloodmnist_128.npz"
+    assert medmnist.published_file("bloodmnist@64") == shelf / "bloodmnist_64.npz"
+    assert medmnist.published_file("bloodmnist") == shelf / "bloodmnist_128.npz"
     with pytest.raises(DataError, match="'pathmnist' cannot be downloaded; bloodmnist@SIZE can"):
-        medmnist.fetch("pathmnist")
+        medmnist.published_file("pathmnist")
 
 
 def test_validation_may_be_written_out(save: Save, prepared: Prepared, stack: Stack) -> None:
