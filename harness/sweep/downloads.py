@@ -110,8 +110,11 @@ class Downloads:
         if not self.files:
             return self
         folder, count = self.files[0].path.parent, _files(len(self.files))
-        self._check_room(folder)
-        self._print(f"weights: {count}, {decimal(self.total)}, are downloaded to {folder}")
+        parts = [file.part for file in self.files if file.digest and file.part.exists()]
+        left = sum(part.stat().st_size for part in parts)
+        _check_room(folder, self.total - left)
+        there = f" ({decimal(left)} of it is there already)" if left else ""
+        self._print(f"weights: {count}, {decimal(self.total)}{there}, to be downloaded to {folder}")
         for _ in range(min(AT_ONCE, len(self.files))):
             # Daemons, because a stalled connection must not keep the program from ending.
             self._threads.append(threading.Thread(target=self._work, daemon=True))
@@ -139,13 +142,6 @@ class Downloads:
             if error is not None and not isinstance(error, UserError):
                 raise error
         return {name: error for name, error in errors.items() if isinstance(error, UserError)}
-
-    def _check_room(self, folder: Path) -> None:
-        there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-        missing = self.total - sum(f.part.stat().st_size for f in self.files if f.part.exists())
-        free = shutil.disk_usage(there).free
-        if missing > free:
-            raise NoRoom.at(folder, f"{decimal(missing)} to download, {decimal(free)} free")
 
     def _work(self) -> None:
         """Download one file after the other."""
@@ -215,6 +211,14 @@ class Downloads:
 
     def _print(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _check_room(folder: Path, size: int) -> None:
+    """Raise NoRoom where so many bytes do not fit."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if size > free:
+        raise NoRoom.at(folder, f"{decimal(size)} to download, {decimal(free)} free")
 
 
 def _files(count: int) -> str:

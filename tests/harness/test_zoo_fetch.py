@@ -32,7 +32,7 @@ def test_fetched_on_a_login_node_and_found_without_a_network(
     code, out, err = wbc("zoo", "fetch", "vgg16+r50", "mn1", "l0", "basic",
                          "--weights-dir", str(shared))  # fmt: skip
     assert (code, err) == (0, "")
-    assert f"weights: 3 files, 600.0 kB, are downloaded to {shared}\n" in out
+    assert f"weights: 3 files, 600.0 kB, to be downloaded to {shared}\n" in out
     assert "basic: has no pretrained weights; it is trained from scratch\n" in out
     assert out.endswith(f"4 of 4 recipes have their weights: {shared}\n")
     assert len(list(shared.iterdir())) == 3
@@ -102,7 +102,7 @@ def test_a_run_begins_when_its_own_weights_are_there(
     code, out, err = wbc("run", "r50", "mn1", "--data", data, "--profile", "full")
     assert (code, err) == (0, "")
     assert trainer.launched == ["mobilenet", "resnet50"]
-    assert "weights: 1 file, 200.0 kB, are downloaded to" in out
+    assert "weights: 1 file, 200.0 kB, to be downloaded to" in out
 
 
 def test_a_run_whose_weights_cannot_be_had_ends_alone(

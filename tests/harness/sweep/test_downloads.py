@@ -71,9 +71,20 @@ def test_a_file_is_ready_while_others_are_on_their_way(
         assert downloads.wait() == {}
         assert list(downloads.renderables()) == []
     lines = printed(console).splitlines()
-    assert lines[0] == f"weights: 3 files, 1.8 MB, are downloaded to {tmp_path}"
-    assert "weights: net250000, 250.0 kB, 1 of 3 files" in lines
+    assert lines[0] == f"weights: 3 files, 1.8 MB, to be downloaded to {tmp_path}"
+    assert [line for line in lines if re.match(r"weights: net250000, 250.0 kB, [12] of 3", line)]
     assert re.fullmatch(r"weights: 3 files, 1.8 MB, downloaded in 0:00:\d\d", lines[-1])
+
+
+def test_what_is_there_already_is_not_announced_as_to_come(
+    server: FileServer, tmp_path: Path, console: Console
+) -> None:
+    (file,) = make_files(server, tmp_path, 500_000)
+    file.part.write_bytes(server.files["/500000"][:200_000])
+    with Downloads([file], console) as downloads:
+        assert downloads.wait() == {}
+    assert "1 file, 500.0 kB (200.0 kB of it is there already), to be" in printed(console)
+    assert [headers["Range"] for _, headers in server.gets] == ["bytes=200000-"]
 
 
 def test_four_at_once_and_no_more(server: FileServer, tmp_path: Path, console: Console) -> None:
