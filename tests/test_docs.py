@@ -27,7 +27,7 @@ SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 LOCAL = ("results/artefacts", "results/figures/runs", "site/")
 """Begins of paths that a command makes, and that no commit holds."""
-TAKES_RECIPES = ("run", "plan", "ensemble", "compare", "export")
+TAKES_RECIPES = ("run", "plan", "ensemble", "compare", "export", "fetch")
 
 
 def text_of(page: Path) -> str:
@@ -87,7 +87,7 @@ def words(arguments: str) -> list[str]:
 def parsed(arguments: list[str]) -> click.Context:
     """The context that the real command line makes of these words; nothing is run."""
     context, command, name = click.Context(cli), cli, ""
-    while isinstance(command, click.Group):
+    while isinstance(command, click.Group) and (arguments or not command.invoke_without_command):
         name, command, arguments = command.resolve_command(context, arguments)  # type: ignore
         context = click.Context(command, parent=context, info_name=name)
     return command.make_context(name, arguments, parent=context.parent)
