@@ -27,6 +27,11 @@ def fetch(names: Sequence[str], folder: Path | None, *, everything: bool) -> lis
     located = [locate(recipe, folder) for recipe in pretrained]
     missing = [file for file in located if isinstance(file, Download)]
     found, errors = find_sizes(missing, console)
+    for error in errors.values():
+        if (
+            getattr(error.__cause__, "response", None) is None
+        ):  # Without a network one line is enough.
+            raise error
     with Downloads(found.values(), console) as downloads:
         errors |= downloads.wait()
     for recipe in recipes:
@@ -34,7 +39,8 @@ def fetch(names: Sequence[str], folder: Path | None, *, everything: bool) -> lis
             console.print(f"{recipe.name}: has no pretrained weights; it is trained from scratch")
     there = len(pretrained) - len(errors)
     console.print(
-        f"{there} of {len(pretrained)} recipes have their weights: {weights_folder(folder)}",
+        f"{there} of {len(pretrained)} recipes have their weights; "
+        f"downloaded ones lie in {weights_folder(folder)}",
         soft_wrap=True, highlight=False,
     )  # fmt: skip
     return [str(error) for error in errors.values()]

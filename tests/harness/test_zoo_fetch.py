@@ -34,7 +34,7 @@ def test_fetched_on_a_login_node_and_found_without_a_network(
     assert (code, err) == (0, "")
     assert f"weights: 3 files, 600.0 kB, to be downloaded to {shared}\n" in out
     assert "basic: has no pretrained weights; it is trained from scratch\n" in out
-    assert out.endswith(f"4 of 4 recipes have their weights: {shared}\n")
+    assert out.endswith(f"4 of 4 recipes have their weights; downloaded ones lie in {shared}\n")
     assert len(list(shared.iterdir())) == 3
     monkeypatch.setattr("zoo.weights.KERAS_STORE", "http://127.0.0.1:9/")
     monkeypatch.setenv("WBC_BENCH_WEIGHTS", str(shared))
@@ -78,6 +78,16 @@ def test_bad_input(
     assert message in err
     assert err.count("\n") == 1
     assert server.gets == []
+
+
+def test_without_a_network_one_line_is_enough(
+    wbc: Cli, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo.weights.KERAS_STORE", "http://127.0.0.1:9/")
+    code, _, err = wbc("zoo", "fetch", "--all")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "vgg16: cannot download http://127.0.0.1:9/" in err
+    assert "Connection refused" in err
 
 
 def test_a_mistyped_subcommand_of_the_zoo(wbc: Cli) -> None:
