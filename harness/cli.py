@@ -153,6 +153,30 @@ def reproduce(targets: tuple[str, ...], only_plan: bool, write: Path | None, **r
 
 
 @cli.command()
+@options.recipe_argument("recipe")
+@click.option(
+    "--method", type=click.Choice(["random", "grid", "bayes"]), default="bayes", show_default=True
+)
+@click.option(
+    "--trials", type=click.IntRange(1, 100_000), metavar="N",
+    help="At most so many, of earlier calls too.  [50; of a grid all]",
+)  # fmt: skip
+@click.option("--budget", type=options.Duration(), help="Begin no trial after this time: 1h.")
+@options.training
+@options.results
+def tune(recipe: str, method: Any, trials: int | None, **request: Any) -> int:
+    """Search hyperparameters on the validation images; train the best and score it once on test.
+
+    The values that are tried stand in [tune] of the settings file. The same command goes on, in
+    several terminals at once too.
+    """
+    from harness.commands.resolve import Request
+    from harness.commands.tune import tune as search
+
+    return search(recipe, Request(**request), method, trials)
+
+
+@cli.command()
 @options.existing_results
 def status(results: Path) -> None:
     """Show what is running in a results folder, from another terminal."""

@@ -1,9 +1,10 @@
 """``benchmark.toml`` -> Benchmark, strictly: an unknown key is an error with the nearest key.
 
 The file holds ``backend`` and the tables ``data``, ``split``, ``protocol``, ``variants``,
-``weights``, ``sweep`` and ``ensembles``. The user's file overrides the defaults, which are the
-commented ``benchmark.toml`` in this folder. In each file, ``[profile.quick]`` and
-``[profile.full]`` override the file's own tables. A variant overrides keys of the protocol.
+``recipes``, ``weights``, ``sweep``, ``ensembles`` and ``tune``. The user's file overrides the
+defaults, which are the commented ``benchmark.toml`` in this folder. In each file,
+``[profile.quick]`` and ``[profile.full]`` override the file's own tables. A variant overrides keys
+of the protocol.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from harness.schema.problems import describe, shortened
 from harness.schema.protocol import Protocol
 from harness.schema.records import Rule
 from harness.schema.run import Backend, Profile, Shift
+from harness.schema.tuning import SearchSpace
 from zoo.registry import find
 
 FILENAME = "benchmark.toml"
@@ -110,6 +112,7 @@ class Benchmark(FrozenModel):
     weights: WeightSettings = WeightSettings()
     sweep: SweepSettings = SweepSettings()
     ensembles: EnsembleSettings = EnsembleSettings()
+    tune: SearchSpace = SearchSpace()
 
     @field_validator("recipes")
     @classmethod

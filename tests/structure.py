@@ -26,7 +26,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("harness.data", "harness.execution"),
     ("harness.augmentation", "harness.evaluation", "harness.reports"),
     ("harness.sweep", "harness.training"),
-    ("harness.audit", "harness.ensembling", "harness.reporting"),
+    ("harness.audit", "harness.ensembling", "harness.reporting", "harness.tuning"),
     ("harness.commands",),
     ("benchmarks", "harness.cli"),
 )

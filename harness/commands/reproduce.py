@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from harness.commands.console import plain_console
 from harness.commands.plan import Plan, plan_of, plan_table, print_missing_weights
 from harness.commands.resolve import Experiment, Request, find_inputs, load_request
 from harness.commands.run import announce, prepare_sweep, report, run_sweep, write
-from harness.commands.settings import Settings
+from harness.commands.settings import Settings, toml_lines
 from harness.config import overlay
 from harness.errors import DataError, UserError
 from harness.reporting.publish import read_boards, reproductions_of
@@ -111,29 +110,9 @@ def write_settings(targets: Sequence[str], path: Path) -> Path:
         if own:
             variants[f"row{place}"] = own
         lines.append(f"# {row.row.label}: wbc-bench run {row.row.recipe}{variant}")
-    text = "\n".join([*lines, "", *_toml({**common, "variants": variants}), ""])
+    text = "\n".join([*lines, "", *toml_lines({**common, "variants": variants}), ""])
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def _toml(table: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """A table as TOML: its values, then the tables in it."""
-    values = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
-    lines = [f"{key} = {_value(value)}" for key, value in values.items()]
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            inner = _toml(value, f"{prefix}{key}.")
-            own = any(not isinstance(item, Mapping) for item in value.values())
-            lines += [*(["", f"[{prefix}{key}]"] if own else []), *inner]
-    return lines
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_value(item)}" for key, item in value.items()) + " }"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_value, value))}]"
-    return json.dumps(value)
 
 
 # --- steps ---------------------------------------------------------------------------------------

@@ -57,9 +57,13 @@ def run(request: Request) -> int:
     experiment.store.set_aside_torn(partial(console.print, soft_wrap=True, markup=False))
     if request.budget is not None:
         experiment = fit_to_budget(experiment, request.budget, console.print)
-    plan = make_plan(experiment, console)
+    return train(make_plan(experiment, console), console)
+
+
+def train(plan: Plan, console: Console) -> int:
+    """Train what is pending of a plan and write the tables; the exit code of ``run``."""
     announce(plan, console)
-    save_images(experiment)
+    save_images(plan.experiment)
     with Downloads(plan.missing_weights, console) as downloads:
         prepared = prepare_sweep(plan, downloads, console)
         try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pooch
 
@@ -83,3 +85,23 @@ def _override(settings: DataSettings, options: DataOptions) -> DataSettings:
 def _same(source: str, other: str) -> bool:
     """Whether both name the same data: one word, or one path."""
     return source == other or Path(source).expanduser().absolute() == Path(other).absolute()
+
+
+def toml_lines(table: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """A table as lines of TOML: its values, then the tables in it."""
+    values = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+    lines = [f"{key} = {_value(value)}" for key, value in values.items()]
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            inner = toml_lines(value, f"{prefix}{key}.")
+            own = any(not isinstance(item, Mapping) for item in value.values())
+            lines += [*(["", f"[{prefix}{key}]"] if own else []), *inner]
+    return lines
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_value(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    return json.dumps(value)

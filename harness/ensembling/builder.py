@@ -10,7 +10,6 @@ from functools import partial
 import numpy as np
 
 from harness.data.sampling import sample_indices
-from harness.ensembling.concatenation import fit_concatenation
 from harness.ensembling.cross_fitting import (
     cross_fitted_vote,
     fit_without_each_fold,
@@ -32,6 +31,7 @@ from harness.schema.records import (
     Rule,
     RunRecord,
 )
+from harness.training.head import fit_head
 
 PARTS = ("validation", "test", SHIFTED)
 RULES: tuple[Rule, ...] = ("soft vote", "weighted vote", "greedy", "stacking", "concatenation")
@@ -174,7 +174,7 @@ def _fit_concatenation(members: EnsembleMembers) -> PredictPart:
     one_hot = np.eye(len(members.records[0].data.class_names), dtype=np.float32)
     inputs, targets = features("train"), one_hot[members.train_labels()]
     rows = sample_indices(run.protocol.loss, targets, run.seed)
-    head = fit_concatenation(
+    head = fit_head(
         (inputs[rows], targets[rows]),
         (features("validation"), one_hot[members.labels("validation")]),
         run.protocol,

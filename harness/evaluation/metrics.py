@@ -13,6 +13,7 @@ import numpy as np
 from harness.evaluation import calibration, significance
 from harness.schema.metrics import Calibrated, ClassMetrics, Evaluation, Metrics
 from harness.schema.predictions import FROZEN, SHIFTED, Predictions, digest
+from harness.schema.tuning import TrialOutcome
 
 RESAMPLES = 2000
 """The error of an interval's ends is then about a twentieth of its width."""
@@ -113,6 +114,15 @@ def cross_entropy(targets: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean of -sum(targets * log(probabilities)), both (n, K); probabilities clipped at 1e-7."""
     logs = np.log(np.clip(probabilities, 1e-7, 1.0))
     return float(-(targets * logs).sum(axis=1).mean())
+
+
+def trial_outcome(targets: np.ndarray, probabilities: np.ndarray) -> TrialOutcome:
+    """The score of a trial on images of one-hot ``targets`` (n, K)."""
+    labels, classes = targets.argmax(axis=1), targets.shape[1]
+    return TrialOutcome(
+        macro_f1=macro_f1(labels, probabilities.argmax(axis=1), classes),
+        log_loss=cross_entropy(targets, probabilities),
+    )
 
 
 def macro_f1(labels: np.ndarray, y_pred: np.ndarray, classes: int) -> float:

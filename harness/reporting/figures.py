@@ -88,14 +88,14 @@ sha256 of the drawing follows."""
 
 def render(plot: Plot) -> dict[str, bytes]:
     """The figure of a board's plot as ``svg`` and ``png``, marked with the plot's digest."""
-    with _style():
+    with style():
         figure = picture(plot)
         figure.suptitle(fill(plot.board, 90), color=INK, fontsize=10)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # Laid out once, for the labels and for both formats.
         if isinstance(plot, Against):
             _label(figure.axes[0], plot)
-        return {"svg": _svg(figure, plot.digest), "png": _png(figure, plot.digest)}
+        return {"svg": _svg(figure, plot.digest), "png": png(figure, plot.digest)}
 
 
 def draw(record: RunRecord, folder: Path) -> tuple[Path, Path]:
@@ -103,9 +103,9 @@ def draw(record: RunRecord, folder: Path) -> tuple[Path, Path]:
     assert isinstance(record.result, Finished)
     stem = f"{record.run.recipe}-{record.run.id}"
     curves, confusion = folder / f"{stem}-curves.png", folder / f"{stem}-confusion.png"
-    with _style():
-        write_atomically(curves, _png(learning_curve(record, record.result)))
-        write_atomically(confusion, _png(confusion_matrix(record, record.result)))
+    with style():
+        write_atomically(curves, png(learning_curve(record, record.result)))
+        write_atomically(confusion, png(confusion_matrix(record, record.result)))
     return curves, confusion
 
 
@@ -383,7 +383,7 @@ def _shortened(text: str, most: int) -> str:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         # A class may be named in a script that no font here has: then the figure says so.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
@@ -400,7 +400,7 @@ def _svg(figure: Figure, digest: str) -> bytes:
     return head + f"<!-- {MARK}: {digest} {checksum} -->\n".encode() + drawing
 
 
-def _png(figure: Figure, digest: str = "") -> bytes:
+def png(figure: Figure, digest: str = "") -> bytes:
     buffer = io.BytesIO()
     mark = {MARK: digest} if digest else {}
     with legible(figure):

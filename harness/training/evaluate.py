@@ -34,6 +34,16 @@ def predict_frozen(context: RunContext, head: keras.Model) -> dict[str, Predicti
     return {FROZEN: replace(predicted, features=None)}
 
 
+def predict_validation(
+    context: RunContext, head: keras.Model, known: dict[str, np.ndarray]
+) -> np.ndarray:
+    """Probabilities (n, K) of the validation images in the first view; ``known``: features."""
+    features = known.get("validation")
+    if features is None:
+        features = _extract(context, "validation", 0, lambda _: None)
+    return classify(head, features)
+
+
 def predict_parts(
     context: RunContext, head: keras.Model, known: dict[str, np.ndarray], meter: Meter
 ) -> dict[str, Predictions]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.schema.protocol import Head, Loss, Optimizer
+from harness.schema.protocol import Head, Loss, Optimizer, Protocol
 from harness.training.head_network import Activations, HeadNetwork
 from harness.training.head_optimizer import EPSILON, HeadOptimizer
-from harness.training.loop import Learner
+from harness.training.loop import Learner, fit
 from harness.training.losses import class_weights, loss_targets
 
 ESTIMATION_ROWS = 1024
@@ -154,3 +154,27 @@ class HeadLearner(Learner):
     def _standardise(self, features: np.ndarray) -> np.ndarray:
         features = features.astype(np.float32)
         return self.standardizer(features) if self.standardizer else features
+
+
+FeaturesAndTargets = tuple[np.ndarray, np.ndarray]
+"""(n, width) and one-hot (n, K)."""
+
+
+def fit_head(
+    train: FeaturesAndTargets,
+    validation: FeaturesAndTargets,
+    protocol: Protocol,
+    seed: int,
+    widths: Sequence[int],
+) -> HeadLearner:
+    """A head trained as in the frozen phase; early stopping watches the validation images.
+
+    ``widths``: of the features of each network, which are damped apart. Raises Diverged.
+    """
+    from threadpoolctl import threadpool_limits
+
+    settings = (protocol.head, protocol.loss, protocol.frozen.optimizer)
+    head = HeadLearner(settings, train, validation[0], seed, widths)
+    with threadpool_limits(1):  # Matrices so small that threads only wait for each other.
+        fit(head, "frozen", protocol.frozen, validation[1], seed)
+    return head

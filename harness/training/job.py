@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -24,6 +26,7 @@ from harness.schema.events import EpochEvent, MessageEvent, PhaseEvent, WarningE
 from harness.schema.ledger import Ledger
 from harness.schema.records import Environment, Outcome, Timings
 from harness.schema.run import Job
+from harness.schema.tuning import TrialOutcome
 from harness.storage.files import open_new, sync_file, write_arrays
 from harness.storage.predictions import write_predictions
 from harness.storage.records import FEATURES, PREDICTIONS
@@ -32,7 +35,8 @@ from harness.training.compilation import count_programs
 from harness.training.context import Callbacks, TrainOptions
 from harness.training.device_memory import device_memory
 from harness.training.model import jit, make_deterministic
-from harness.training.trainer import TrainingResult, train
+from harness.training.trainer import TrainingResult, train, train_trial
+from zoo.factory import WeightsFiles
 
 
 def execute(
@@ -47,19 +51,9 @@ def execute(
         monitor.device_memory = _device_memory_mb
     programs, clock = count_programs(), device_lock.waits.clock
     start_seconds = clock() - start
-    weights = tuple(Path(file) if file else None for file in job.weights)
-    data, checkpoints = open_dataset(Path(job.data)), _checkpoints(job, emit)
-    callbacks = Callbacks(
-        on_phase_begin=lambda name, steps: emit(PhaseEvent(name=name, steps=steps)),
-        on_batch_end=step_reporter(emit),
-        on_epoch_end=lambda epoch: emit(EpochEvent(epoch=epoch)),
-    )
-    prefetch = EpochPrefetcher(job, lambda text: emit(MessageEvent(text=text)))
-    try:
-        options = _options(job, data, checkpoints, prefetch, emit)
-        result = train(job.run, data, weights, device_lock, callbacks, options)
-    finally:
-        prefetch.close()
+    checkpoints = _checkpoints(job, emit)
+    with _inputs(job, checkpoints, emit) as (data, weights, options):
+        result = train(job.run, data, weights, device_lock, _callbacks(emit), options)
     emit(PhaseEvent(name="writing", steps=1))
     _write(Path(job.output), result)
     monitor.energy.sample()
@@ -88,6 +82,41 @@ def execute(
         resumed=resumed,
         notes=result.notes,
         ledger=ledger,
+    )
+
+
+def execute_trial(job: Job, device_lock: DeviceLock, emit: Emit) -> TrialOutcome:
+    """Train a run and score it on the validation images; no test image is predicted.
+
+    The features of training and validation images are written where the backbone stayed frozen.
+    """
+    make_deterministic(keras.backend.backend())
+    with _inputs(job, _checkpoints(job, emit), emit) as (data, weights, options):
+        score, features = train_trial(
+            job.run, data, weights, device_lock, _callbacks(emit), options
+        )
+    write_arrays(Path(job.output) / FEATURES, features)
+    return score
+
+
+@contextmanager
+def _inputs(
+    job: Job, checkpoints: CheckpointManager, emit: Emit
+) -> Iterator[tuple[Dataset, WeightsFiles, TrainOptions]]:
+    weights = tuple(Path(file) if file else None for file in job.weights)
+    data = open_dataset(Path(job.data))
+    prefetch = EpochPrefetcher(job, lambda text: emit(MessageEvent(text=text)))
+    try:
+        yield data, weights, _options(job, data, checkpoints, prefetch, emit)
+    finally:
+        prefetch.close()
+
+
+def _callbacks(emit: Emit) -> Callbacks:
+    return Callbacks(
+        on_phase_begin=lambda name, steps: emit(PhaseEvent(name=name, steps=steps)),
+        on_batch_end=step_reporter(emit),
+        on_epoch_end=lambda epoch: emit(EpochEvent(epoch=epoch)),
     )
 
 

@@ -1,24 +1,35 @@
 """Trains one Run and predicts its parts: ``train`` is the story from top to bottom.
 
+``train_trial`` is the same of a search for hyperparameters: it predicts validation images alone.
+
 Everything random is derived from the run's seed and the epoch, never from global state that an
 earlier step could have changed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 
+from harness.evaluation import metrics
 from harness.execution.locks import DeviceLock
 from harness.execution.processes import peak_resident_mb
 from harness.schema.dataset import Dataset
 from harness.schema.predictions import Predictions
 from harness.schema.records import Cost, Epoch
 from harness.schema.run import Run
+from harness.schema.tuning import TrialOutcome
 from harness.training.context import Callbacks, RunContext, TrainOptions
 from harness.training.device_memory import device_memory
-from harness.training.evaluate import extract_features, predict_frozen, predict_parts
+from harness.training.evaluate import (
+    extract_features,
+    predict_frozen,
+    predict_parts,
+    predict_validation,
+)
 from harness.training.model import seed_everything
 from harness.training.phases import PhaseResult, fine_tune, train_from_scratch, train_head
 from harness.training.throughput import Meter, multiply_adds
@@ -86,28 +97,13 @@ def train(
     """
     protocol, clock = run.protocol, device_lock.waits.clock
     start = clock()
-    seed_everything(run.seed)
-    keras.config.set_dtype_policy(protocol.precision)
-
-    # Build the backbone.
-    callbacks.on_phase_begin("build", 1)
-    with device_lock.preparing():
-        network = build(find(run.recipe), protocol.image_size, weights)
-    context = RunContext(run, data, network, device_lock, callbacks, options)
+    context = _context(run, data, weights, device_lock, callbacks, options)
     built = clock()
 
-    # Train: all layers from scratch; or the head on frozen features, then the last layers too.
     frozen: dict[str, Predictions] = {}
-    if run.weights.source == "random" and protocol.from_scratch is not None:
-        phases = [train_from_scratch(context, protocol.from_scratch)]
-        features = {}
-    else:
-        features = extract_features(context, ("train", "validation"))
-        phases = [train_head(context, features, protocol.frozen)]
-        if protocol.fine_tuning is not None:
-            frozen = predict_frozen(context, phases[0].head)
-            phases.append(fine_tune(context, phases[0].head, protocol.fine_tuning))
-            features = {}  # They were those of the pretrained backbone.
+    phases, features = train_phases(
+        context, lambda head: frozen.update(predict_frozen(context, head))
+    )
     trained, training_memory = clock(), _peak_memory_mb()
 
     # Predict every part, and measure the throughput meanwhile.
@@ -122,8 +118,64 @@ def train(
     }
     cost = _cost(context, phases[-1], meter, training_memory)
     return TrainingResult(
-        network, tuple(phases), predictions, cost, seconds, context.preparing_seconds
+        context.network, phases, predictions, cost, seconds, context.preparing_seconds
     )
+
+
+def train_trial(
+    run: Run,
+    data: Dataset,
+    weights: WeightsFiles,
+    device_lock: DeviceLock,
+    callbacks: Callbacks,
+    options: TrainOptions,
+) -> tuple[TrialOutcome, dict[str, np.ndarray]]:
+    """Train a run, and score it on validation images in the first view; its features by part.
+
+    Arguments and errors are those of ``train``. There are features where the backbone stayed
+    frozen.
+    """
+    context = _context(run, data, weights, device_lock, callbacks, options)
+    phases, features = train_phases(context)
+    probabilities = predict_validation(context, phases[-1].head, features)
+    device_lock.turn.give_back()
+    return metrics.trial_outcome(context.validation_targets, probabilities), features
+
+
+def _context(
+    run: Run,
+    data: Dataset,
+    weights: WeightsFiles,
+    device_lock: DeviceLock,
+    callbacks: Callbacks,
+    options: TrainOptions,
+) -> RunContext:
+    """Build the backbone."""
+    seed_everything(run.seed)
+    keras.config.set_dtype_policy(run.protocol.precision)
+    callbacks.on_phase_begin("build", 1)
+    with device_lock.preparing():
+        network = build(find(run.recipe), run.protocol.image_size, weights)
+    return RunContext(run, data, network, device_lock, callbacks, options)
+
+
+def train_phases(
+    context: RunContext, on_frozen_phase_end: Callable[[keras.Model], object] = lambda _: None
+) -> tuple[tuple[PhaseResult, ...], dict[str, np.ndarray]]:
+    """Train all layers from scratch; or the head on frozen features, then the last layers too.
+
+    Returns the phases, and the features of training and validation images where the backbone stayed
+    frozen. ``on_frozen_phase_end``: receives the head before the fine-tuning.
+    """
+    protocol = context.run.protocol
+    if context.run.weights.source == "random" and protocol.from_scratch is not None:
+        return (train_from_scratch(context, protocol.from_scratch),), {}
+    features = extract_features(context, ("train", "validation"))
+    frozen = train_head(context, features, protocol.frozen)
+    if protocol.fine_tuning is None:
+        return (frozen,), features
+    on_frozen_phase_end(frozen.head)
+    return (frozen, fine_tune(context, frozen.head, protocol.fine_tuning)), {}
 
 
 def _peak_memory_mb() -> float:

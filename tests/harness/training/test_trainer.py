@@ -239,6 +239,36 @@ def test_a_frozen_run_trains_the_head_alone(smear: Path, tmp_path: Path) -> None
         np.testing.assert_allclose(part.probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_trial_scores_what_the_run_will(smear: Path, tmp_path: Path) -> None:
+    """In a process of its own, and on the features that it leaves: no test image is predicted."""
+    from harness.data.splitting import split_indices
+    from harness.evaluation.metrics import trial_outcome
+    from harness.execution.processes import run_task
+    from harness.tuning.objective import COMMAND_MODULE, OnFeatures
+
+    trained, data = train(smear, "lite0", IMAGENET, protocol(), tmp_path), open_dataset(smear)
+    parts, one_hot = split_indices(SMALL, data), np.eye(8, dtype=np.float32)
+    job = Job(
+        run=made_run(data, "lite0", IMAGENET, protocol()),
+        data=str(smear),
+        weights=(str(imagenet_file(find("lite0"))),),
+        output=str(tmp_path / "trial"),
+        device="cpu",
+        device_name="Test CPU",
+    )
+    outcome, reason = run_task(COMMAND_MODULE, job, Device("cpu", "").environment, lambda _: None)
+    assert not reason
+    targets = {part: one_hot[data.labels[getattr(parts, part)]] for part in ("train", "validation")}
+    features = read_arrays(tmp_path / "trial" / FEATURES)
+    assert features.keys() == targets.keys()
+    on_features = OnFeatures(features, targets, seed=3)(protocol())
+    of_run = trial_outcome(targets["validation"], trained.predictions["validation"].probabilities)
+    for macro_f1, log_loss in (outcome.values(), dict(on_features).values()):
+        assert macro_f1 == pytest.approx(of_run.macro_f1)
+        assert log_loss == pytest.approx(of_run.log_loss, rel=1e-3)
+
+
 def test_the_features_are_those_of_the_network(smear: Path, tmp_path: Path) -> None:
     """Also of the last images of a part, whose batch was filled up."""
     trained = train(smear, "lite0", IMAGENET, protocol(), tmp_path)

@@ -1,0 +1,1 @@
+"""The search for hyperparameters of one recipe, on validation images alone (Optuna)."""
