@@ -64,6 +64,7 @@ def _prepare_output() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     warnings.simplefilter("always", IgnoredFile)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # What is wrong with a file, we say.
     show, shown = warnings.showwarning, set[str]()
 
     def show_in_one_line(message: Any, category: type[Warning], *place: Any) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.data.fonts import BOXES, font_file
 from harness.data.image_cache import square
 from harness.errors import DataError
 
@@ -56,10 +58,15 @@ def draw(
 
     ``header``: texts above the columns of the first row, ``None`` at its gaps.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
-    large, bold, plain = (ImageFont.load_default(size) for size in (20, 16, 13))
-    small = ImageFont.load_default(12)
+    texts = [title, subtitle, *(text or "" for text in header)]
+    for row in rows:
+        texts += [row.label, row.detail, *(c for tile in row.tiles if tile for c in tile.caption)]
+    load, legible = _font("".join(texts))
+    if not legible:
+        subtitle = "; ".join(filter(None, [subtitle, BOXES]))
+    large, bold, plain, small = map(load, (20, 16, 13, 12))
     labels = max(int(bold.getlength(row.label)) for row in rows)
     left = 2 * MARGIN + labels if labels else MARGIN
     top = MARGIN + (46 + MARGIN if title else 0) + (MARGIN if header else 0)
@@ -103,6 +110,17 @@ def _lefts(tiles: Sequence[Tile | None], left: int, side: int) -> list[int]:
     """The left edge of every tile, and of the next one."""
     widths = [side + GAP if tile else MARGIN for tile in tiles]
     return [left, *(left + np.cumsum(widths)).tolist()]
+
+
+def _font(text: str) -> tuple[Callable[[int], FreeTypeFont | ImageFont], bool]:
+    """What loads a font at a size, and whether it has every letter of the text."""
+    from PIL import ImageFont
+
+    if text.isascii():
+        return ImageFont.load_default, True
+    file, ours = font_file(text), font_file("")
+    assert ours is not None, "matplotlib brings it"
+    return partial(ImageFont.truetype, file or ours), file is not None
 
 
 def _shortened(text: str, font: FreeTypeFont | ImageFont, width: int) -> str:

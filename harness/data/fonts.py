@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NOTE = "Boxes are letters that no installed font has; the table has the names."
+BOXES = "Boxes are letters that no installed font has"
+NOTE = f"{BOXES}; the table has the names."
 
 
 @contextmanager
@@ -40,6 +41,15 @@ def legible(figure: Figure) -> Iterator[None]:
             note.remove()
 
 
+def font_file(text: str) -> str | None:
+    """The file of a font with all letters of a text, ours or an installed one; None without one."""
+    from matplotlib.font_manager import FontProperties, findfont
+
+    missing = frozenset(text) - _letters("DejaVu Sans")
+    family = _family_with(missing | frozenset(text)) if missing else "DejaVu Sans"
+    return findfont(FontProperties([family])) if family else None
+
+
 @cache
 def _letters(family: str) -> frozenset[str]:
     from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -53,6 +63,8 @@ def _family_with(letters: frozenset[str]) -> str | None:
     from matplotlib.font_manager import fontManager, get_font
 
     for entry in sorted(fontManager.ttflist, key=lambda entry: (entry.name, entry.fname)):
+        if entry.name.startswith("Last Resort"):  # It has a box for every letter.
+            continue
         try:
             known = get_font(entry.fname).get_charmap()
         except (OSError, RuntimeError):

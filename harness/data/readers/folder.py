@@ -20,7 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from harness.data.image_cache import Content, Unreadable
-from harness.data.readers.image_file import SUFFIXES, content_of, decode_or_report, set_depth
+from harness.data.readers.image_file import (
+    SUFFIXES,
+    content_of,
+    decode_or_report,
+    read_header,
+    set_depth,
+)
 from harness.errors import DataError, path_error
 
 PARTS = (
@@ -34,8 +40,8 @@ METADATA = {
 }  # fmt: skip
 """Folders that systems leave: as hidden ones, they hold no images of the user's."""
 
-BATCH = 16
-"""Images decoded in parallel."""
+BATCH, BATCH_PIXELS = 16, 1 << 26
+"""Images decoded at once, and pixels of such images, of which one may have more alone."""
 
 
 @dataclass
@@ -88,7 +94,7 @@ def scan(folder: Path) -> FolderImages:
     passed = PassedOver()
     try:
         tops = _folders(folder, passed)
-        found = {top.name: _images_in(top, passed) for top in tops}
+        found = _images_of_classes(folder, tops, passed)
     except OSError as error:
         raise DataError(
             f"{path_error(error, error.filename or folder)}: cannot be listed"
@@ -148,17 +154,29 @@ def read_folder(images: FolderImages) -> Content:
     files = images.files
     # Pillow releases the interpreter lock while it decodes, so threads are enough.
     with ThreadPoolExecutor(min(BATCH, os.cpu_count() or 1)) as pool:
-        depth = set_depth(images.paths, files, pool)
+        headers = list(pool.map(read_header, images.paths))
+    depth = set_depth(headers, files)
 
     def batches() -> Iterator[list[np.ndarray | Unreadable]]:
         with ThreadPoolExecutor(min(BATCH, os.cpu_count() or 1)) as pool:
-            for start in range(0, len(images.paths), BATCH):
-                some = images.paths[start : start + BATCH]
+            for some in _batches(images.paths, [header.pixels for header in headers]):
                 yield list(pool.map(partial(decode_or_report, bits=depth.bits), some))
 
     return Content(
         images.labels, images.class_names, batches, images.given, files=files, notes=depth.notes
     )
+
+
+def _batches(paths: Sequence[Path], pixels: Sequence[int]) -> Iterator[list[Path]]:
+    batch: list[Path] = []
+    total = 0
+    for path, size in zip(paths, pixels, strict=True):
+        if batch and (len(batch) == BATCH or total + size > BATCH_PIXELS):
+            yield batch
+            batch, total = [], 0
+        batch.append(path)
+        total += size
+    yield batch
 
 
 # --- parts of a split ----------------------------------------------------------------------------
@@ -229,21 +247,43 @@ def _is_foreign(name: str) -> bool:
     return name.startswith(".") or name.casefold() in METADATA
 
 
-def _images_in(folder: Path, passed: PassedOver) -> list[Path]:
-    """All image files below a folder, sorted. Raises OSError for one that cannot be listed."""
+def _images_of_classes(
+    folder: Path, tops: Sequence[Path], passed: PassedOver
+) -> dict[str, list[Path]]:
+    """The image files below each folder; a link from one to another, or to all, is not followed."""
+    owner: dict[tuple[int, int], Path] = {}
+    for top in tops:
+        other = owner.setdefault(_inode(top), top)
+        if other is not top:
+            names = f"{text_of(other.name)} and {text_of(top.name)}"
+            raise DataError(f"{folder}: {names} are one folder, by a link; remove one of them")
+    closed = {*owner, _inode(folder)}
+    return {top.name: _images_in(top, passed, closed - {_inode(top)}) for top in tops}
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _images_in(folder: Path, passed: PassedOver, closed: set[tuple[int, int]]) -> list[Path]:
+    """All image files below a folder, sorted. Raises OSError for one that cannot be listed.
+
+    ``closed``: folders that are not entered.
+    """
 
     def fail(error: OSError) -> None:
         raise error
 
     paths: list[Path] = []
-    visited: set[tuple[int, int]] = set()
+    visited = set(closed)
     for root, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        status = Path(root).stat()
-        if (status.st_dev, status.st_ino) in visited:
-            passed.add("folders that were reached before, by a link", root)
+        inode = _inode(Path(root))
+        if inode in visited:
+            passed.add("folders that were reached otherwise, by a link", root)
             folders.clear()
             continue
-        visited.add((status.st_dev, status.st_ino))
+        visited.add(inode)
         for name in (name for name in folders if _is_foreign(name)):
             passed.add("hidden or left by other programs", name)
         folders[:] = sorted(name for name in folders if not _is_foreign(name))

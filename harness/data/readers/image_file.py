@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,8 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif",
 )  # fmt: skip
+LARGEST_PIXELS = 1 << 27
+"""Of an image; the photographs of the largest cameras have 10^8."""
 DEPTHS = (8, 10, 12, 14, 16)
 """Bits that cameras give, in files that have room for 16 or 32."""
 ORIENTATION, BITS_PER_SAMPLE = 0x0112, 258
@@ -41,6 +42,7 @@ class FileHeader:
 
     largest: int | None = None
     pages: int = 1
+    pixels: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,8 @@ class Depth:
     notes: tuple[str, ...] = ()
 
 
-def set_depth(paths: Sequence[Path], names: Sequence[str], pool: Executor) -> Depth:
+def set_depth(headers: Sequence[FileHeader], names: Sequence[str]) -> Depth:
     """What decides how a set's files are scaled; ``names`` are those of the files, for notes."""
-    headers = list(pool.map(read_header, paths))
     notes = []
     deep = [header.largest for header in headers if header.largest is not None]
     depth = _bits(max(deep, default=0)) if deep else 16
@@ -87,7 +88,8 @@ def read_header(path: Path) -> FileHeader:
         with Image.open(path, formats=FORMATS) as image:
             pages = int(getattr(image, "n_frames", 1))
             deep = _is_deep(image) and max(image.size) <= LARGEST_SIDE
-            return FileHeader(int(_deep_pixels(image, path).max()) if deep else None, pages)
+            largest = int(_deep_pixels(image, path).max()) if deep else None
+            return FileHeader(largest, pages, image.width * image.height)
     except (*DAMAGE, DataError, Image.DecompressionBombError):
         return FileHeader()
 
@@ -101,9 +103,9 @@ def decode(path: Path, bits: int = 16) -> np.ndarray:
 
     try:
         with Image.open(path, formats=FORMATS) as image:
-            if max(image.size) > LARGEST_SIDE:
-                size = f"{image.width} x {image.height}"
-                raise DataError(f"{path}: {size} pixels; sides may be 1 to {LARGEST_SIDE}")
+            if max(image.size) > LARGEST_SIDE or image.width * image.height > LARGEST_PIXELS:
+                limits = f"at most {LARGEST_SIDE:,} a side and {LARGEST_PIXELS:,} in all are read"
+                raise DataError(f"{path}: {image.width:,} x {image.height:,} pixels; {limits}")
             if image.mode == "F":
                 raise DataError(f"{path}: float pixels; save it with 8 or 16 bits")
             if _is_deep(image):

@@ -135,7 +135,7 @@ WITH_INF[20, 1, 1, 1] = np.inf
         (PIXELS[:, :0], "sides may be"),
         (PIXELS[:0], "holds no images"),
         (PIXELS[:20], "24 labels for 20 images"),
-        (np.zeros((24, 5000, 1), np.uint8), "sides may be"),
+        (np.zeros((24, 17_000, 1), np.uint8), "sides may be"),
         (PIXELS.astype(object), "object array"),
     ],
 )
