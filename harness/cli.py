@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +80,10 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _echo(text: object, err: bool = False) -> None:
+def _echo(*texts: object, err: bool = False) -> None:
     """Print lines, in which no name can move the cursor of the terminal."""
-    click.echo("\n".join(map(printable, str(text).split("\n"))), err=err)
-
-
-def _print_lines(lines: Iterable[object]) -> None:
-    for line in lines:
-        _echo(line)
+    for text in texts:
+        click.echo("\n".join(map(printable, str(text).split("\n"))), err=err)
 
 
 @click.group(cls=options.Subcommands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -101,9 +96,7 @@ def cli() -> None:
 @options.running
 @click.option("--cluster", metavar="ADDRESS", help="A Dask scheduler: tcp://… or tls://….")
 @click.option("--tensorboard", type=FILE, metavar="FOLDER", help="Write learning curves there.")
-@click.option(
-    "--budget", type=options.Duration(), help="Train on as many images as fit this time: 30m, 2h."
-)
+@options.budget
 def run(**request: Any) -> int:
     """Train recipes under one protocol and write the leaderboard."""
     from harness.commands.resolve import Request
@@ -114,9 +107,7 @@ def run(**request: Any) -> int:
 
 @cli.command()
 @options.running
-@click.option(
-    "--budget", type=options.Duration(), help="On as many images as fit this time: 30m, 2h."
-)
+@options.budget
 def plan(**request: Any) -> None:
     """Say what would run, how long it would take, and on how many images with a budget."""
     from harness.commands.plan import show_plan
@@ -249,7 +240,7 @@ def leaderboard(results: Path) -> None:
     """Write the tables again from the records."""
     from harness.reporting.publish import write_tables
 
-    _print_lines(write_tables(results))
+    _echo(*write_tables(results))
 
 
 @cli.command()
@@ -259,8 +250,7 @@ def verify(results: Path) -> int:
     from harness.commands import verify as verification
 
     differences = verification.verify(results)
-    for line in differences:
-        _echo(line, err=True)
+    _echo(*differences, err=True)
     if differences:
         _echo(f"{len(differences)} differ")
         return EXIT_FAILED
@@ -362,7 +352,7 @@ def export(name: str, kind: Any, out: Path, results: Path) -> None:
     """Write a row's predictions for other programs; `import` reads them."""
     from harness.reporting.external import export_predictions
 
-    _print_lines(export_predictions(name, results, out, kind))
+    _echo(*export_predictions(name, results, out, kind))
 
 
 @cli.group(cls=options.Subcommands)
@@ -430,7 +420,7 @@ def audit(
     from harness.commands.settings import DataOptions
 
     lines, page = run_audit(DataOptions(**source), out, also_remove, not_cells)
-    _print_lines([*lines, page])
+    _echo(*lines, page)
 
 
 @cli.command()

@@ -96,6 +96,9 @@ def recipe_argument(name: str, **settings: Any) -> Any:
     return click.argument(name, shell_complete=complete_recipe, **settings)
 
 
+budget = click.option(
+    "--budget", type=Duration(), help="Train on as many images as fit this time: 30m, 2h."
+)
 source_argument = click.argument("source", required=False)
 config = click.option("--config", type=FILE, help=f"Settings file.  [{CONFIG}, if any]")
 source = click.option("--data", "source", metavar="SOURCE", help="Overrides data.source.")

@@ -27,7 +27,7 @@ from harness.reporting.table import (
     rate,
 )
 from harness.schema.ledger import Ledger
-from harness.schema.metrics import Calibrated, Metrics
+from harness.schema.metrics import Calibrated
 from harness.schema.records import Cost, Failed, Throughput
 from harness.schema.run import EXTERNAL
 from harness.storage.files import csv_cell
@@ -122,10 +122,6 @@ def _errors_mark(row: Row) -> str:
     errors = sum(result.calibrated.errors for result in row.evaluations if result.calibrated)
     caught = sum(result.calibrated.caught for result in row.evaluations if result.calibrated)
     return f"of {errors}" + (f", {100 * caught / errors:.0f} %" if errors else "")
-
-
-def _f1(metrics: Metrics) -> float:
-    return metrics.macro_f1
 
 
 def _gap(row: Row) -> float | None:
@@ -238,8 +234,7 @@ MEASURED: tuple[Column[Row], ...] = (
            shown=(FIRST, SCORES), explanation="in brackets the 95 % interval"),
     Column("macro_f1_low", "", _end("macro_f1_interval", 0)),
     Column("macro_f1_high", "", _end("macro_f1_interval", 1)),
-    Column("accuracy", "Accuracy (%)", _test("accuracy"), percent,
-           mark=_accuracy_mark,
+    Column("accuracy", "Accuracy (%)", _test("accuracy"), percent, mark=_accuracy_mark,
            shown=(SCORES,)),
     Column("accuracy_low", "", _end("accuracy_interval", 0)),
     Column("accuracy_high", "", _end("accuracy_interval", 1)),
@@ -256,15 +251,13 @@ MEASURED: tuple[Column[Row], ...] = (
     Column("worst_recall_low", "", lambda row: findings.worst_recall_interval(row)[0]),
     Column("worst_recall_high", "", lambda row: findings.worst_recall_interval(row)[1]),
     Column("auc", "AUC (%)", _test("auc"), percent, shown=(SCORES,)),
-    Column("seed_noise", "Seed noise (points)", lambda row: row.noise[0], percent,
-           shown=(SCORES,),
+    Column("seed_noise", "Seed noise (points)", lambda row: row.noise[0], percent, shown=(SCORES,),
            explanation="standard deviation of macro F1 over the seeds"),
     Column("test_noise", "Test-set noise (points)", lambda row: row.noise[1], percent,
            shown=(SCORES,),
            explanation="standard deviation of macro F1 over test sets like this one"),
     Column("calibration_error", "Calibration error (%)", _test("calibration_error"), percent_1,
-           mark=_by_chance(findings.calibration_error_by_chance),
-           shown=(CALIBRATION,),
+           mark=_by_chance(findings.calibration_error_by_chance), shown=(CALIBRATION,),
            explanation="expected calibration error, 15 bins; in brackets, here and after, what "
            "chance alone gives a perfectly calibrated network with these confidences"),
     Column("calibration_error_by_chance", "", findings.calibration_error_by_chance),
@@ -287,7 +280,8 @@ MEASURED: tuple[Column[Row], ...] = (
            explanation="calibration error of a vote of members with a temperature each"),
     Column("errors_caught", "Errors among the least confident 2 %",
            _calibrated(lambda c: c.caught), mark=_errors_mark, shown=(CALIBRATION,)),
-    Column("validation_macro_f1", "Validation F1 (%)", lambda row: row.validation(_f1), percent,
+    Column("validation_macro_f1", "Validation F1 (%)",
+           lambda row: row.validation(lambda m: m.macro_f1), percent,
            mark=lambda row: "∥" if row.fitted_on_validation else "", shown=(SCORES,)),
     Column("shifted_macro_f1", "Shifted F1 (%)", lambda row: row.shifted_f1, percent,
            shown=(FIRST, SCORES),
@@ -301,8 +295,7 @@ MEASURED: tuple[Column[Row], ...] = (
     Column("parameters", "Parameters (M)", _cost(lambda c: c.parameters), number(2, 1e-6),
            shown=(FIRST, COSTS), explanation="of backbone and head"),
     Column("trainable_parameters", "Trained parameters (M)",
-           _run(lambda run: run.cost.trainable_parameters), number(2, 1e-6),
-           shown=(COSTS,)),
+           _run(lambda run: run.cost.trainable_parameters), number(2, 1e-6), shown=(COSTS,)),
     Column("multiply_adds", "Multiply-adds (G)", _cost(lambda c: c.multiply_adds),
            number(2, 1e-9), shown=(COSTS,), explanation="of one image"),
     Column("weight_bytes", "Weights, float32 (MB)", _cost(lambda c: 4 * c.parameters),
