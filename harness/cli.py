@@ -350,7 +350,7 @@ def import_(
 @options.existing_results
 def export(name: str, kind: Any, out: Path, results: Path) -> None:
     """Write a row's predictions for other programs; `import` reads them."""
-    from harness.reporting.external import export_predictions
+    from harness.reporting.export import export_predictions
 
     _echo(*export_predictions(name, results, out, kind))
 

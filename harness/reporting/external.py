@@ -1,4 +1,4 @@
-"""Import of predictions from other programs as rows and ensemble members, and export of ours.
+"""Import of predictions from other programs as rows and ensemble members.
 
 Predictions belong to images. Those of a file are matched with a board's by the hashes of their
 pixels, else by their files' names, else by their index. A file that identifies no image is taken in
@@ -8,6 +8,7 @@ prove no order. ``prediction_files`` has the formats.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -22,19 +23,13 @@ from harness.data.readers.medmnist import is_bloodmnist
 from harness.data.readers.npz import BLOOD_CELLS
 from harness.errors import UnknownName, UserError
 from harness.evaluation import metrics
-from harness.reporting.compare import rows_named
 from harness.reporting.leaderboard import Board
 from harness.reporting.prediction_files import (
-    Format,
     PartPredictions,
     PredictionFile,
     read_prediction_file,
-    write_csv,
-    write_medmnist,
-    write_npz,
 )
 from harness.reporting.publish import read_boards
-from harness.reporting.rows import Parts
 from harness.schema.dataset import DataSummary, ImageIdentities
 from harness.schema.predictions import SHIFTED, Predictions
 from harness.schema.records import (
@@ -168,7 +163,7 @@ def _record(
 ) -> tuple[ExternalRecord, dict[str, Predictions]]:
     """The predictions as those of the target's images. Raises UserError if they are not."""
     classes, data = target.data.class_names, target.data
-    file = file.with_classes(classes)
+    file = _with_classes(file, classes)
     parts, notes = {}, dict[str, None]()
     for part, held in file.parts.items():
         reference = target.parts.get(part)
@@ -235,6 +230,30 @@ def _identities(
 
 
 # --- matching ------------------------------------------------------------------------------------
+
+
+def _with_classes(file: PredictionFile, class_names: Sequence[str]) -> PredictionFile:
+    """Columns in the order of these names, where the file names its own; labels with them.
+
+    Raises UserError where the names are others.
+    """
+    if file.class_names is None:
+        return file
+    own, known = list(file.class_names), [" ".join(name.split()) for name in class_names]
+    if sorted(own) != sorted(known):
+        odd = [n for n in own if n not in known] or [n for n in known if n not in own]
+        which = f"column {odd[0]!r}" if odd and odd[0] in own else f"no column {odd[0]!r}"
+        raise UserError(f"{file.path}: its columns are not the classes {', '.join(known)}: {which}")
+    columns, places = [own.index(n) for n in known], np.array([known.index(n) for n in own])
+    parts = {
+        name: dataclasses.replace(
+            part,
+            probabilities=part.probabilities[:, columns],
+            labels=None if part.labels is None else places[part.labels],
+        )
+        for name, part in file.parts.items()
+    }
+    return dataclasses.replace(file, parts=parts)
 
 
 def _match(held: PartPredictions, target: Target, part: str, path: Path) -> tuple[np.ndarray, str]:
@@ -327,45 +346,3 @@ def _by_order(held: PartPredictions) -> np.ndarray:
 def _is_sorted(labels: np.ndarray) -> bool:
     """Whether the images of each class stand together: then another order has the same labels."""
     return int((labels[1:] != labels[:-1]).sum()) < len(np.unique(labels))
-
-
-# --- export --------------------------------------------------------------------------------------
-
-
-def export_predictions(
-    name: str, results: Path, folder: Path, file_format: Format
-) -> tuple[Path, ...]:
-    """Write a row's predictions, one file per board and seed; returns their paths.
-
-    ``folder`` may be the path of a csv or npz file where there is one to write. Raises UserError.
-    """
-    store = Store(results)
-    held = [
-        (board, record, parts, store.images(board.fingerprint) or ImageIdentities())
-        for board, row in rows_named(read_boards(results), name, results)
-        for record, parts in zip(row.records, row.parts, strict=True)
-    ]
-    single = folder if folder.suffix == f".{file_format}" and not folder.is_dir() else None
-    if single and len(held) > 1:
-        raise UserError(f"{single}: {name} has {len(held)} files to write; name a folder")
-    paths = []
-    for board, record, parts, images in held:
-        stem = f"{name.removeprefix('@')}-{record.subject.id}"
-        classes = board.data.class_names
-        if file_format == "npz":
-            path = single or folder / f"{stem}.npz"
-            write_npz(path, parts, classes, images)
-        elif file_format == "csv":
-            path = single or folder / f"{stem}.csv"
-            write_csv(path, parts, classes, images)
-        else:
-            path = folder / f"{_medmnist_name(parts, board)}@{stem}.csv"
-            write_medmnist(path, parts["test"], classes, images)
-        paths.append(path)
-    return tuple(paths)
-
-
-def _medmnist_name(parts: Parts, board: Board) -> str:
-    score = metrics.score(parts["test"], board.data.class_names)
-    flag = re.sub(r"[^a-z0-9]", "", board.data.name.lower()) or "data"
-    return f"{flag}_test_[AUC]{score.auc or 0:.3f}_[ACC]{score.accuracy:.3f}"

@@ -1,8 +1,7 @@
 """Figures as PNG and SVG: the curves and confusion matrix of a run, the plots of a board.
 
-The background is transparent, ink and colours have a medium lightness: a figure is legible on a
-white page and on a dark one. There are no dates, and ids have a fixed salt: the same plot gives
-the same bytes.
+The background is transparent, ink and colours have a medium lightness: legible on white and on
+dark pages. Without dates, and with a fixed salt of ids, the same plot gives the same bytes.
 """
 
 from __future__ import annotations
@@ -65,7 +64,6 @@ STYLE: Any = {
     "axes.titlesize": 10,
     "text.color": INK,
     "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
     "axes.edgecolor": INK,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
@@ -82,8 +80,7 @@ STYLE: Any = {
 LABEL_STEPS = 300
 """Of the label placement; a limit of time would not give the same figure everywhere."""
 MARK = "wbc-bench-data"
-"""Precedes a plot's digest, in a text chunk of the PNG; and in a comment of the SVG, where the
-sha256 of the drawing follows."""
+"""Precedes a plot's digest: in a text of the PNG; in a comment of the SVG, with its sha256."""
 
 
 def render(plot: Plot) -> dict[str, bytes]:
@@ -125,13 +122,10 @@ def _(plot: Against) -> Figure:
         symbol, colour = KINDS[mark.kind]
         axes.plot([cost, cost], [100 * mark.low, 100 * mark.high], color=colour, lw=1, alpha=0.35)
         axes.plot(cost, 100 * mark.f1, symbol, **_dot(colour, hollow=not mark.rank))
-    front = sorted(
-        (mark.f1, cost)
-        for mark, cost, on in zip(plot.marks, plot.costs, plot.front, strict=True)
-        if on
-    )
+    triples = zip(plot.marks, plot.costs, plot.front, strict=True)
+    front = sorted((100 * mark.f1, cost) for mark, cost, on in triples if on)
     axes.plot(
-        [cost for _, cost in front], [100 * f1 for f1, _ in front],
+        [cost for _, cost in front], [f1 for f1, _ in front],
         drawstyle="steps-post", color=GREEN, lw=1.2, ls="--", zorder=1,
     )  # fmt: skip
     axes.set_xscale("log")
@@ -231,8 +225,7 @@ def _(plot: Disagreement) -> Figure:
     hidden = np.eye(len(shares), dtype=bool) | np.isnan(shares)
     texts = [[f"{share:.0f}" for share in row] for row in shares]
     _cells(axes, np.ma.masked_array(shares / max(1.0, np.nanmax(shares)), hidden), texts)
-    titles = [_shortened(title, 22) for title in plot.titles]
-    _square(axes, titles)
+    _square(axes, [_shortened(title, 22) for title in plot.titles])
     return figure
 
 
@@ -368,8 +361,7 @@ def _square(axes: Axes, names: Sequence[str]) -> None:
     axes.set_xticks(range(side), names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(side), names)
     axes.tick_params(length=0)
-    for place in ("left", "bottom"):
-        axes.spines[place].set_visible(False)
+    axes.spines[["left", "bottom"]].set_visible(False)
     edges = np.arange(side + 1) - 0.5
     axes.hlines(edges, -0.5, side - 0.5, color=INK, lw=0.5, alpha=0.25)
     axes.vlines(edges, -0.5, side - 0.5, color=INK, lw=0.5, alpha=0.25)

@@ -1,4 +1,4 @@
-"""Files of predictions: those of other programs are read, ours are written.
+"""Files of predictions of other programs.
 
     npz    probabilities (n, K) and labels (n,); perhaps sha256, files, images and class_names; the
            same arrays with the prefix validation_ or shifted_
@@ -20,18 +20,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from harness.data.readers import npz
 from harness.errors import DataError, path_error
-from harness.schema.dataset import ImageIdentities
-from harness.schema.predictions import Predictions
-from harness.storage.files import csv_cell, text_of_cell, write_arrays, write_atomically
+from harness.storage.files import text_of_cell
 
-Format = Literal["csv", "npz", "medmnist"]
 PREFIXES = {"test": "", "validation": "validation_", "shifted": "shifted_"}
 """Part -> prefix of the names of its arrays in an npz."""
 META = ("part", "image", "label", "sha256", "file")
@@ -78,30 +74,9 @@ class PredictionFile:
     path: Path
     parts: Mapping[str, PartPredictions]
     class_names: tuple[str, ...] | None = None
+    """With single blanks."""
     auc: float | None = None
     accuracy: float | None = None
-
-    def with_classes(self, class_names: Sequence[str]) -> PredictionFile:
-        """Columns in the order of these names, where the file names its own; labels with them.
-
-        Raises DataError where the names are others.
-        """
-        if self.class_names is None:
-            return self
-        own = list(map(_plain, self.class_names))
-        known = list(map(_plain, class_names))
-        if sorted(own) != sorted(known):
-            odd = [n for n in own if n not in known] or [n for n in known if n not in own]
-            which = f"column {odd[0]!r}" if odd and odd[0] in own else f"no column {odd[0]!r}"
-            raise DataError(
-                f"{self.path}: its columns are not the classes {', '.join(known)}: {which}"
-            )
-        columns, places = [own.index(n) for n in known], np.array([known.index(n) for n in own])
-        return replace(self, class_names=tuple(class_names), parts={
-            name: replace(part, probabilities=part.probabilities[:, columns],
-                          labels=None if part.labels is None else places[part.labels])
-            for name, part in self.parts.items()
-        })  # fmt: skip
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -234,7 +209,7 @@ def _read_npz(path: Path) -> PredictionFile:
     columns = [part.probabilities.shape[1:2] for part in parts.values()]
     classes = columns[0][0] if columns[0] else 0
     named = "class_names" in names
-    class_names = npz.read_class_names(path, classes) if named else None
+    class_names = tuple(map(_plain, npz.read_class_names(path, classes))) if named else None
     if len(set(columns)) > 1 or (class_names and len(class_names) != classes):
         count = len(class_names or ())
         problem = f"{count} class_names" if named else "parts"
@@ -374,15 +349,10 @@ def _identities(
 
 def _numbers(path: Path, name: str, cells: Sequence[str], lines: Sequence[int]) -> list[float]:
     """Converted exactly as by Python. Raises DataError naming the cell."""
-    numbers = []
     for cell, line in zip(cells, lines, strict=True):
-        try:
-            numbers.append(float(cell))
-        except ValueError:
-            raise DataError(
-                f"{path}: line {line}, column {name!r}: {cell!r} is no number"
-            ) from None
-    return numbers
+        if not _is_number(cell):
+            raise DataError(f"{path}: line {line}, column {name!r}: {cell!r} is no number")
+    return list(map(float, cells))
 
 
 def _is_number(cell: str) -> bool:
@@ -424,63 +394,3 @@ def _read_medmnist(path: Path) -> PredictionFile:
         auc=float(name["auc"]),
         accuracy=float(name["accuracy"]),
     )
-
-
-# --- writing -------------------------------------------------------------------------------------
-
-
-def write_npz(
-    path: Path,
-    parts: Mapping[str, Predictions],
-    class_names: Sequence[str],
-    images: ImageIdentities,
-) -> None:
-    arrays = {"class_names": np.array(class_names)}
-    for part, prefix in PREFIXES.items():
-        if part in parts:
-            arrays[f"{prefix}probabilities"] = parts[part].probabilities
-            arrays[f"{prefix}labels"] = parts[part].labels
-            arrays[f"{prefix}images"] = parts[part].ids
-            known = images.columns(parts[part].ids)
-            arrays |= {
-                f"{prefix}{key}": np.array(known[column])
-                for key, column in (("sha256", "sha256"), ("files", "file"))
-                if column in known
-            }
-    write_arrays(path, arrays, compress=True)
-
-
-def write_csv(
-    path: Path,
-    parts: Mapping[str, Predictions],
-    class_names: Sequence[str],
-    images: ImageIdentities,
-) -> None:
-    tables = []
-    for part in filter(parts.__contains__, PREFIXES):
-        held = parts[part]
-        about = _about(held, class_names, images)
-        about.insert(0, "part", part)
-        # Classes may be called as these columns are: no names before all are side by side.
-        tables.append(pd.concat([about, pd.DataFrame(held.probabilities)], axis=1))
-        header = [*about.columns, *map(csv_cell, class_names)]
-    table = pd.concat(tables)
-    write_atomically(path, table.to_csv(index=False, header=header).encode())
-
-
-def write_medmnist(
-    path: Path, part: Predictions, class_names: Sequence[str], images: ImageIdentities
-) -> None:
-    """With the images in a file beside it: the format has no place for them."""
-    about = _about(part, class_names, images)
-    write_atomically(path.with_suffix(".images.csv"), about.to_csv(index=False).encode())
-    table = pd.DataFrame(part.probabilities)
-    write_atomically(path, table.to_csv(header=False).encode())
-
-
-def _about(part: Predictions, class_names: Sequence[str], images: ImageIdentities) -> pd.DataFrame:
-    """Every column of META but the part, empty where it is unknown: a class may be called so."""
-    names = np.array(list(map(csv_cell, class_names)), dtype=object)[part.labels]
-    columns = {"image": part.ids, "label": names, **images.columns(part.ids)}
-    columns["file"] = list(map(csv_cell, columns.get("file", [""] * len(part.ids))))
-    return pd.DataFrame({name: columns.get(name, "") for name in META[1:]})

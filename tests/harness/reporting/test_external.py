@@ -20,10 +20,11 @@ from harness.ensembling.members import group_members
 from harness.errors import DataError, UserError
 from harness.evaluation import metrics
 from harness.reporting.columns import csv_text
-from harness.reporting.external import export_predictions, import_predictions
+from harness.reporting.export import Format, export_predictions
+from harness.reporting.external import import_predictions
 from harness.reporting.html import html
 from harness.reporting.markdown import markdown
-from harness.reporting.prediction_files import Format, read_prediction_file
+from harness.reporting.prediction_files import read_prediction_file
 from harness.reporting.publish import read_boards, write_tables
 from harness.schema.dataset import ImageIdentities
 from harness.schema.predictions import Predictions
