@@ -374,16 +374,35 @@ def fetch(source: str) -> None:
 @click.option("--out", type=FILE, default=Path("preview.png"), show_default=True)
 @click.option("--per-class", type=click.IntRange(1, 50), default=10, show_default=True)
 @click.option("--shift", is_flag=True, help="Show corrupted cells, as in the shifted test.")
-@click.option("--policy", metavar="NAME", help="Show what this augmentation policy does.")
+@click.option(
+    "--policy", "policies", metavar="NAME", multiple=True,
+    help="Show what this augmentation policy does; of several, to the same images.",
+)  # fmt: skip
 @options.cleaning
 @options.config
-def preview(out: Path, per_class: int, shift: bool, policy: str | None, **source: Any) -> None:
+def preview(
+    out: Path, per_class: int, shift: bool, policies: tuple[str, ...], **source: Any
+) -> None:
     """Write a contact sheet of a data set as PNG."""
     from harness.commands.data import draw_preview
     from harness.commands.settings import DataOptions
 
-    draw_preview(DataOptions(**source), out, per_class=per_class, shift=shift, policy=policy)
+    draw_preview(DataOptions(**source), out, per_class=per_class, shift=shift, policies=policies)
     _echo(out)
+
+
+@data.command()
+@options.source_argument
+@click.option("--out", type=FILE, default=Path("classes.png"), show_default=True)
+@options.cleaning
+@options.profile
+@options.config
+def classes(out: Path, **source: Any) -> None:
+    """Print images and class weights of each class, before and after cleaning and balancing."""
+    from harness.commands.data import class_table
+    from harness.commands.settings import DataOptions
+
+    _echo(*class_table(DataOptions(**source), out), out)
 
 
 @data.command()

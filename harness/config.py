@@ -24,7 +24,7 @@ from harness.schema.augmentation import NAMES, Augmentation, parse
 from harness.schema.base import FrozenModel
 from harness.schema.dataset import Split
 from harness.schema.problems import describe, shortened
-from harness.schema.protocol import Protocol
+from harness.schema.protocol import Positive, Protocol
 from harness.schema.records import Rule
 from harness.schema.run import Backend, Profile, Shift
 from harness.schema.tuning import SearchSpace
@@ -42,12 +42,21 @@ OPTIONAL_TABLES = ("fine_tuning", "from_scratch", "subset")
 
 class DataSettings(FrozenModel):
     source: str = "smear"
+    keep: tuple[Annotated[int, Field(ge=0)], Positive] | None = None
+    """The first image that is kept, and the one after the last; the others are as if they were not
+    in the source. None: all."""
     clean: bool = False
     """Leave out images without a cell, blank images and unreadable ones, as an audit finds them."""
     manifest: str | None = None
     """With ``clean``: the user's own list of images to remove; relative to benchmark.toml."""
     mask: bool = False
     """Paint everything white but the cell."""
+
+    @model_validator(mode="after")
+    def _something_is_kept(self) -> DataSettings:
+        if self.keep is not None and self.keep[0] >= self.keep[1]:
+            raise ValueError(f"keep = {list(self.keep)} keeps no image: [first, end]")
+        return self
 
     @model_validator(mode="after")
     def _manifest_needs_clean(self) -> DataSettings:

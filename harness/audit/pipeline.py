@@ -26,7 +26,7 @@ from harness.data.image_cache import (
     resizer_version,
 )
 from harness.data.masking import masked
-from harness.data.sources import find
+from harness.data.sources import find, kept
 from harness.errors import DataError
 from harness.execution.devices import Device
 from harness.schema.dataset import Dataset
@@ -92,13 +92,19 @@ def run_audit(source: Source, workspace: Workspace, not_cells: Sequence[int] = (
     return AuditedSource(dataset, origin, vectors, audit, source.passed_over)
 
 
+def find_source(settings: DataSettings, image_size: int) -> Source:
+    """The source of the settings, with the images that they keep."""
+    source = find(settings.source, image_size)
+    return source if settings.keep is None else kept(source, *settings.keep)
+
+
 def prepare_data(settings: DataSettings, image_size: int, workspace: Workspace) -> Path:
     """The folder of the benchmark's data, decoded at ``image_size``; cleaned and masked if set so.
 
     Without a manifest of the user's own, the source is audited first, once. Raises DataError for
     a manifest that does not fit the data.
     """
-    source = find(settings.source, image_size)
+    source = find_source(settings, image_size)
     if settings.clean:
         manifest = (
             read_manifest(Path(settings.manifest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,7 @@ def policy_preview(
     Below an image with a mixed label are the shares of its classes. Raises DataError where
     ``path`` cannot be written.
     """
-    names = dataset.class_names
-    rng = np.random.default_rng(seed)
-    ids = [rng.choice(np.flatnonzero(dataset.labels == k)) for k in range(len(names))]
-    originals = np.stack([dataset.images[i] for i in ids])
+    names, originals = dataset.class_names, _one_a_class(dataset, seed)
     images, targets = _augmented(originals, augmentation, versions, seed)
     rows = []
     for k, name in enumerate(names):
@@ -39,6 +37,32 @@ def policy_preview(
     policy = " + ".join(step.name for step in augmentation.policy) or "no augmentation"
     subtitle = "left the original, then augmented versions; shares of the classes where labels mix"
     save(draw(rows, SIDE, title=f"{dataset.name}: {policy}", subtitle=subtitle), path)
+
+
+def policies_preview(
+    dataset: Dataset, augmentations: Mapping[str, Augmentation], path: Path, *, seed: int = 0
+) -> None:
+    """Write a PNG to ``path``: the same image of each class, a row for each policy.
+
+    Captions and errors are those of ``policy_preview``.
+    """
+    names, originals = dataset.class_names, _one_a_class(dataset, seed)
+    rows = [Row([Tile(image, (name,)) for image, name in zip(originals, names, strict=True)],
+                "original")]  # fmt: skip
+    for policy, augmentation in augmentations.items():
+        images, targets = _augmented(originals, augmentation, 1, seed)
+        captions = [label_shares(target, k, names) for k, target in enumerate(targets[0])]
+        rows.append(Row(list(map(Tile, images[0], captions)), policy))
+    subtitle = "the same images under each policy; shares of the classes where labels mix"
+    save(draw(rows, SIDE, title=dataset.name, subtitle=subtitle), path)
+
+
+def _one_a_class(dataset: Dataset, seed: int) -> np.ndarray:
+    """A random image of each class (K, S, S, 3)."""
+    rng = np.random.default_rng(seed)
+    classes = range(len(dataset.class_names))
+    ids = [rng.choice(np.flatnonzero(dataset.labels == k)) for k in classes]
+    return np.stack([dataset.images[i] for i in ids])
 
 
 def _augmented(

@@ -6,14 +6,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from tabulate import tabulate
+
 from harness.audit import pipeline
 from harness.commands.console import plain_console, updater
 from harness.commands.settings import DataOptions, Settings, load_settings
 from harness.data.image_cache import open_dataset, provenance
+from harness.data.sampling import sample_indices
 from harness.data.splitting import effective_split, split_csv, split_indices
 from harness.errors import UnknownName, path_error
 from harness.schema.dataset import Dataset, ImageIdentities
+from harness.schema.protocol import Loss
 from harness.storage.files import write_atomically
+from harness.training.losses import class_weights
 
 
 @dataclass(frozen=True)
@@ -54,19 +60,22 @@ def write_split(options: DataOptions, out: Path) -> str:
 
 
 def draw_preview(
-    options: DataOptions, out: Path, *, per_class: int, shift: bool, policy: str | None
+    options: DataOptions, out: Path, *, per_class: int, shift: bool, policies: Sequence[str]
 ) -> None:
-    """Draw images of each class as PNG, or what an augmentation policy or the shifted test does.
+    """Draw images of each class as PNG, or what augmentation policies or the shifted test do.
 
     Raises UserError.
     """
     dataset = prepare(load_settings(options)).dataset
-    if policy is not None:
-        from harness.augmentation.preview import policy_preview
+    if policies:
+        from harness.augmentation.preview import policies_preview, policy_preview
         from harness.config import augmentation_named
 
-        augmentation = augmentation_named(policy)
-        policy_preview(dataset, augmentation, out, versions=min(per_class, 12))
+        augmentations = {name: augmentation_named(name) for name in policies}
+        if len(policies) > 1:
+            policies_preview(dataset, augmentations, out)
+        else:
+            policy_preview(dataset, augmentations[policies[0]], out, versions=min(per_class, 12))
     elif shift:
         from harness.data.preview import shifted_preview
 
@@ -75,6 +84,39 @@ def draw_preview(
         from harness.data.preview import class_preview
 
         class_preview(dataset, out, per_class=per_class)
+
+
+def class_table(options: DataOptions, out: Path) -> list[str]:
+    """The images of each class from source to training, with class weights; and as PNG to ``out``.
+
+    Weights are n / (K n_k), over all images and over those of training. Raises UserError.
+    """
+    from harness.reporting.class_chart import draw
+
+    settings = load_settings(options)
+    data, loss = settings.benchmark.data, settings.benchmark.protocol.loss
+    uncleaned = data.model_copy(update={"clean": False, "manifest": None})
+    raw = settings.benchmark.model_copy(update={"data": uncleaned})
+    source = prepare(replace(settings, benchmark=raw)).dataset
+    dataset = prepare(settings).dataset
+    parts = split_indices(effective_split(settings.benchmark.split, dataset), dataset)
+    one_hot = np.eye(len(dataset.class_names))[dataset.labels]
+    train = one_hot[parts.train]
+    counts = {"images": np.bincount(source.labels, minlength=len(source.class_names))}
+    if data.clean:
+        counts["after cleaning"] = one_hot.sum(axis=0)
+    counts["training"] = train.sum(axis=0)
+    if loss.oversampling:
+        counts["after balancing"] = train[sample_indices(loss, train, 0)].sum(axis=0)
+    write_atomically(out, draw(dataset.name, dataset.class_names, counts))
+    table: dict[str, list[str]] = {"class": [*dataset.class_names, "all"]}
+    for name, values in counts.items():
+        table[name] = [f"{value:,.0f}" for value in (*values, values.sum())]
+    balanced = Loss(class_weight="balanced")
+    for name, targets in (("weight", one_hot), ("weight in training", train)):
+        table[name] = [*(f"{weight:.4f}" for weight in class_weights(balanced, targets)), ""]
+    align = ("left", *["right"] * (len(table) - 1))
+    return tabulate(table, "keys", disable_numparse=True, colalign=align).splitlines()
 
 
 def run_audit(
@@ -87,14 +129,13 @@ def run_audit(
     """
     from harness.audit.findings import REMOVABLE, REMOVED
     from harness.audit.report import summary, write_report
-    from harness.data.sources import find
 
     for kind in also_remove:
         if kind not in REMOVABLE:
             raise UnknownName("kind of finding", kind, REMOVABLE)
     settings = load_settings(options)
     benchmark = settings.benchmark
-    source = find(benchmark.data.source, benchmark.protocol.image_size)
+    source = pipeline.find_source(benchmark.data, benchmark.protocol.image_size)
     kinds = tuple(dict.fromkeys((*REMOVED, *also_remove)))
     with plain_console(stderr=True).status("") as status:
         workspace = replace(settings.workspace, on_progress=updater(status))

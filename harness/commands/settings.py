@@ -78,8 +78,9 @@ def _override(settings: DataSettings, options: DataOptions) -> DataSettings:
     flags = {"clean": settings.clean or options.clean, "mask": settings.mask or options.mask}
     if options.source is None or _same(options.source, settings.source):
         return settings.model_copy(update=flags)
-    # A manifest lists images of the file's own source.
-    return settings.model_copy(update={**flags, "source": options.source, "manifest": None})
+    # Manifest and range are of images of the file's own source.
+    changes = {**flags, "source": options.source, "manifest": None, "keep": None}
+    return settings.model_copy(update=changes)
 
 
 def _same(source: str, other: str) -> bool:

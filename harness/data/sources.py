@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from harness.data.image_cache import Content, Source, get_or_decode
+from harness.data.image_cache import Batch, Content, Source, get_or_decode
 from harness.data.readers import folder as image_folder
 from harness.data.readers import medmnist, npz
 from harness.errors import DataError, IgnoredFile, did_you_mean
@@ -34,6 +36,42 @@ def prepare(source: str, image_size: int, cache: Path) -> Path:
     Offline where it must be downloaded.
     """
     return get_or_decode(find(source, image_size), image_size, cache)
+
+
+def kept(source: Source, begin: int, end: int) -> Source:
+    """``source`` with the images from ``begin`` up to ``end`` alone, counted from 0 again.
+
+    Reading it raises DataError where the source has fewer images.
+    """
+
+    def read() -> Content:
+        content = source.read()
+        if end > (count := len(content.labels)):
+            raise DataError(f"{source.name} has {count:,} images; keep = [{begin}, {end}] is more")
+        return replace(
+            content,
+            labels=content.labels[begin:end],
+            batches=lambda: _batches_between(content.batches(), begin, end),
+            given=None if content.given is None else content.given[begin:end],
+            files=content.files[begin:end],
+        )
+
+    return Source(
+        name=f"{source.name}, {begin:,} to {end - 1:,}",
+        description=f"{source.description}; its images {begin:,} to {end - 1:,}",
+        identity=hashlib.sha256(f"{source.identity} {begin} {end}".encode()).hexdigest(),
+        read=read,
+        passed_over=source.passed_over,
+    )
+
+
+def _batches_between(batches: Iterator[Batch], begin: int, end: int) -> Iterator[Batch]:
+    start = 0
+    for batch in batches:
+        yield batch[max(begin - start, 0) : max(end - start, 0)]
+        start += len(batch)
+        if start >= end:
+            return
 
 
 def find(source: str, image_size: int) -> Source:

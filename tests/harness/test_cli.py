@@ -493,6 +493,26 @@ def test_recipes_are_completed() -> None:
 # --- audit and cleaning ---------------------------------------------------------------------------
 
 
+def test_classes_before_and_after_balancing(wbc: Cli, tmp_path: Path) -> None:
+    make_set(tmp_path / "set.npz", labels=np.repeat([0, 1, 2], [20, 30, 70]))
+    settings = '[data]\nsource = "set.npz"\nkeep = [0, 100]\n' + SETTINGS
+    (tmp_path / "benchmark.toml").write_text(settings + "[protocol.loss]\noversampling = true\n")
+    code, out, err = wbc("data", "classes")
+    assert code == 0, err
+    _, _, *rows, total, path = (line.split() for line in out.splitlines())
+    assert [row[1:] for row in rows] == [
+        ["20", "14", "35", "1.6667", "1.6667"],
+        ["30", "21", "35", "1.1111", "1.1111"],
+        ["50", "35", "35", "0.6667", "0.6667"],
+    ]
+    assert total == ["all", "100", "70", "105"]
+    assert (tmp_path / path[0]).read_bytes().startswith(b"\x89PNG")
+    for keep, message in (("[5, 5]", "keeps no image"), ("[0, 121]", "set has 120 images; keep")):
+        (tmp_path / "benchmark.toml").write_text(settings.replace("[0, 100]", keep))
+        code, _, err = wbc("data", "classes")
+        assert (code, message in err) == (2, True), err
+
+
 @pytest.mark.slow
 def test_audit_then_clean_data(wbc: Cli, tmp_path: Path, offline: None) -> None:
     """With the real network: a page, a manifest, and the data without what it lists."""

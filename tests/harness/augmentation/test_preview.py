@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from harness.augmentation.preview import SIDE, label_shares, policy_preview
+from harness.augmentation.preview import SIDE, label_shares, policies_preview, policy_preview
 from harness.cli import cli
 from harness.config import augmentation_named
 from harness.errors import DataError
@@ -24,6 +24,15 @@ def test_it_is_drawn_and_is_the_same_again(smear: Dataset, tmp_path: Path, polic
     np.testing.assert_array_equal(one, np.asarray(Image.open(tmp_path / "two.png")))
     assert one.shape[0] > 8 * SIDE
     assert one.shape[1] > 5 * SIDE
+
+
+def test_several_policies_on_the_same_images(smear: Dataset, tmp_path: Path) -> None:
+    both = {name: augmentation_named(name) for name in ("none", "mixup+cutmix")}
+    policies_preview(smear, both, tmp_path / "both.png")
+    sheet = np.asarray(Image.open(tmp_path / "both.png").convert("L"), int)
+    repeated = [y for y in range(SIDE, 2 * SIDE)
+                if (sheet[120:200, 200:] == sheet[120 + y : 200 + y, 200:]).all()]  # fmt: skip
+    assert repeated, "without augmentation the row is that of the originals"
 
 
 def test_shares_are_written_unless_the_own_class_has_it_all() -> None:
