@@ -315,6 +315,46 @@ def compare(first: str, second: str, results: Path) -> None:
     _echo(compare_rows(first, second, results))
 
 
+@cli.command()
+@options.recipe_argument("rows", nargs=-1, required=True)
+@click.option(
+    "--per-class",
+    type=click.IntRange(1, 50),
+    default=4,
+    show_default=True,
+    help="Images that are predicted right, and as many wrong ones.",
+)
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=int,
+    metavar="INDEX",
+    help="Show this test image; repeatable.",
+)
+@click.option(
+    "--without-head",
+    is_flag=True,
+    help="What the pooled features rest on, instead of the predicted class.",
+)
+@click.option(
+    "--out", type=FILE, default=Path("explain"), show_default=True, help="Folder of the sheets."
+)
+@options.config
+@options.source
+@options.cleaning
+@options.existing_results
+def explain(**request: Any) -> None:
+    """Show where networks look: Grad-CAM of test images, one sheet a class.
+
+    ROWS are names or ids of rows; of an ensemble its members are shown. Checked by deletion: pixels
+    that matter cost probability when they are removed.
+    """
+    from harness.commands.explain import ExplainOptions, draw_explanations
+
+    _print_lines(draw_explanations(ExplainOptions(**request)))
+
+
 @cli.command("import")
 @click.argument("file", type=FILE)
 @click.option("--as", "name", required=True, metavar="NAME", help="Name of its row.")

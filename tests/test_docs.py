@@ -27,7 +27,7 @@ SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 LOCAL = ("results/artefacts", "results/figures/runs", "site/")
 """Begins of paths that a command makes, and that no commit holds."""
-TAKES_RECIPES = ("run", "plan", "ensemble", "compare", "export", "fetch")
+TAKES_RECIPES = ("run", "plan", "ensemble", "compare", "explain", "export", "fetch")
 
 
 def text_of(page: Path) -> str:
@@ -99,7 +99,9 @@ def test_every_command_parses(page: str, arguments: str) -> None:
         return
     context = parsed(words(arguments))
     if context.command.name in TAKES_RECIPES:
-        names = [*(context.params.get("recipes") or ()), *(context.params.get("members") or ())]
+        names = [
+            name for key in ("recipes", "members", "rows") for name in context.params.get(key) or ()
+        ]
         names += filter(None, (context.params.get(key) for key in ("first", "second", "name")))
         for name in names:
             if name.islower() or any(c.isdigit() for c in name):

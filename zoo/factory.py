@@ -78,7 +78,7 @@ def _build_backbone(recipe: Recipe, image_size: int, weights: Path | None) -> ke
     _speed_up_depthwise(model)
     fuse_pointwise(flatten_layers(model))
     if weights is not None:
-        _load(model, recipe, weights)
+        load_weights(model, weights, package_file=isinstance(recipe.imagenet, PackageFile))
     return model
 
 
@@ -179,12 +179,19 @@ def _depthwise(layer: keras.layers.Conv2D, inputs: Any, kernel: Any) -> Any:
     )
 
 
-def _load(model: keras.Model, recipe: Recipe, path: Path) -> None:
+def load_weights(
+    model: keras.Model, path: Path, *, package_file: bool = False, constants: int = 0
+) -> None:
+    """Load a weights file into a model, all of it. Raises WeightsError where it does not fit.
+
+    ``package_file``: it may also be of PyTorch's layout. ``constants``: numbers in the file that
+    are no weights.
+    """
     try:
-        if isinstance(recipe.imagenet, PackageFile) and not h5py.is_hdf5(path):
+        if package_file and not h5py.is_hdf5(path):
             load_torch_weights(model, path)
             return
-        count, expected = _count_weights(path), model.count_params()
+        count, expected = _count_weights(path), model.count_params() + constants
         if count != expected:
             raise ValueError(f"the file holds {count:,} numbers, not {expected:,}")
         with warnings.catch_warnings():
@@ -193,7 +200,7 @@ def _load(model: keras.Model, recipe: Recipe, path: Path) -> None:
             model.load_weights(path)
     except (KeyError, OSError, TypeError, ValueError, UserWarning, WeightsError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise WeightsError(f"{recipe.name}: weights {path} do not fit: {reason}") from error
+        raise WeightsError(f"{model.name}: weights {path} do not fit: {reason}") from error
 
 
 def _count_weights(path: Path) -> int:

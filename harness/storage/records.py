@@ -50,6 +50,9 @@ from harness.storage.predictions import read_predictions, write_predictions
 
 FEATURES = "features.npz"
 PREDICTIONS = "predictions.npy"
+HEAD_WEIGHTS = "head.weights.h5"
+BACKBONE_WEIGHTS = "backbone.weights.h5"
+"""Of a backbone that was trained; a frozen one has those that it started from."""
 CHECKPOINT = "checkpoint"
 RECORD_NAME = re.compile(r"[^.].*-[0-9a-f]{16}\.json", re.DOTALL)
 """Of a file that may be a record; it is one if the content has that name."""

@@ -43,13 +43,13 @@ from harness.schema.events import Event, read_event, write_event
 from harness.schema.records import Failed
 from harness.schema.run import Backend, Job
 from harness.storage.files import write_atomically
-from harness.storage.records import FEATURES, PREDICTIONS
+from harness.storage.records import BACKBONE_WEIGHTS, FEATURES, HEAD_WEIGHTS, PREDICTIONS
 from harness.sweep.scheduler import Launcher
 
 GPU = {"GPU": 1.0}
 POLL_SECONDS = 0.5
 """Between two looks at the workers, at whether the scheduler knows a task, or at GPUs in use."""
-RETURNED_FILES = (PREDICTIONS, FEATURES, LOG, "head.weights.h5", "backbone.weights.h5")
+RETURNED_FILES = (PREDICTIONS, FEATURES, LOG, HEAD_WEIGHTS, BACKBONE_WEIGHTS)
 CONNECT_SECONDS = 15.0
 STOP_SECONDS = 5.0
 """For which a scheduler may take to stop; then the sweep ends without it."""

@@ -29,7 +29,7 @@ from harness.schema.run import Job
 from harness.schema.tuning import TrialOutcome
 from harness.storage.files import open_new, sync_file, write_arrays
 from harness.storage.predictions import write_predictions
-from harness.storage.records import FEATURES, PREDICTIONS
+from harness.storage.records import BACKBONE_WEIGHTS, FEATURES, HEAD_WEIGHTS, PREDICTIONS
 from harness.training.checkpoint import CheckpointManager
 from harness.training.compilation import count_programs
 from harness.training.context import Callbacks, TrainOptions
@@ -191,9 +191,9 @@ def _write(output: Path, result: TrainingResult) -> None:
     features = {name: part.features for name, part in parts if part.features is not None}
     write_arrays(output / FEATURES, features)
     write_predictions(output / PREDICTIONS, result.predictions)
-    _save_weights(result.head, output / "head.weights.h5")
+    _save_weights(result.head, output / HEAD_WEIGHTS)
     if any(line.phase != "frozen" for line in result.history):
-        _save_weights(result.network, output / "backbone.weights.h5")
+        _save_weights(result.network, output / BACKBONE_WEIGHTS)
 
 
 def _save_weights(model: keras.Model, path: Path) -> None:

@@ -97,7 +97,10 @@ def build_head(
 
 
 class _Standardise(keras.layers.Layer):  # type: ignore[misc]
-    """(x - mean) * scale, in float32 whatever the policy; has no weights."""
+    """(x - mean) * scale, in float32 whatever the policy.
+
+    Its constants are no weights, but saved with them.
+    """
 
     def __init__(self, standardizer: Standardizer, **kwargs: Any) -> None:
         super().__init__(dtype="float32", **kwargs)
@@ -106,6 +109,13 @@ class _Standardise(keras.layers.Layer):  # type: ignore[misc]
     def call(self, inputs: Any) -> Any:
         mean, scale = map(keras.ops.convert_to_tensor, self._constants)
         return (inputs - mean) * scale
+
+    def save_own_variables(self, store: Any) -> None:
+        store["mean"], store["scale"] = self._constants
+
+    def load_own_variables(self, store: Any) -> None:
+        """Raises KeyError for a file of before, which lacks them."""
+        self._constants = np.array(store["mean"]), np.array(store["scale"])
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape

@@ -11,6 +11,7 @@ import pytest
 
 from harness.data.image_cache import open_dataset
 from harness.data.sources import prepare
+from harness.errors import WeightsError
 from harness.execution.devices import Device
 from harness.execution.processes import WorkerProcess
 from harness.schema.dataset import Dataset, Split, Subset
@@ -19,7 +20,7 @@ from harness.schema.records import Epoch
 from harness.schema.run import Job, Run, Weights
 from harness.storage.files import read_arrays
 from harness.storage.predictions import read_predictions
-from harness.storage.records import FEATURES, PREDICTIONS
+from harness.storage.records import BACKBONE_WEIGHTS, FEATURES, HEAD_WEIGHTS, PREDICTIONS
 from zoo.registry import RECIPES, REPORT_RECIPES, find
 from zoo.weights import imagenet_file
 
@@ -437,7 +438,21 @@ def test_two_executions_agree_bit_for_bit(smear: Path, tmp_path: Path) -> None:
     ]
     assert len(curves) == 2
     assert curves[0] == curves[1]
-    assert (tmp_path / "one" / "backbone.weights.h5").exists()
+    _check_saved_weights(made_run(data, "lite0", IMAGENET, chosen), tmp_path / "one", data)
+
+
+def _check_saved_weights(run: Run, artefacts: Path, data: Dataset) -> None:
+    """They give the network that has predicted: Standardise, fine-tuned layers and all."""
+    from harness.training.explanation import TrainedNetwork
+    from harness.training.trained_network import load
+
+    network, head = load(TrainedNetwork(run=run, artefacts=str(artefacts), remedy=""), 8)
+    stored = read_predictions(artefacts / PREDICTIONS)["plain-test"]
+    predicted = np.asarray(head(network(data.images[stored.ids], training=False)))
+    np.testing.assert_allclose(predicted, stored.probabilities, atol=1e-4)
+    (artefacts / HEAD_WEIGHTS).write_bytes((artefacts / BACKBONE_WEIGHTS).read_bytes())
+    with pytest.raises(WeightsError, match=r"head: weights .* do not fit: the file holds"):
+        load(TrainedNetwork(run=run, artefacts=str(artefacts), remedy=""), 8)
 
 
 def test_weights_that_do_not_fit_are_the_users_fault(smear: Path, tmp_path: Path) -> None:
