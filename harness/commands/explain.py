@@ -155,6 +155,10 @@ def _trained(store: Store, record: RunRecord, settings: Settings) -> TrainedNetw
         source = "random"
     started = settings.benchmark.weights.model_copy(update={"source": source})
     resolved = resolve_weights(started, [recipe])[recipe.name]
+    for file in resolved.missing:
+        raise WeightsError(
+            f"the weights of {file.name} are not here; 'wbc-bench zoo fetch' has them"
+        )
     if resolved.weights != run.weights:
         raise WeightsError(
             f"{run.recipe} started from other weights ({run.weights.source}, "
