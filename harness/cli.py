@@ -352,7 +352,8 @@ def explain(**request: Any) -> None:
     """
     from harness.commands.explain import ExplainOptions, draw_explanations
 
-    _print_lines(draw_explanations(ExplainOptions(**request)))
+    for line in draw_explanations(ExplainOptions(**request)):
+        _echo(line)
 
 
 @cli.command("import")

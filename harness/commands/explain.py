@@ -155,9 +155,9 @@ def _trained(store: Store, record: RunRecord, settings: Settings) -> TrainedNetw
         source = "random"
     started = settings.benchmark.weights.model_copy(update={"source": source})
     resolved = resolve_weights(started, [recipe])[recipe.name]
-    for file in resolved.missing:
+    for missing in resolved.missing:
         raise WeightsError(
-            f"the weights of {file.name} are not here; 'wbc-bench zoo fetch' has them"
+            f"the weights of {missing.name} are not here; 'wbc-bench zoo fetch' has them"
         )
     if resolved.weights != run.weights:
         raise WeightsError(
