@@ -71,6 +71,24 @@ def is_no_access(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
+_GONE = {
+    errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EIO, errno.ENODEV, errno.ENXIO,
+    errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN,
+}  # fmt: skip
+"""What the system says of a path that is not there any more, or whose disk is not."""
+
+
+def unwritable(error: Exception, folder: object) -> NoRoom | NoAccess | None:
+    """What to say where ``folder`` could not be written; None where the error is another one."""
+    if isinstance(error, NoRoom | NoAccess):
+        return error
+    if is_no_room(error):
+        return NoRoom.at(folder)
+    if isinstance(error, OSError) and (is_no_access(error) or error.errno in _GONE):
+        return NoAccess.at(error.filename or folder, error.strerror)
+    return None
+
+
 def path_error(error: OSError, path: object = None) -> UserError:
     """What the system says about a user's path, as one line that names the path."""
     place = error.filename if path is None else path

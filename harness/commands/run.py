@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,13 +69,16 @@ def train(plan: Plan, console: Console) -> int:
         try:
             summary = run_sweep(prepared, console)
             left_out = evaluate(plan, console)
-        except BrokenPipeError:
+        except BaseException as error:  # The tables show what has finished, also now.
+            with suppress(OSError, UserError):
+                write(plan)
+            if not isinstance(error, BrokenPipeError):
+                raise
             raise UserError(
                 "nobody reads the output any more, so the sweep has ended; what finished is "
                 "recorded, and the same command goes on from here"
             ) from None
-        finally:  # The tables show what has finished, also after an interrupt.
-            leaderboard = write(plan)
+        leaderboard = write(plan)
     for line in left_out:
         console.print(line, soft_wrap=True, markup=False)
     return report(plan, summary, leaderboard, console)
@@ -131,6 +134,7 @@ def prepare_sweep(plan: Plan, downloads: Downloads, console: Console) -> Prepare
         epochs=plan.epoch_cache,
         compile_cache=cache_folder() / "compiled",
         has_weights=lambda planned: downloads.ready(planned.weights_files),
+        unrecorded=cache_folder() / "unrecorded",
     )
     return PreparedSweep(plan, context, launcher, downloads)
 

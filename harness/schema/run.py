@@ -83,6 +83,8 @@ class Job(FrozenModel):
     """Files of the pretrained weights, one per branch; None: random."""
     output: str
     """Folder for predictions, features and trained weights."""
+    kept: str | None = None
+    """Folder for them where ``output`` cannot be written when the run has finished."""
     device: str
     device_name: str
     device_shared: bool = False

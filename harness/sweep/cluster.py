@@ -44,12 +44,13 @@ from harness.schema.records import Failed
 from harness.schema.run import Backend, Job
 from harness.storage.files import write_atomically
 from harness.storage.records import BACKBONE_WEIGHTS, FEATURES, HEAD_WEIGHTS, PREDICTIONS
+from harness.storage.unrecorded import OUTCOME, write_or_keep
 from harness.sweep.scheduler import Launcher
 
 GPU = {"GPU": 1.0}
 POLL_SECONDS = 0.5
 """Between two looks at the workers, at whether the scheduler knows a task, or at GPUs in use."""
-RETURNED_FILES = (PREDICTIONS, FEATURES, LOG, HEAD_WEIGHTS, BACKBONE_WEIGHTS)
+RETURNED_FILES = (PREDICTIONS, FEATURES, LOG, HEAD_WEIGHTS, BACKBONE_WEIGHTS, OUTCOME)
 CONNECT_SECONDS = 15.0
 STOP_SECONDS = 5.0
 """For which a scheduler may take to stop; then the sweep ends without it."""
@@ -142,6 +143,10 @@ class TaskResult:
     result: ProcessResult
     files: Mapping[str, bytes]
 
+    def write(self, folder: Path) -> None:
+        for name, content in self.files.items():
+            write_atomically(folder / name, content)
+
 
 @dataclass
 class Cluster:
@@ -182,7 +187,7 @@ class Cluster:
         self._workers = self.client.scheduler_info(n_workers=-1).get("workers")
 
     def _refresh_regularly(self) -> None:
-        """In a thread of its own: a scheduler that hangs must not hold up whoever asks."""
+        """In its own thread: a scheduler that hangs must not hold up whoever asks."""
         while not self._closed.wait(POLL_SECONDS):
             with suppress(Exception):
                 self._refresh()
@@ -236,13 +241,8 @@ class Cluster:
         Whatever ends the job is a result; raises UserError when the scheduler is gone.
         """
         topic = f"wbc-bench-{job.run.id}-{uuid4().hex[:8]}"
-        task = ClusterTask(
-            job=job,
-            images=self._images.place,
-            backend=cast(Backend, environment["KERAS_BACKEND"]),
-            make_launcher=self.make_launcher,
-            topic=topic,
-        )
+        backend = cast(Backend, environment["KERAS_BACKEND"])
+        task = ClusterTask(job, self._images.place, backend, self.make_launcher, topic)
         weights = tuple(Path(file).read_bytes() if file else None for file in job.weights)
         arguments = (__version__, pickle.dumps(task), weights)
         self.client.subscribe_topic(topic, lambda entry: report(read_event(entry[1])))
@@ -270,8 +270,7 @@ class Cluster:
                 self.client.unsubscribe_topic(topic)
             with self._lock:
                 self._tasks.discard(future)
-        for name, content in ended.files.items():
-            write_atomically(Path(job.output) / name, content)
+        write_or_keep(job, ended.write)
         if ended.result.status == "no room":  # On the worker's disk, not on ours.
             return replace(ended.result, status="failed")
         return ended.result
@@ -307,8 +306,8 @@ def execute_task(version: str, pickled: bytes, weights: Sequence[bytes | None]) 
     """
     worker = get_worker()
     if version != __version__:
-        reason = str(_other_version(version))
-        return TaskResult(ProcessResult("wrong input", failed=Failed(reason=reason)), {})
+        failed = Failed(reason=str(_other_version(version)))
+        return TaskResult(ProcessResult("wrong input", failed=failed), {})
     task: ClusterTask = pickle.loads(pickled)
     with (
         _device(worker) as device,
@@ -325,6 +324,7 @@ def execute_task(version: str, pickled: bytes, weights: Sequence[bytes | None]) 
                     for branch, content in enumerate(weights)
                 ),
                 "output": str(output),
+                "kept": None,
                 "device": device.id,
                 "device_name": device.name,
                 "device_shared": device.shared,

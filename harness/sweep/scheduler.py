@@ -7,6 +7,7 @@ moment when a slot becomes free. The thread starts a child process, here or on a
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import Protocol
 
 from joblib import Parallel, delayed
 
-from harness.errors import NoAccess, NoRoom, StoreError, UserError, is_no_access, is_no_room
+from harness.errors import NoAccess, NoRoom, StoreError, UserError, unwritable
 from harness.evaluation import metrics
 from harness.execution import compile_cache
 from harness.execution.devices import Device
@@ -27,6 +28,7 @@ from harness.schema.dataset import DataSummary
 from harness.schema.events import Event
 from harness.schema.records import Failed, Finished, RunRecord
 from harness.schema.run import Backend, Job
+from harness.storage import unrecorded
 from harness.storage.file_lock import FileLock
 from harness.storage.predictions import read_predictions
 from harness.storage.records import PREDICTIONS, Store
@@ -75,14 +77,24 @@ class SweepContext:
     """Folder of compiled programs; None: every run compiles its own."""
     has_weights: Callable[[PlannedRun], bool] = lambda _: True
     """Whether a run's weights have been downloaded; raises UserError where they cannot be."""
+    unrecorded: Path | None = None
+    """Folder for the results of runs that end while the results folder cannot be written."""
+
+    def kept(self, planned: PlannedRun) -> Path | None:
+        """The folder for the results of a run, of this results folder, in ``unrecorded``."""
+        root = str(self.store.root.resolve())
+        name = f"{planned.run.id}-{hashlib.sha256(root.encode()).hexdigest()[:8]}"
+        return self.unrecorded / name if self.unrecorded is not None else None
 
     def job(self, planned: PlannedRun, device: Device, order: int = 0) -> Job:
         """The job of a run on a device; ``order``: its place in the plan."""
+        kept = self.kept(planned)
         return Job(
             run=planned.run,
             data=str(self.data_folder.resolve()),
             weights=tuple(str(file.resolve()) if file else None for file in planned.weights_files),
             output=str(self.store.artefacts(planned.run).resolve()),
+            kept=str(kept.resolve()) if kept else None,
             device=device.id,
             device_name=device.name,
             device_shared=device.shared,
@@ -284,7 +296,12 @@ class _Sweep:
                 self.changed.notify_all()
 
     def _supervise(self, assignment: _Assignment) -> ProcessResult:
-        """Execute a run; where memory is too small, again with twice as many micro-batches."""
+        """Execute a run; where memory is too small, again with twice as many micro-batches.
+
+        One that has finished before, but could not be recorded, is not executed.
+        """
+        if outcome := unrecorded.find_outcome(*self._folders(assignment.planned)):
+            return ProcessResult("finished", outcome=outcome)
         environment = self.context.environment(assignment.device)
         order = self.pending.index(assignment.planned)
         job = self.context.job(assignment.planned, assignment.device, order)
@@ -313,8 +330,12 @@ class _Sweep:
             is_new = reason not in self.summary.wrong_input
             self.summary.wrong_input.append(reason)
             return None, reason if is_new else "left pending, as said above"
+        output, *kept = self._folders(planned)
+        for folder in kept:
+            unrecorded.bring_home(folder, output)
         record = _run_record(planned, result, self.context)
         self.context.store.save(record)
+        unrecorded.discard(output, *kept)
         if isinstance(record.result, Failed):
             self.summary.failed.append(record)
             return record, record.result.reason
@@ -322,14 +343,15 @@ class _Sweep:
         self.summary.finished += 1
         return record, "finished"
 
+    def _folders(self, planned: PlannedRun) -> list[Path]:
+        """Where the results of a run may be: among its artefacts, or kept in the cache."""
+        kept = self.context.kept(planned)
+        return [self.context.store.artefacts(planned.run), *([kept] if kept else [])]
+
     def _handle_unwritable(self, error: Exception) -> UserError:
         """Start no more runs; those under way may still be recorded when they end."""
-        root, problem = self.context.store.root, error
-        if is_no_room(error):
-            problem = NoRoom.at(root)
-        elif isinstance(error, OSError) and is_no_access(error):
-            problem = NoAccess.at(error.filename or root, error.strerror)
-        if not isinstance(problem, NoRoom | NoAccess):
+        problem = unwritable(error, self.context.store.root)
+        if problem is None:
             raise error
         with self.changed:
             self.unwritable = problem

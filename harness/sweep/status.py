@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,14 +54,15 @@ class StatusCallback(ProgressCallback):
 
 
 def _write(path: Path, state: RunState) -> None:
-    """Without syncing: the file is of no use after a crash. A full disk does not matter to it."""
+    """Without syncing: the file is of no use after a crash. Nor does it matter where none fits."""
     temporary = path.with_name(f"{path.name}-new")
     try:
         with open_new(temporary) as file:
             file.write(json.dumps(state.to_dict()).encode())
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # Where the folder is gone or may not be written.
+            temporary.unlink()
 
 
 def _read(path: Path) -> RunState:

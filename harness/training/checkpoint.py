@@ -15,7 +15,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ class CheckpointManager:
             signal.signal(signal.SIGTERM, previous)
 
     def save(self, phase: str, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint now. A full disk costs the checkpoint, not the run."""
+        """Write a checkpoint now. A disk that takes none costs the checkpoint, not the run."""
         start = self.clock()
         meta = {
             "signature": dict(self.signature),
@@ -122,11 +122,11 @@ class CheckpointManager:
             temporary.replace(self.path)
             self._rate = size / max(self.clock() - start, 1e-3)
         except OSError as error:
-            if not is_no_room(error):
-                raise
-            self.warn(f"{self.path}: no checkpoint, the disk is full")
+            reason = "the disk is full" if is_no_room(error) else error.strerror or error
+            self.warn(f"{self.path}: no checkpoint, {reason}")
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
         self._saved = len(checkpoint.history)
         self.seconds += self.clock() - start
         if self._stopping:

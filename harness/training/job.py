@@ -6,6 +6,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -30,6 +31,7 @@ from harness.schema.tuning import TrialOutcome
 from harness.storage.files import open_new, sync_file, write_arrays
 from harness.storage.predictions import write_predictions
 from harness.storage.records import BACKBONE_WEIGHTS, FEATURES, HEAD_WEIGHTS, PREDICTIONS
+from harness.storage.unrecorded import write_or_keep, write_outcome
 from harness.training.checkpoint import CheckpointManager
 from harness.training.compilation import count_programs
 from harness.training.context import Callbacks, TrainOptions
@@ -55,7 +57,6 @@ def execute(
     with _inputs(job, checkpoints, emit) as (data, weights, options):
         result = train(job.run, data, weights, device_lock, _callbacks(emit), options)
     emit(PhaseEvent(name="writing", steps=1))
-    _write(Path(job.output), result)
     monitor.energy.sample()
     resumed = checkpoints.resumed
     ledger = Ledger(
@@ -69,7 +70,7 @@ def execute(
         programs_cached=programs.cached if programs else None,
         xla=jit(),
     )
-    return Outcome(
+    outcome = Outcome(
         cost=result.cost,
         history=result.history,
         timings=Timings(
@@ -83,6 +84,8 @@ def execute(
         notes=result.notes,
         ledger=ledger,
     )
+    write_or_keep(job, partial(_write, result=result, outcome=outcome))
+    return outcome
 
 
 def execute_trial(job: Job, device_lock: DeviceLock, emit: Emit) -> TrialOutcome:
@@ -184,8 +187,8 @@ def _device_seconds(device_lock: DeviceLock, result: TrainingResult, start: floa
     return device_lock.seconds + result.seconds_before
 
 
-def _write(output: Path, result: TrainingResult) -> None:
-    """The artefacts, from which the parent writes the record."""
+def _write(output: Path, result: TrainingResult, outcome: Outcome) -> None:
+    """The artefacts and the outcome, from which the parent writes the record."""
     output.mkdir(parents=True, exist_ok=True)
     parts = result.predictions.items()
     features = {name: part.features for name, part in parts if part.features is not None}
@@ -194,6 +197,7 @@ def _write(output: Path, result: TrainingResult) -> None:
     _save_weights(result.head, output / HEAD_WEIGHTS)
     if any(line.phase != "frozen" for line in result.history):
         _save_weights(result.network, output / BACKBONE_WEIGHTS)
+    write_outcome(output, outcome)
 
 
 def _save_weights(model: keras.Model, path: Path) -> None:

@@ -31,6 +31,7 @@ from harness.schema.records import (
 from harness.schema.run import Job, Run, Weights
 from harness.storage.predictions import write_predictions
 from harness.storage.records import PREDICTIONS, Store
+from harness.storage.unrecorded import write_or_keep, write_outcome
 from harness.sweep.callbacks import ProgressCallback
 from harness.sweep.planner import PlannedRun
 from zoo.registry import find
@@ -156,6 +157,7 @@ class StandIn:
     fails: Mapping[str, ProcessResult | BaseException] = field(default_factory=dict)
     launched: list[str] = field(default_factory=list)
     stopped: bool = False
+    before_writing: Callable[[], object] = lambda: None
 
     def stop(self) -> None:
         self.stopped = True
@@ -179,8 +181,15 @@ class StandIn:
         else:
             parts = made_predictions(job.run)
         written = {k: p for k, p in parts.items() if k != "shifted" or job.shifted}
-        write_predictions(Path(job.output) / PREDICTIONS, written)
-        return ProcessResult("finished", outcome=made_outcome())
+        outcome = made_outcome()
+
+        def write(folder: Path) -> None:
+            write_predictions(folder / PREDICTIONS, written)
+            write_outcome(folder, outcome)
+
+        self.before_writing()
+        write_or_keep(job, write)
+        return ProcessResult("finished", outcome=outcome)
 
 
 class Recorder(ProgressCallback):

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,13 @@ from harness.errors import ConfigError, NoAccess, UserError, WeightsError
 from harness.execution.child import failure_status
 from harness.storage import files
 from harness.storage.files import remove_leftovers
-from harness.storage.records import Store
+from harness.storage.records import PREDICTIONS, Store
+from harness.storage.unrecorded import OUTCOME, find_outcome, write_outcome
+from harness.sweep import scheduler
 from harness.sweep.planner import find_pending
 from harness.sweep.scheduler import sweep
-from tests.harness.conftest import StandIn, made_planned
+from tests.harness.conftest import StandIn, made_outcome, made_planned
+from tests.harness.sweep.test_faults import tear
 from tests.harness.sweep.test_scheduler import NAMES, made_context
 from zoo.registry import find
 from zoo.weights import user_file
@@ -53,6 +57,49 @@ def test_a_folder_that_may_not_be_written_is_like_a_full_disk(
     sweep(find_pending(planned, Store(tmp_path)), made_context(tmp_path), StandIn())
     assert find_pending(planned, Store(tmp_path)) == ()
     assert failure_status(OSError(number, "refused")) == "no access"
+
+
+@pytest.mark.parametrize("when", ["before the worker writes", "before the record"])
+def test_a_run_that_ends_while_its_folder_is_gone_is_recorded_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Without training it again, and without leaving anything behind."""
+    results, away, kept = tmp_path / "results", tmp_path / "away", tmp_path / "kept"
+    one = made_planned()
+    context = replace(made_context(results), unrecorded=kept)
+
+    def take_away(*_: object) -> None:
+        results.rename(away)
+        results.touch()
+
+    with monkeypatch.context() as patch:
+        if when == "before the record":
+            real, stand_in = scheduler._run_record, StandIn()
+            patch.setattr(scheduler, "_run_record", lambda *a: take_away() or real(*a))
+        else:
+            stand_in = StandIn(before_writing=take_away)
+        with pytest.raises(NoAccess, match="make it writable, and the same command goes on"):
+            sweep([one], context, stand_in)
+    results.unlink()
+    away.rename(results)
+    assert Store(results).records() == ()
+    never = StandIn({one.recipe.name: AssertionError("it is trained again")})
+    assert sweep(find_pending([one], Store(results)), context, never).finished == 1
+    assert find_pending([one], Store(results)) == ()
+    assert list(kept.glob("*")) == []
+    assert not (Store(results).artefacts(one.run) / OUTCOME).exists()
+
+
+def test_a_kept_outcome_of_other_predictions_is_not_believed(tmp_path: Path) -> None:
+    one, store = made_planned(), Store(tmp_path)
+    sweep([one], made_context(tmp_path), StandIn())
+    folder = store.artefacts(one.run)
+    write_outcome(folder, made_outcome())
+    assert find_outcome(tmp_path, folder) == made_outcome()
+    tear(folder / PREDICTIONS, "flipped")
+    assert find_outcome(tmp_path, folder) is None
+    (folder / OUTCOME).write_text("{")
+    assert find_outcome(folder) is None
 
 
 # --- odd files -----------------------------------------------------------------------------------
