@@ -252,7 +252,7 @@ def _check_classes(content: Content, name: str) -> None:
         raise DataError(f"{name}: fewer than two classes: every image has label {present[0]}")
     spellings: dict[str, str] = {}
     for one in names:
-        if (key := _spelled(one)) in spellings:
+        if (key := spelled(one)) in spellings:
             both = f"{spellings[key]!r} and {one!r}"
             raise DataError(f"{name}: {both} are two classes of one name; give them one spelling")
         spellings[key] = one
@@ -260,7 +260,7 @@ def _check_classes(content: Content, name: str) -> None:
         raise DataError(f"{name}: class {names[absent[0]]!r} (label {absent[0]}) has no images")
 
 
-def _spelled(class_name: str) -> str:
+def spelled(class_name: str) -> str:
     """What is left of a name without case, blanks and the form of its characters."""
     return "".join(unicodedata.normalize("NFKC", class_name).casefold().split())
 

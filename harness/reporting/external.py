@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from harness.data.image_cache import spelled
 from harness.data.readers.medmnist import is_bloodmnist
 from harness.data.readers.npz import BLOOD_CELLS
 from harness.errors import UnknownName, UserError
@@ -240,6 +241,9 @@ def _with_classes(file: PredictionFile, class_names: Sequence[str]) -> Predictio
     if file.class_names is None:
         return file
     own, known = list(file.class_names), [" ".join(name.split()) for name in class_names]
+    if sorted(own) != sorted(known):
+        spellings = {spelled(name): name for name in known}
+        own = [spellings.get(spelled(name), name) for name in own]
     if sorted(own) != sorted(known):
         odd = [n for n in own if n not in known] or [n for n in known if n not in own]
         which = f"column {odd[0]!r}" if odd and odd[0] in own else f"no column {odd[0]!r}"

@@ -18,12 +18,14 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from harness.data.image_cache import spelled
 from harness.data.readers import npz
 from harness.errors import DataError, path_error
 from harness.storage.files import text_of_cell
@@ -36,6 +38,7 @@ OTHER_FILE_COLUMNS = ("filename", "file_name", "path", "image_path")
 """What others call the column ``file``, where there is none."""
 INDEX_COLUMNS = ("", "index", "Unnamed: 0")
 """Columns that pandas writes, which are passed over where they count."""
+DELIMITERS = (",", ";", "\t")
 PART_NAMES = {"val": "validation", "valid": "validation"}
 SUM_TOLERANCE = 1e-3
 """Largest distance of a row's sum from 1, where rounding of its numbers allows no more."""
@@ -55,6 +58,11 @@ class PartPredictions:
     """Of each image, hexadecimal; empty where the file has none."""
     files: tuple[str, ...] = ()
     index: np.ndarray | None = None
+    lines: tuple[int, ...] = ()
+    """Of the file, of each row; empty where it has no lines."""
+
+    def place(self, row: int) -> str:
+        return f"line {self.lines[row]}" if self.lines else f"row {row}"
 
     def take(self, rows: np.ndarray) -> PartPredictions:
         """The rows in this order."""
@@ -64,6 +72,7 @@ class PartPredictions:
             tuple(self.sha256[row] for row in rows) if self.sha256 else (),
             tuple(self.files[row] for row in rows) if self.files else (),
             None if self.index is None else self.index[rows],
+            tuple(self.lines[row] for row in rows) if self.lines else (),
         )
 
 
@@ -99,7 +108,7 @@ def read_prediction_file(path: Path, labels: Path | None = None) -> PredictionFi
     if path.suffix == ".npy" and file.parts["test"].labels is None:
         raise DataError(f"{path}: labels absent; name their npy with --labels")
     for name, part in file.parts.items():
-        _check_probabilities(path, name, part.probabilities)
+        _check_probabilities(file, name, part)
         if part.labels is not None:
             _check_labels(path, name, part)
     return _with_images(file)
@@ -128,8 +137,9 @@ def _with_images(file: PredictionFile) -> PredictionFile:
     return replace(file, parts={**file.parts, "test": replace(test, **identified)})
 
 
-def _check_probabilities(path: Path, part: str, probabilities: np.ndarray) -> None:
+def _check_probabilities(file: PredictionFile, name: str, part: PartPredictions) -> None:
     """Raises DataError naming the first row that is not a probability distribution."""
+    path, probabilities = file.path, part.probabilities
     if probabilities.ndim != 2 or probabilities.shape[1] < 2 or not len(probabilities):
         shape = probabilities.shape
         raise DataError(f"{path}: probabilities of shape {shape}; (images, classes) is expected")
@@ -137,16 +147,20 @@ def _check_probabilities(path: Path, part: str, probabilities: np.ndarray) -> No
         raise DataError(f"{path}: probabilities are {probabilities.dtype}, not floats")
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(probabilities.sum(axis=1, dtype=np.float64) - 1)
-    where = "" if part == "test" else f" of {part}"
+    where = "" if name == "test" else f" of {name}"
     for wrong, what in (
         (~np.isfinite(probabilities).all(axis=1), "is not finite"),
-        ((probabilities < 0).any(axis=1), "has a negative probability"),
+        ((probabilities < 0).any(axis=1), "has a negative probability; are they logits?"),
         (error > _tolerance(probabilities), "does not sum to 1"),
     ):
         if wrong.any():
             row = int(np.argmax(wrong))
-            total = f" but to {probabilities[row].sum(dtype=np.float64):.6g}"
-            raise DataError(f"{path}: row {row}{where} {what}{total if 'sum' in what else ''}")
+            if "sum" in what:
+                total = probabilities[row].sum(dtype=np.float64)
+                percent = "; are they percentages?" if abs(total - 100) < 1 else ""
+                columns = f" over {', '.join(file.class_names[:12])}" if file.class_names else ""
+                what += f" but to {total:.6g}{columns}{percent}"
+            raise DataError(f"{path}: {part.place(row)}{where} {what}")
 
 
 def _tolerance(probabilities: np.ndarray) -> float:
@@ -168,7 +182,8 @@ def _check_labels(path: Path, name: str, part: PartPredictions) -> None:
     wrong = (part.labels < 0) | (part.labels >= classes)
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise DataError(f"{path}: row {row} has label {part.labels[row]}, of {classes} classes")
+        label = f"label {part.labels[row]}, of {classes} classes"
+        raise DataError(f"{path}: {part.place(row)} has {label}")
 
 
 def _integers(labels: np.ndarray, path: Path) -> np.ndarray:
@@ -253,7 +268,9 @@ def _table(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     rows, lines = [], []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+            delimiter = _delimiter(file.readline())
+            file.seek(0)
+            reader = csv.reader(file, strict=True, delimiter=delimiter)
             for row in reader:
                 if row:
                     rows.append(list(map(text_of_cell, row)))
@@ -271,6 +288,16 @@ def _table(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
             problem = f"line {line} has {len(row)} columns, line {lines[0]} has {len(rows[0])}"
             raise DataError(f"{path}: {problem}")
     return list(map(_plain, rows[0])), rows[1:], lines[1:]
+
+
+def _delimiter(header: str) -> str:
+    """A comma; a semicolon or a tab, as spreadsheets write, where the header has columns by it."""
+    for delimiter in DELIMITERS:
+        with suppress(csv.Error):
+            names = map(str.strip, next(csv.reader([header], delimiter=delimiter), []))
+            if {*names} & {"label", "sha256", "file"}:
+                return delimiter
+    return DELIMITERS[0]
 
 
 def _plain(name: str) -> str:
@@ -306,20 +333,25 @@ def _read_headed(
     path: Path, columns: dict[str, list[str]], classes: dict[str, list[str]], lines: list[int]
 ) -> PredictionFile:
     names = list(classes)
-    part_of = [PART_NAMES.get(name, name) for name in columns.get("part", ["test"] * len(lines))]
+    given_parts = map(str.lower, columns.get("part", ["test"] * len(lines)))
+    part_of = [PART_NAMES.get(name, name) for name in given_parts]
     probabilities = np.array(
         [_numbers(path, name, cells, lines) for name, cells in classes.items()]
     ).reshape(len(names), len(lines))
-    index_of = {str(k): k for k in range(len(names))} | {name: k for k, name in enumerate(names)}
+    numbers = {form: k for k in range(len(names)) for form in (str(k), f"{k}.0")}
+    spellings = {spelled(name): k for k, name in enumerate(names)}
+    index_of = numbers | {name: k for k, name in enumerate(names)}
     labels = []
     for cell, part, line in zip(columns["label"], part_of, lines, strict=True):
         if part not in PREFIXES:
             raise DataError(f"{path}: line {line}: part {part!r}; {', '.join(PREFIXES)} are known")
-        if _plain(cell) not in index_of:
+        found = index_of.get(_plain(cell), spellings.get(spelled(cell)))
+        if found is None:
             among = ", ".join(names)
             raise DataError(f"{path}: line {line}: label {cell!r} is none of the columns {among}")
-        labels.append(index_of[_plain(cell)])
-    whole = PartPredictions(probabilities.T, np.array(labels), **_identities(path, columns, lines))
+        labels.append(found)
+    identities = _identities(path, columns, lines)
+    whole = PartPredictions(probabilities.T, np.array(labels), **identities, lines=tuple(lines))
     parts = {
         part: whole.take(np.array([i for i, own in enumerate(part_of) if own == part]))
         for part in dict.fromkeys(part_of)
@@ -348,11 +380,12 @@ def _identities(
 
 
 def _numbers(path: Path, name: str, cells: Sequence[str], lines: Sequence[int]) -> list[float]:
-    """Converted exactly as by Python. Raises DataError naming the cell."""
-    for cell, line in zip(cells, lines, strict=True):
-        if not _is_number(cell):
+    """Converted exactly as by Python; a comma is a point. Raises DataError naming the cell."""
+    points = [cell.replace(",", ".") for cell in cells]
+    for cell, point, line in zip(cells, points, lines, strict=True):
+        if not _is_number(point):
             raise DataError(f"{path}: line {line}, column {name!r}: {cell!r} is no number")
-    return list(map(float, cells))
+    return list(map(float, points))
 
 
 def _is_number(cell: str) -> bool:

@@ -196,6 +196,13 @@ CSV = {
     "part,label,basophil,eosinophil,platelet\ntrain,0,0.5,0.3,0.2\n": "line 2: part 'train'",
     "label,a,a\n0,0.5,0.5\n": "two columns are named 'a'",
     "label,basophil,eosinophil,platelet\n0,0.5,0.3,0.1,0.1\n": "line 2 has 5 columns",
+    "label,basophil,eosinophil,platelet\n\n0,50,30,20\n": "line 3 does not sum to 1 but to 100 "
+    "over basophil, eosinophil, platelet; are they percentages?",
+    "label,basophil,eosinophil,platelet,score\n0,0.5,0.3,0.2,0.5\n": "platelet, score",
+    "label,basophil,eosinophil,platelet\n0,-2.5,0.3,3.2\n": "are they logits?",
+    "label;basophil;eosinophil;platelet\n0;0,5;0,3;x\n": "line 2, column 'platelet': 'x' is no",
+    "label,basophil,eosinophil,platelet\n0,1,5,0.3\n": "line 2 does not sum to 1 but to 6.3",
+    "label\0,basophil\n0,1\n": "labels absent",
     "\x00\x01": "",
 }
 
@@ -208,6 +215,22 @@ def test_a_bad_csv_is_rejected_in_one_line(results: Path, tmp_path: Path, text: 
         import_predictions(path, "theirs", results)
     assert CSV[text] in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_what_a_spreadsheet_saves_is_read(results: Path, tmp_path: Path, delimiter: str) -> None:
+    """With a semicolon or tab, decimal commas, a byte-order mark, and CRLF."""
+    (path,) = export_predictions("vgg16", results, tmp_path / "x.csv", "csv")
+    table = pd.read_csv(path, dtype={"label": str})
+    classes = list(made_record().data.class_names)
+    table["label"] = table["label"].str.upper()
+    table = table.rename(columns={name: name.title() for name in classes})
+    text = table.to_csv(index=False, sep=delimiter, decimal=",", lineterminator="\r\n")
+    path.write_text(text, "utf-8-sig", newline="")
+    (record,) = import_predictions(path, "theirs", results)
+    own = made_record().evaluation
+    assert own is not None
+    assert record.test == own.test
 
 
 @pytest.mark.parametrize("kind", ["csv", "npz"])
