@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -88,7 +89,8 @@ def show_plan(request: Request) -> None:
     console, budget = plain_console(), request.budget
     experiment = resolve(request, console, download=False)
     if budget is not None:
-        experiment = fit_to_budget(experiment, budget, console.print)
+        report = partial(console.print, soft_wrap=True, markup=False)
+        experiment = fit_to_budget(experiment, budget, report)
     plan = make_plan(experiment, console)
     settings = plan.experiment.settings
     devices = len(settings.devices)
