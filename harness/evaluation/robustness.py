@@ -7,7 +7,7 @@ run's data and split (see harness.data.shifted_test).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -74,12 +74,9 @@ def robustness(test: Predictions, shifted: Predictions, run: Run) -> Robustness:
     ``run`` has the data and split; of an ensemble the first member's.
     """
     confusions = _confusions(shifted, run)
-    return Robustness(
-        clean=_score(test),
-        shifted=_score(shifted),
-        corruptions=_groups(CORRUPTIONS, confusions.sum(axis=1)),
-        severities=_groups(map(str, SEVERITIES), confusions.sum(axis=0)),
-    )
+    by_group = np.concatenate([confusions.sum(axis=1), confusions.sum(axis=0)])
+    groups, count = _groups((*CORRUPTIONS, *map(str, SEVERITIES)), by_group), len(CORRUPTIONS)
+    return Robustness(_score(test), _score(shifted), groups[:count], groups[count:])
 
 
 def mean(rows: Sequence[Robustness]) -> Robustness:
@@ -128,7 +125,7 @@ def _mean_group(groups: tuple[Group, ...]) -> Group:
     return Group(groups[0].name, groups[0].images, score, sd)
 
 
-def _groups(names: Iterable[str], confusions: np.ndarray) -> tuple[Group, ...]:
+def _groups(names: Sequence[str], confusions: np.ndarray) -> tuple[Group, ...]:
     """One for each confusion matrix (groups, K, K); NaN for a group without images.
 
     The sd, of other images with the same class counts, is the delta method's: each class's images
