@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import gc
-import io
-import os
-import signal
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,81 +11,28 @@ import click
 
 from harness import __version__
 from harness.commands import options
+from harness.commands.data_group import data
 from harness.commands.options import FILE
-from harness.errors import IgnoredFile, UserError, is_no_room, path_error, printable
+from harness.commands.terminal import EXIT_FAILED, EXIT_INPUT, echo, execute, print_error
+from harness.errors import UserError
 
 SHELLS = ("bash", "zsh", "fish")
-EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def main() -> None:
     """Run a command line: a user error is one line and exit code 2, anything else is a bug."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    hangup = getattr(signal, "SIGHUP", None)
-    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:  # As nohup sets it.
-        signal.signal(hangup, _interrupt)
-    _prepare_output()
     # A thousand records live until the end: the default looks through them again for every 700.
     gc.set_threshold(50_000)
-    try:
-        code = cli.main(prog_name="wbc-bench", standalone_mode=False)
-    except UserError as error:
-        code = _print_error(str(error))
-    except click.ClickException as error:
-        code = _print_error(error.format_message())
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; the same command goes on from here", err=True)
-        code = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except MemoryError:
-        code = _print_error("out of memory; the same command goes on from here")
-    except OSError as error:
-        if error.filename is None and not is_no_room(error):
-            raise
-        code = _print_error(str(path_error(error)))
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _print_error(message: str) -> int:
-    _echo(f"wbc-bench: {' '.join(message.split())}", err=True)
-    return EXIT_INPUT
-
-
-def _prepare_output() -> None:
-    """Names in any encoding can be written, and warnings are one line on stderr, each once."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    warnings.simplefilter("always", IgnoredFile)
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # What is wrong with a file, we say.
-    show, shown = warnings.showwarning, set[str]()
-
-    def show_in_one_line(message: Any, category: type[Warning], *place: Any) -> None:
-        if not issubclass(category, IgnoredFile):
-            show(message, category, *place)
-        elif str(message) not in shown:  # Other libraries reset what Python knows of as shown.
-            shown.add(str(message))
-            _print_error(str(message))
-
-    warnings.showwarning = show_in_one_line  # type: ignore[assignment]
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _echo(*texts: object, err: bool = False) -> None:
-    """Print lines, in which no name can move the cursor of the terminal."""
-    for text in texts:
-        click.echo("\n".join(map(printable, str(text).split("\n"))), err=err)
+    sys.exit(execute(lambda: cli.main(prog_name="wbc-bench", standalone_mode=False)))
 
 
 @click.group(cls=options.Subcommands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="wbc-bench")
 def cli() -> None:
     """Which backbone should classify my cell images, and what does it cost?"""
+
+
+cli.add_command(data)
 
 
 @cli.command()
@@ -177,7 +120,7 @@ def status(results: Path) -> None:
     from harness.storage.records import Store
     from harness.sweep.status import report
 
-    _echo(report(Store(results), time.time()))
+    echo(report(Store(results), time.time()))
 
 
 @cli.group(cls=options.Subcommands, invoke_without_command=True)
@@ -204,7 +147,7 @@ def zoo(context: click.Context) -> None:
         for recipe in (*RECIPES, *REPORT_RECIPES)
     ]
     align = ("left", "left", "right", "right", "right", "right", "left", "left")
-    _echo(tabulate(rows, headers="keys", disable_numparse=True, colalign=align))
+    echo(tabulate(rows, headers="keys", disable_numparse=True, colalign=align))
 
 
 @zoo.command("fetch")
@@ -217,7 +160,7 @@ def fetch_weights(recipes: tuple[str, ...], everything: bool, weights_dir: Path 
 
     problems = fetch_files(recipes, weights_dir, everything=everything)
     for problem in problems:
-        _print_error(problem)
+        print_error(problem)
     return EXIT_INPUT if problems else 0
 
 
@@ -231,7 +174,7 @@ def init(force: bool) -> None:
     if path.exists() and not force:
         raise UserError(f"{path} exists already; --force replaces it")
     path.write_text(default_text(), encoding="utf-8")
-    _echo(path)
+    echo(path)
 
 
 @cli.command()
@@ -240,7 +183,7 @@ def leaderboard(results: Path) -> None:
     """Write the tables again from the records."""
     from harness.reporting.publish import write_tables
 
-    _echo(*write_tables(results))
+    echo(*write_tables(results))
 
 
 @cli.command()
@@ -250,11 +193,11 @@ def verify(results: Path) -> int:
     from harness.commands import verify as verification
 
     differences = verification.verify(results)
-    _echo(*differences, err=True)
+    echo(*differences, err=True)
     if differences:
-        _echo(f"{len(differences)} differ")
+        echo(f"{len(differences)} differ")
         return EXIT_FAILED
-    _echo("ok: every number is what the predictions give")
+    echo("ok: every number is what the predictions give")
     return 0
 
 
@@ -297,10 +240,10 @@ def ensemble(
     for fitted in combine(members, rules, results, search=search, measure=measure):
         for record in fitted.records:
             f1 = f"test macro F1 {100 * record.test.macro_f1:.2f} %"
-            _echo(f"{record.ensemble.rule}: {' + '.join(record.used_recipes)}: {f1}")
+            echo(f"{record.ensemble.rule}: {' + '.join(record.used_recipes)}: {f1}")
         for rule, reason in fitted.left_out:
-            _echo(f"{rule}: left out: {reason}", err=True)
-    _echo(write_tables(results)[0])
+            echo(f"{rule}: left out: {reason}", err=True)
+    echo(write_tables(results)[0])
     return 0
 
 
@@ -312,7 +255,7 @@ def compare(first: str, second: str, results: Path) -> None:
     """Test whether two rows differ (paired tests; names, imports or ids)."""
     from harness.reporting.compare import compare as compare_rows
 
-    _echo(compare_rows(first, second, results))
+    echo(compare_rows(first, second, results))
 
 
 @cli.command()
@@ -353,7 +296,7 @@ def explain(**request: Any) -> None:
     from harness.commands.explain import ExplainOptions, draw_explanations
 
     for line in draw_explanations(ExplainOptions(**request)):
-        _echo(line)
+        echo(line)
 
 
 @cli.command("import")
@@ -377,8 +320,8 @@ def import_(
         options.check_existing_results(results)
     for record in import_predictions(file, name, results, labels, data=data, replace=force):
         f1 = f"test macro F1 {100 * record.test.macro_f1:.2f} %"
-        _echo(f"{name}: {record.data.name}, {record.profile} profile: {f1}; {record.note}")
-    _echo(write_tables(results)[0])
+        echo(f"{name}: {record.data.name}, {record.profile} profile: {f1}; {record.note}")
+    echo(write_tables(results)[0])
 
 
 @cli.command()
@@ -393,94 +336,7 @@ def export(name: str, kind: Any, out: Path, results: Path) -> None:
     """Write a row's predictions for other programs; `import` reads them."""
     from harness.reporting.export import export_predictions
 
-    _echo(*export_predictions(name, results, out, kind))
-
-
-@cli.group(cls=options.Subcommands)
-def data() -> None:
-    """Download, show, split or audit a data set."""
-
-
-@data.command()
-@click.argument("source")
-def fetch(source: str) -> None:
-    """Download a public data set: bloodmnist[@28|64|128|224]."""
-    from harness.data.readers.medmnist import published_file
-
-    _echo(published_file(source))
-
-
-@data.command()
-@options.source_argument
-@click.option("--out", type=FILE, default=Path("preview.png"), show_default=True)
-@click.option("--per-class", type=click.IntRange(1, 50), default=10, show_default=True)
-@click.option("--shift", is_flag=True, help="Show corrupted cells, as in the shifted test.")
-@click.option(
-    "--policy", "policies", metavar="NAME", multiple=True,
-    help="Show what this augmentation policy does; of several, to the same images.",
-)  # fmt: skip
-@options.cleaning
-@options.config
-def preview(
-    out: Path, per_class: int, shift: bool, policies: tuple[str, ...], **source: Any
-) -> None:
-    """Write a contact sheet of a data set as PNG."""
-    from harness.commands.data import draw_preview
-    from harness.commands.settings import DataOptions
-
-    draw_preview(DataOptions(**source), out, per_class=per_class, shift=shift, policies=policies)
-    _echo(out)
-
-
-@data.command()
-@options.source_argument
-@click.option("--out", type=FILE, default=Path("classes.png"), show_default=True)
-@options.cleaning
-@options.profile
-@options.config
-def classes(out: Path, **source: Any) -> None:
-    """Print images and class weights of each class, before and after cleaning and balancing."""
-    from harness.commands.data import class_table
-    from harness.commands.settings import DataOptions
-
-    _echo(*class_table(DataOptions(**source), out), out)
-
-
-@data.command()
-@options.source_argument
-@click.option("--out", type=FILE, default=Path("split.csv"), show_default=True)
-@options.cleaning
-@options.profile
-@options.config
-def split(out: Path, **source: Any) -> None:
-    """Write which image is train, validation or test: CSV of index, part and hash."""
-    from harness.commands.data import write_split
-    from harness.commands.settings import DataOptions
-
-    _echo(write_split(DataOptions(**source), out))
-
-
-@data.command()
-@options.source_argument
-@click.option("--out", type=FILE, help="Folder of the page.  [audit/NAME]")
-@click.option(
-    "--remove", "also_remove", multiple=True, metavar="KIND",
-    help="Findings to remove as well: several-labels, exact-copies, near-copies, leak.",
-)  # fmt: skip
-@click.option(
-    "--similar-to", "--like", "not_cells", multiple=True, type=int, metavar="INDEX",
-    help="An image that shows no cell: images similar to it are removed too.",
-)  # fmt: skip
-@options.config
-def audit(
-    out: Path | None, also_remove: tuple[str, ...], not_cells: tuple[int, ...], **source: Any
-) -> None:
-    """Find what is wrong with a data set, and list what to leave out."""
-    from harness.commands.data import run_audit
-    from harness.commands.settings import DataOptions
-
-    lines, page = run_audit(DataOptions(**source), out, also_remove, not_cells)
-    _echo(*lines, page)
+    echo(*export_predictions(name, results, out, kind))
 
 
 @cli.command()
