@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from harness.errors import ConfigError, UnknownName, did_you_mean
+from harness.errors import ConfigError, UnknownName, did_you_mean, home_expanded
 from harness.schema.augmentation import NAMES, Augmentation, parse
 from harness.schema.base import FrozenModel
 from harness.schema.dataset import Split
@@ -303,7 +303,7 @@ def _resolve_paths(benchmark: Benchmark, path: Path | None) -> Benchmark:
         return benchmark
 
     def resolved(name: str) -> str:
-        return str(path.parent / Path(name).expanduser())
+        return str(path.parent / home_expanded(name))
 
     files = {recipe: resolved(file) for recipe, file in benchmark.weights.files.items()}
     data, weights = benchmark.data, benchmark.weights.model_copy(update={"files": files})

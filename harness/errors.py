@@ -26,6 +26,7 @@ from zoo.errors import UnknownName as UnknownName
 from zoo.errors import UserError as UserError
 from zoo.errors import WeightsError as WeightsError
 from zoo.errors import did_you_mean as did_you_mean
+from zoo.errors import home_expanded as home_expanded
 from zoo.errors import printable as printable
 
 
@@ -94,6 +95,8 @@ def path_error(error: OSError, path: object = None) -> UserError:
     place = error.filename if path is None else path
     if is_no_room(error):
         return NoRoom.at(place or "somewhere")
+    if error.errno in {errno.EEXIST, errno.ENOTDIR}:
+        return UserError(f"{error.filename or place}: is a file, where a folder is needed")
     return UserError(f"{place or 'a file'}: {error.strerror or error}")
 
 

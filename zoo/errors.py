@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -46,6 +47,14 @@ class ImageSizeError(UserError):
 
 class WeightsError(UserError):
     """Weights that are missing, damaged, or do not fit the recipe."""
+
+
+def home_expanded(path: str | Path) -> Path:
+    """A path as the user gave it, with ``~`` as a home folder. Raises UserError."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user") from None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from zoo.checkpoints import LEGACY_SIGNATURE
-from zoo.errors import WeightsError
+from zoo.errors import WeightsError, home_expanded
 from zoo.recipe import KerasFile, PackageFile, Recipe
 
 KERAS_STORE = "https://storage.googleapis.com/"
@@ -113,9 +113,9 @@ def weights_folder(folder: Path | None = None) -> Path:
     Otherwise it is Keras's own folder, so that both share one copy.
     """
     if named := folder or os.environ.get(FOLDER_VARIABLE):
-        return Path(named).expanduser()
+        return home_expanded(named)
     home = Path(os.environ["KERAS_HOME"]) if "KERAS_HOME" in os.environ else Path.home() / ".keras"
-    models = home.expanduser() / "models"
+    models = home_expanded(home) / "models"
     try:
         models.mkdir(parents=True, exist_ok=True)
     except OSError:

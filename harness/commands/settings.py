@@ -13,6 +13,7 @@ import pooch
 
 from harness.audit.pipeline import Workspace
 from harness.config import FILENAME, Benchmark, DataSettings, Preset, load
+from harness.errors import home_expanded
 from harness.execution import devices
 from harness.execution.devices import Device
 from harness.schema.run import Profile
@@ -85,7 +86,7 @@ def _override(settings: DataSettings, options: DataOptions) -> DataSettings:
 
 def _same(source: str, other: str) -> bool:
     """Whether both name the same data: one word, or one path."""
-    return source == other or Path(source).expanduser().absolute() == Path(other).absolute()
+    return source == other or home_expanded(source).absolute() == Path(other).absolute()
 
 
 def toml_lines(table: Mapping[str, Any], prefix: str = "") -> list[str]:

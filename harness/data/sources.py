@@ -22,7 +22,7 @@ from pathlib import Path
 from harness.data.image_cache import Batch, Content, Source, get_or_decode
 from harness.data.readers import folder as image_folder
 from harness.data.readers import medmnist, npz
-from harness.errors import DataError, IgnoredFile, did_you_mean
+from harness.errors import DataError, IgnoredFile, did_you_mean, home_expanded
 
 NAMES = ("smear", "bloodmnist")
 SMEAR_COUNT = 3000
@@ -83,13 +83,13 @@ def find(source: str, image_size: int) -> Source:
         size = medmnist.published_size(source, image_size)
         return _npz(medmnist.published_file(source, image_size), f"bloodmnist@{size}")
     try:
-        path = Path(source).expanduser()
+        path = home_expanded(source)
         if source and path.is_dir():
             return _folder(path)
         if path.is_file():
             return _npz(path, path.stem)
         raise DataError(f"no such data: {source!r}{_nearest(path)}")
-    except (OSError, RuntimeError) as error:  # a name too long, no permission, an unknown ~user
+    except OSError as error:  # a name too long, no permission
         raise DataError(f"{source!r} cannot be opened: {error}") from error
 
 

@@ -94,8 +94,14 @@ def no_link_between(root: Path, path: Path) -> Path:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a temporary file in the same folder, sync it, rename it, and sync the folder."""
+    """Write a temporary file in the same folder, sync it, rename it, and sync the folder.
+
+    What is no regular file, as ``/dev/stdout``, is written to and not replaced.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent == Path("/dev") or (path.exists() and not path.is_file()):
+        path.write_bytes(content)
+        return
     # Not the process id: other machines may write to this folder.
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")
     try:

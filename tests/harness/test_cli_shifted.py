@@ -109,7 +109,7 @@ def test_a_split_is_written_out(wbc: Cli, tmp_path: Path) -> None:
     assert sum(row["part"] == "unused" for row in rows) == 18
     code, _, err = wbc("data", "split", "set.npz", "--out", "set.npz/split.csv")
     assert code == 2
-    assert err == "wbc-bench: set.npz/split.csv: File exists\n"
+    assert err == "wbc-bench: set.npz: is a file, where a folder is needed\n"
 
 
 @pytest.mark.parametrize(

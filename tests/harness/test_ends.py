@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.commands.settings import DataOptions, load_settings
 from harness.config import load
 from harness.errors import ConfigError, NoAccess, UserError, WeightsError
 from harness.execution.child import failure_status
@@ -131,6 +132,29 @@ def test_devices_and_fifos_are_not_waited_for(tmp_path: Path) -> None:
             load(path, "quick")
         with pytest.raises(WeightsError, match="not a regular file"):
             user_file(find("vgg16"), path)
+
+
+def test_what_is_no_regular_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    files.write_atomically(pipe, b"table")
+    assert os.read(reader, 100) == b"table"
+    os.close(reader)
+    assert pipe.is_fifo()
+    with pytest.raises(IsADirectoryError):
+        files.write_atomically(tmp_path, b"table")
+    files.write_atomically(Path("/dev/null"), b"table")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_an_unknown_user_is_an_error_in_one_line(tmp_path: Path) -> None:
+    settings = tmp_path / "b.toml"
+    settings.write_text('[data]\nsource = "~nobody-of-this-name/cells"\n')
+    with pytest.raises(UserError, match="~nobody-of-this-name/cells: there is no such user"):
+        load(settings, "quick")
+    with pytest.raises(UserError, match="there is no such user"):
+        load_settings(DataOptions(source="~nobody-of-this-name/cells"))
 
 
 def test_leftovers_of_killed_writes_are_removed(tmp_path: Path) -> None:
