@@ -12,7 +12,7 @@ import pytest
 
 from harness.data import image_cache, sources
 from harness.data.synthetic import smear
-from harness.errors import DataError
+from harness.errors import DataError, UserError
 from harness.schema.dataset import Dataset
 
 Save = Callable[..., Path]
@@ -138,14 +138,14 @@ def test_the_nearest_file_is_named(save: Save, monkeypatch: pytest.MonkeyPatch) 
         ("nowhere/x.npz", "there is no folder 'nowhere'"),
         ("a\0b", "no such data"),
         ("x" * 5000, "cannot be opened"),
-        ("~nobody-of-this-name/x.npz", "cannot be opened"),
+        ("~nobody-of-this-name/x.npz", "there is no such user"),
     ],
 )
 def test_the_nearest_word_is_named(
     source: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         sources.find(source, 8)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
