@@ -107,3 +107,16 @@ def is_no_room(error: BaseException) -> bool:
     hdf5 = re.search(r"errno = (\d+)", str(error))  # HDF5 gives the number in its message alone.
     number = int(hdf5.group(1)) if hdf5 else error.errno
     return number in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+_OUT_OF_MEMORY = (
+    "memoryerror", "resourceexhausted", "resource exhausted", "out of memory", "outofmemory",
+    "bad alloc", "alloc failed", "cannot allocate memory", "memory allocation still failed",
+    "can't start new thread", "failed to map segment", "dst tensor is not initialized",
+)  # fmt: skip
+"""What the libraries call it, in small letters and with spaces for underscores."""
+
+
+def is_out_of_memory(text: str) -> bool:
+    """Whether the message of a library says that memory, or the address space, is used up."""
+    return any(words in text.lower().replace("_", " ") for words in _OUT_OF_MEMORY)

@@ -12,7 +12,14 @@ from typing import Any
 
 import click
 
-from harness.errors import IgnoredFile, UserError, is_no_room, path_error, printable
+from harness.errors import (
+    IgnoredFile,
+    UserError,
+    is_no_room,
+    is_out_of_memory,
+    path_error,
+    printable,
+)
 
 EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -36,12 +43,13 @@ def execute(command: Callable[[], Any]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except MemoryError:
-        code = print_error("out of memory; the same command goes on from here")
-    except OSError as error:
-        if error.filename is None and not is_no_room(error):
+    except Exception as error:
+        if is_out_of_memory(f"{type(error).__name__} {error}"):
+            code = print_error("out of memory; the same command goes on from here")
+        elif isinstance(error, OSError) and (error.filename is not None or is_no_room(error)):
+            code = print_error(str(path_error(error)))
+        else:
             raise
-        code = print_error(str(path_error(error)))
     return code if isinstance(code, int) else 0
 
 

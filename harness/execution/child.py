@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import IO, Any
 
-from harness.errors import UserError, is_no_access, is_no_room
+from harness.errors import UserError, is_no_access, is_no_room, is_out_of_memory
 from harness.schema.events import (
     DoneEvent,
     Event,
@@ -29,12 +29,6 @@ Emit = Callable[[Event], None]
 
 STEP_SECONDS = 0.2
 """Between two reports of steps: enough for a progress bar, too few to cost anything."""
-OUT_OF_MEMORY = (
-    "memoryerror", "resourceexhausted", "resource exhausted", "out of memory", "outofmemory",
-    "bad alloc", "alloc failed", "cannot allocate memory",
-    "can't start new thread", "failed to map segment", "dst tensor is not initialized",
-)  # fmt: skip
-"""What the frameworks call it, in small letters and with spaces for underscores."""
 
 
 def serve(execute: Callable[[str, Emit], dict[str, Any]]) -> int:
@@ -83,11 +77,6 @@ def failure_status(error: Exception) -> FailureStatus:
     if is_no_access(error):
         return "no access"
     return "out of memory" if is_out_of_memory(f"{type(error).__name__} {error}") else "failed"
-
-
-def is_out_of_memory(text: str) -> bool:
-    """Whether the message of a library says that memory, or the address space, is used up."""
-    return any(words in text.lower().replace("_", " ") for words in OUT_OF_MEMORY)
 
 
 def _reason(error: Exception) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.execution.child import is_out_of_memory
+from harness.errors import is_out_of_memory
 from harness.schema.base import FrozenModel
 from harness.schema.events import (
     WAITING,
@@ -331,8 +331,9 @@ def _process_result(ended: ProcessExit, log: Path) -> ProcessResult:
     if isinstance(ended.last_event, FailedEvent) and not ended.reason:
         status, reason = ended.last_event.status, ended.last_event.reason
     tail = _log_tail(log)
-    if reason == describe_exit(-signal.SIGABRT) and is_out_of_memory(" ".join(tail)):
-        status = "out of memory"  # A C++ library aborts where Python would raise.
+    ended_itself = reason == describe_exit(ended.code) and ended.code != -signal.SIGKILL
+    if ended_itself and is_out_of_memory(" ".join(tail)):
+        status = "out of memory"  # A C library aborts or exits where Python would raise.
     return ProcessResult(status, failed=Failed(reason=reason, log_tail=tail))
 
 

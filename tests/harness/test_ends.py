@@ -18,6 +18,8 @@ from harness.commands.settings import DataOptions, load_settings
 from harness.config import load
 from harness.errors import ConfigError, NoAccess, UserError, WeightsError
 from harness.execution.child import failure_status
+from harness.execution.devices import Device
+from harness.execution.processes import WorkerProcess
 from harness.storage import files
 from harness.storage.files import remove_leftovers
 from harness.storage.records import PREDICTIONS, Store
@@ -101,6 +103,42 @@ def test_a_kept_outcome_of_other_predictions_is_not_believed(tmp_path: Path) -> 
     assert find_outcome(tmp_path, folder) is None
     (folder / OUTCOME).write_text("{")
     assert find_outcome(folder) is None
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+def test_a_command_with_too_little_address_space_is_one_line() -> None:
+    """As ``ulimit -v`` leaves it: there is no room for NumPy."""
+    command = f"ulimit -v 40000; exec {sys.executable} -m harness.cli leaderboard"
+    answer = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert answer.returncode == 2
+    assert answer.stderr == "wbc-bench: out of memory; the same command goes on from here\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [
+        ("import numpy; numpy.ones(10**9)", "out of memory"),
+        ("print('OpenBLAS error: Memory allocation still failed', file=sys.stderr); sys.exit(1)",
+         "out of memory"),
+        ("print('a warning: out of memory', file=sys.stderr); os.kill(os.getpid(), 9)", "failed"),
+    ],
+)  # fmt: skip
+def test_a_run_with_too_little_address_space_is_out_of_memory(
+    tmp_path: Path, program: str, status: str
+) -> None:
+    child = (
+        "import os, resource, sys\n"
+        "from harness.execution.child import serve\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\n"
+        f"def execute(job, emit):\n    {program}\n"
+        "sys.exit(serve(execute))\n"
+    )
+    launcher = WorkerProcess(command=(sys.executable, "-c", child))
+    job = made_context(tmp_path).job(made_planned(), Device("cpu", "Test CPU"))
+    ended = launcher(job, {}, lambda _: None)
+    assert ended.status == status
 
 
 # --- odd files -----------------------------------------------------------------------------------
