@@ -175,7 +175,7 @@ def write(plan: Plan) -> Path:
     pending = {planned.run for planned in plan.pending}
     finished = [record for record in plan.finished_records() if record.run in pending]
     if finished:
-        from harness.reporting.figures import draw  # Loads matplotlib.
+        from harness.reporting.run_figures import draw  # Loads matplotlib.
 
         for record in finished:
             draw(record, plan.experiment.store.root / "figures" / "runs")

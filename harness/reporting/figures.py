@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import singledispatch
-from pathlib import Path
 from textwrap import fill
 from typing import Any
 
@@ -23,12 +22,13 @@ from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from harness.data.fonts import legible
 from harness.reporting.plots import (
     Against,
     Confusions,
+    Curves,
     Disagreement,
     Forest,
     Mark,
@@ -36,11 +36,7 @@ from harness.reporting.plots import (
     Reliability,
     Reported,
     Shifted,
-    printable,
 )
-from harness.schema.records import Finished, RunRecord
-from harness.storage.files import write_atomically
-from zoo.registry import find
 
 INK = "#797979"
 """A contrast of 4.3 to white and to GitHub's dark page."""
@@ -95,17 +91,6 @@ def render(plot: Plot) -> dict[str, bytes]:
         return {"svg": _svg(figure, plot.digest), "png": png(figure, plot.digest)}
 
 
-def draw(record: RunRecord, folder: Path) -> tuple[Path, Path]:
-    """Write both figures of a finished run into ``folder``, as PNG; returns their paths."""
-    assert isinstance(record.result, Finished)
-    stem = f"{record.run.recipe}-{record.run.id}"
-    curves, confusion = folder / f"{stem}-curves.png", folder / f"{stem}-confusion.png"
-    with style():
-        write_atomically(curves, png(learning_curve(record, record.result)))
-        write_atomically(confusion, png(confusion_matrix(record, record.result)))
-    return curves, confusion
-
-
 # --- of a board ----------------------------------------------------------------------------------
 
 
@@ -117,7 +102,7 @@ def picture(plot: Plot) -> Figure:
 
 @picture.register
 def _(plot: Against) -> Figure:
-    figure, axes = _axes(9, 6)
+    figure, axes = single_axes(9, 6)
     for mark, cost in zip(plot.marks, plot.costs, strict=True):
         symbol, colour = KINDS[mark.kind]
         axes.plot([cost, cost], [100 * mark.low, 100 * mark.high], color=colour, lw=1, alpha=0.35)
@@ -141,7 +126,7 @@ def _(plot: Against) -> Figure:
 
 @picture.register
 def _(plot: Reported) -> Figure:
-    figure, axes = _axes(8, 1.3 + 0.26 * len(plot.rows))
+    figure, axes = single_axes(8, 1.3 + 0.26 * len(plot.rows))
     for y, row in enumerate(plot.rows):
         axes.plot([100 * row.low, 100 * row.high], [y, y], color=BLUE, lw=1.6, alpha=0.6)
         axes.plot(100 * row.measured, y, "o", **_dot(BLUE, hollow=not row.reproduced))
@@ -156,7 +141,7 @@ def _(plot: Reported) -> Figure:
 @picture.register
 def _(plot: Forest) -> Figure:
     rows = len(plot.marks)
-    figure, axes = _axes(8, 1.3 + 0.22 * rows)
+    figure, axes = single_axes(8, 1.3 + 0.22 * rows)
     for y, mark in enumerate(plot.marks):
         colour = GREEN if mark.may_be_best else BLUE if mark.rank else INK
         axes.plot([100 * mark.low, 100 * mark.high], [y, y], color=colour, lw=1.6, alpha=0.6)
@@ -181,7 +166,7 @@ def _(plot: Confusions) -> Figure:
     side = 1.9 + 0.32 * len(plot.class_names)
     figure, grid = _panels(len(plot.panels), side, side)
     for axes, panel in zip(grid, plot.panels, strict=True):
-        _counts(axes, np.array(panel.counts), plot.class_names)
+        draw_counts(axes, np.array(panel.counts), plot.class_names)
         axes.set_title(f"{_shortened(panel.title, 32)}\n{100 * panel.f1:.1f} % macro F1")
     return figure
 
@@ -208,7 +193,7 @@ def _(plot: Reliability) -> Figure:
 @picture.register
 def _(plot: Shifted) -> Figure:
     scores = np.ma.masked_invalid(np.array(plot.scores))
-    figure, axes = _axes(3.6 + 0.46 * scores.shape[1], 1.8 + 0.3 * len(scores))
+    figure, axes = single_axes(3.6 + 0.46 * scores.shape[1], 1.8 + 0.3 * len(scores))
     texts = [[f"{100 * score:.0f}" for score in row] for row in plot.scores]
     _cells(axes, scores, texts)
     axes.set_xticks(range(len(plot.columns)), plot.columns, rotation=45, ha="right")
@@ -221,7 +206,7 @@ def _(plot: Shifted) -> Figure:
 @picture.register
 def _(plot: Disagreement) -> Figure:
     shares = 100 * np.array(plot.shares)
-    figure, axes = _axes(2.8 + 0.36 * len(shares), 2.4 + 0.36 * len(shares))
+    figure, axes = single_axes(2.8 + 0.36 * len(shares), 2.4 + 0.36 * len(shares))
     hidden = np.eye(len(shares), dtype=bool) | np.isnan(shares)
     texts = [[f"{share:.0f}" for share in row] for row in shares]
     _cells(axes, np.ma.masked_array(shares / max(1.0, np.nanmax(shares)), hidden), texts)
@@ -229,49 +214,28 @@ def _(plot: Disagreement) -> Figure:
     return figure
 
 
-# --- of a run ------------------------------------------------------------------------------------
-
-
-def learning_curve(record: RunRecord, result: Finished) -> Figure:
-    """Losses and validation F1 over the epochs of all phases, with the boundaries marked."""
-    figure, left = _axes(7, 4)
-    right = left.twinx()
-    for axes, field, colour, name in (
-        (left, "train_loss", BLUE, "training loss"),
-        (left, "validation_loss", ORANGE, "validation loss"),
-        (right, "validation_f1", GREEN, "validation macro F1"),
-    ):
-        values = [getattr(epoch, field) for epoch in result.history]
-        axes.plot(range(1, len(values) + 1), values, color=colour, label=name)
-    left.set(xlabel="epoch", ylabel="cross-entropy", ylim=(0, None))
-    right.set(ylabel="macro F1", ylim=(0, 1))
-    phases = [line.phase for line in result.history]
-    for i in (i for i in range(1, len(phases)) if phases[i] != phases[i - 1]):
-        left.axvline(i + 0.5, color=INK, linestyle=":")
-    left.legend(handles=[*left.get_lines()[:2], *right.get_lines()[:1]], loc="center right")
-    left.set_title(_title(record))
+@picture.register
+def _(plot: Curves) -> Figure:
+    figure, panels = _panels(2, 4.5, 3.6)
+    for number, curve in enumerate(plot.curves):
+        for axes, values in zip(panels, (curve.losses, curve.f1), strict=True):
+            epochs = range(1, len(values) + 1)
+            axes.plot(epochs, values, ".-", color=f"C{number}", ms=3, lw=1.2)
+    for axes, name in zip(panels, ("validation loss", "validation macro F1"), strict=True):
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(visible=True)
+    panels[0].set_yscale("log")
+    lines = panels[0].get_lines()
+    titles = [_shortened(curve.title, 30) for curve in plot.curves]
+    figure.legend(lines, titles, loc="outside lower center", ncols=min(4, len(titles)))
     return figure
-
-
-def confusion_matrix(record: RunRecord, result: Finished) -> Figure:
-    """Counts, coloured by the share of the true class."""
-    names = [printable(c.name) for c in result.test.per_class]
-    figure, axes = _axes(2.2 + 0.45 * len(names), 2.2 + 0.45 * len(names))
-    _counts(axes, np.array(result.test.confusion), names)
-    axes.set_title(f"{_title(record)}\n{100 * result.test.macro_f1:.2f} % macro F1")
-    return figure
-
-
-def _title(record: RunRecord) -> str:
-    recipe, run = find(record.run.recipe), record.run
-    data = printable(record.data.name)
-    return f"{recipe.title} on {data} ({run.weights.source} weights, seed {run.seed})"
 
 
 # --- parts ---------------------------------------------------------------------------------------
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+def single_axes(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
@@ -329,7 +293,7 @@ def _legend_of_kinds(figure: Figure, marks: Sequence[Mark], one_colour: str = ""
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
-def _counts(axes: Axes, counts: np.ndarray, names: Sequence[str]) -> None:
+def draw_counts(axes: Axes, counts: np.ndarray, names: Sequence[str]) -> None:
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     _cells(axes, np.ma.masked_array(share, counts == 0), [[str(n) for n in row] for row in counts])
     _square(axes, [_shortened(name, 20) for name in names])

@@ -29,6 +29,8 @@ DIGITS = 6
 FOREST_ROWS = 120
 CONFUSION_PANELS, RELIABILITY_PANELS = 4, 4
 DISAGREEMENT_ROWS, SHIFTED_ROWS = 30, 40
+CURVES = 10
+"""Of networks in one figure, at most: that many colours can be told apart."""
 
 
 @dataclass(frozen=True)
@@ -172,10 +174,29 @@ class Shifted(Plot):
     )
 
 
+@dataclass(frozen=True)
+class Curve:
+    """The validation loss and macro F1 of a network's epochs."""
+
+    title: str
+    losses: tuple[float, ...]
+    f1: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Curves(Plot):
+    curves: tuple[Curve, ...]
+    name: ClassVar[str] = "curves"
+    caption: ClassVar[str] = (
+        "Validation loss and macro F1 after each epoch of the best networks, their first seed. "
+        "The epochs of a frozen phase come before those of fine-tuning."
+    )
+
+
 NAMES = tuple(
     kind.name
-    for kind in (AgainstThroughput, AgainstParameters, Forest, Confusions, Shifted, Reliability,
-                 Disagreement)
+    for kind in (AgainstThroughput, AgainstParameters, Forest, Curves, Confusions, Shifted,
+                 Reliability, Disagreement)
 )  # fmt: skip
 """In the order in which they are shown."""
 
@@ -218,6 +239,7 @@ def plots(board: Board, heading: str) -> tuple[Plot, ...]:
     shown_plots: list[Plot] = [
         *_against(board, title, marks),
         Forest(title, shown, len(marks) - len(shown)),
+        *_curves(board, title),
         *_confusions(board, title),
         *_shifted(board, title),
         Reliability(title, tuple(map(_reliability_curve, board.rows[:RELIABILITY_PANELS]))),
@@ -271,6 +293,20 @@ def _against(board: Board, title: str, marks: Sequence[Mark]) -> list[Plot]:
         AgainstThroughput(title, shown, rates, tuple("speed" in front for front in fronts)),
         AgainstParameters(title, shown, sizes, tuple("size" in front for front in fronts)),
     ]
+
+
+def _curves(board: Board, title: str) -> list[Plot]:
+    histories = [(row.title, row.runs[0].history) for row in board.networks[:CURVES]]
+    curves = tuple(
+        Curve(
+            printable(name),
+            tuple(epoch.validation_loss for epoch in history),
+            tuple(epoch.validation_f1 for epoch in history),
+        )
+        for name, history in histories
+        if history
+    )
+    return [Curves(title, curves)] if curves else []
 
 
 def _confusions(board: Board, title: str) -> list[Plot]:

@@ -110,6 +110,11 @@ class Epoch(FrozenModel):
     seconds: Amount
     samples: Count = added_field(0)
     """In its steps: images, in the frozen phase rows of features; 0: not counted."""
+    train_accuracy: Score | None = added_field(None)
+    """Of the training batches, each before its step: augmented images, dropout on."""
+    train_f1: Score | None = added_field(None)
+    """Macro F1 of the same."""
+    validation_accuracy: Score | None = added_field(None)
 
 
 class Outcome(FrozenModel):

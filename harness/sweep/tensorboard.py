@@ -119,6 +119,9 @@ def scalars(epoch: Epoch) -> dict[str, float]:
         "validation_macro_f1": epoch.validation_f1,
         "learning_rate": epoch.learning_rate,
     }
+    for name in ("train_accuracy", "train_f1", "validation_accuracy"):
+        if (value := getattr(epoch, name)) is not None:
+            values[name.replace("f1", "macro_f1")] = value
     if epoch.seconds and epoch.samples:
         unit = "feature_rows" if epoch.phase == "frozen" else "images"
         values[f"{unit}_per_second"] = epoch.samples / epoch.seconds

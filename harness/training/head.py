@@ -10,7 +10,7 @@ import numpy as np
 from harness.schema.protocol import Head, Loss, Optimizer, Protocol
 from harness.training.head_network import Activations, HeadNetwork
 from harness.training.head_optimizer import EPSILON, HeadOptimizer
-from harness.training.loop import Learner, fit
+from harness.training.loop import BatchResults, Learner, fit
 from harness.training.losses import class_weights, loss_targets
 
 ESTIMATION_ROWS = 1024
@@ -107,10 +107,15 @@ class HeadLearner(Learner):
     def on_epoch_begin(self, epoch: int) -> None:
         self._epoch = self._epochs[epoch % len(self._epochs)]
 
-    def train_on_batches(self, batches: np.ndarray, learning_rate: float) -> np.ndarray:
-        return np.array([self._train_on_batch(indices, learning_rate) for indices in batches])
+    def train_on_batches(self, batches: np.ndarray, learning_rate: float) -> BatchResults:
+        steps = [self._train_on_batch(indices, learning_rate) for indices in batches]
+        losses, y_pred = zip(*steps, strict=True)
+        y_true = self._epoch.targets[batches.ravel()].argmax(axis=1)
+        return BatchResults(np.array(losses), y_true, np.concatenate(y_pred))
 
-    def _train_on_batch(self, indices: np.ndarray, learning_rate: float) -> float:
+    def _train_on_batch(
+        self, indices: np.ndarray, learning_rate: float
+    ) -> tuple[float, np.ndarray]:
         activations = Activations()
         probabilities = self._network.forward(self._epoch.features[indices], activations)
         logs = np.log(np.clip(probabilities, EPSILON, 1.0))
@@ -119,7 +124,7 @@ class HeadLearner(Learner):
         delta = probabilities * targets.sum(axis=1, keepdims=True) - targets
         self._network.backward(delta * np.float32(1 / len(indices)), activations)
         self._optimizer.step(self._network.weights, self._network.gradient, learning_rate)
-        return loss
+        return loss, probabilities.argmax(axis=1)
 
     def predict_validation(self) -> np.ndarray:
         if self._head.has_batch_norm:

@@ -43,6 +43,17 @@ class FitResult:
     """That training diverged, or that the weights are those it began with."""
 
 
+@dataclass(frozen=True)
+class BatchResults:
+    """What the steps of an epoch give, each of its batch before the step."""
+
+    losses: np.ndarray
+    """Mean cross-entropy (steps,)."""
+    y_true: np.ndarray
+    """Class (n,) of each image in the batches; of a mixed image that with the largest share."""
+    y_pred: np.ndarray
+
+
 class Diverged(FloatingPointError):
     """A loss is not finite."""
 
@@ -64,11 +75,8 @@ class Learner(Protocol):
     def on_epoch_begin(self, epoch: int) -> None:
         """Load the training images of this epoch, counted from 0; they may be augmented."""
 
-    def train_on_batches(self, batches: np.ndarray, learning_rate: float) -> np.ndarray:
-        """A step on each batch of images, given by their indices (steps, B).
-
-        Returns the mean cross-entropy (steps,) of each batch before its step.
-        """
+    def train_on_batches(self, batches: np.ndarray, learning_rate: float) -> BatchResults:
+        """A step on each batch of images, given by their indices (steps, B)."""
 
     def predict_validation(self) -> np.ndarray:
         """Probabilities (n, K) of the validation images."""
@@ -153,25 +161,29 @@ def _train_epoch(
     start, epoch = learner.clock(), schedule.epoch + 1
     learner.on_epoch_begin(schedule.epoch)
     batches = shuffled_batches(name, seed, schedule.epoch, phase.batch_size, learner.sample_count)
-    losses = learner.train_on_batches(batches, schedule.learning_rate)
+    trained = learner.train_on_batches(batches, schedule.learning_rate)
     probabilities = learner.predict_validation()
     loss = cross_entropy(validation_targets, probabilities)
-    train_loss = float(np.mean(losses))
+    train_loss = float(np.mean(trained.losses))
     for part, value in (("training", train_loss), ("validation", loss)):
         if not math.isfinite(value):
             raise Diverged(
                 f"training diverged in epoch {epoch} ({name}): the {part} loss is not finite"
             )
     labels, classes = validation_targets.argmax(axis=1), validation_targets.shape[1]
+    y_pred = probabilities.argmax(axis=1)
     return Epoch(
         phase=name,
         epoch=epoch,
         learning_rate=schedule.learning_rate,
         train_loss=train_loss,
         validation_loss=loss,
-        validation_f1=macro_f1(labels, probabilities.argmax(axis=1), classes),
+        validation_f1=macro_f1(labels, y_pred, classes),
         seconds=learner.clock() - start,
         samples=batches.size,
+        train_accuracy=float(np.mean(trained.y_pred == trained.y_true)),
+        train_f1=macro_f1(trained.y_true, trained.y_pred, classes),
+        validation_accuracy=float(np.mean(y_pred == labels)),
     )
 
 

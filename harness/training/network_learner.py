@@ -15,7 +15,7 @@ from harness.training.checkpoint import Checkpoint
 from harness.training.compilation import to_numpy
 from harness.training.context import RunContext
 from harness.training.device_images import DeviceImages
-from harness.training.loop import Learner, PhaseName, TrainState
+from harness.training.loop import BatchResults, Learner, PhaseName, TrainState
 from harness.training.losses import class_weights, loss_targets
 from harness.training.model import build_optimizer, equal_micro_batches
 from harness.training.throughput import count_parameters
@@ -76,26 +76,31 @@ class NetworkLearner(Learner):
         self._loss_targets = loss_targets(self._targets, self._class_weights, smoothing)
         self._on_batch_end = self._context.callbacks.counter(self.sample_count)
 
-    def train_on_batches(self, batches: np.ndarray, learning_rate: float) -> np.ndarray:
+    def train_on_batches(self, batches: np.ndarray, learning_rate: float) -> BatchResults:
         """In micro-batches of equal size: the mean of their losses is that of the batch."""
         self._step.set_learning_rate(learning_rate)
         parts = batches.reshape(len(batches) * self.micro_batches, -1)
         chunks = np.array_split(parts, -(-len(parts) // self._chunk))
-        device_lock, losses = self._context.device_lock, []
+        device_lock, results = self._context.device_lock, []
         for chunk in chunks:
             with device_lock.shared():
-                loss = self._train_on(chunk)
+                result = self._train_on(chunk)
                 # On a device of the run's own it is read when the epoch is over.
-                losses.append(loss if device_lock.own else to_numpy(loss))
+                results.append(result if device_lock.own else to_numpy(result))
             self._on_batch_end(chunk.size)
-        values = [
-            to_numpy(loss).reshape(-1)[: len(chunk)]
-            for loss, chunk in zip(losses, chunks, strict=True)
+        rows = [
+            to_numpy(result).reshape(-1, 1 + parts.shape[1])[: len(chunk)]
+            for result, chunk in zip(results, chunks, strict=True)
         ]
-        return np.concatenate(values).reshape(len(batches), -1).mean(axis=1, dtype=np.float64)
+        losses, y_pred = np.split(np.concatenate(rows), [1], axis=1)
+        return BatchResults(
+            losses.reshape(len(batches), -1).mean(axis=1, dtype=np.float64),
+            self._targets[parts.ravel()].argmax(axis=1),
+            y_pred.ravel().astype(int),
+        )
 
     def _train_on(self, chunk: np.ndarray) -> Any:
-        """The losses of the batches at these indices (n, B), at least n."""
+        """What the steps on the batches at these indices (n, B) return, at least n."""
         assert self._images is not None, "an epoch begins before its batches"
         batches = self._rows[chunk], self._targets[chunk], self._loss_targets[chunk]
         if self._chunk > 1:

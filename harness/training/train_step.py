@@ -116,7 +116,8 @@ class TrainStep:
                 self._step = self._torch_step
 
     def __call__(self, images: Any, targets: np.ndarray, loss_targets: np.ndarray) -> Any:
-        """The batch's mean cross-entropy to ``targets`` before the step, without penalties.
+        """(1 + n,): the batch's mean cross-entropy to ``targets`` before the step, without
+        penalties, then the class that each image was predicted as.
 
         The gradient is that of the cross-entropy to ``loss_targets`` (see
         harness.training.losses). Both float32 (n, K).
@@ -133,7 +134,7 @@ class TrainStep:
     ) -> Any:
         """One step after the other in one call: the batches are ``rows`` (n, B) of the images.
 
-        ``images`` are in the device's memory, the targets (n, B, K). Returns ``CHUNK`` losses, of
+        ``images`` are in the device's memory, the targets (n, B, K). Returns ``CHUNK`` rows, of
         which the first n count: any n is the same compiled program. Not for a CPU, whose
         convolutions XLA computes many times slower inside a loop.
         """
@@ -178,14 +179,16 @@ class TrainStep:
     def _losses(
         self, predicted: Any, penalties: Any, targets: Any, loss_targets: Any
     ) -> tuple[Any, Any]:
-        """The loss to minimise, and the cross-entropy to report."""
+        """The loss to minimise, and what the step returns."""
         # TensorFlow's kernel expects targets that sum to 1.
         mass = ops.sum(loss_targets, axis=1, keepdims=True)
         normalised = loss_targets / ops.maximum(mass, keras.config.epsilon())
         weighted, plain = (
             keras.losses.categorical_crossentropy(to, predicted) for to in (normalised, targets)
         )
-        return ops.mean(weighted * mass[:, 0]) + sum(penalties), ops.mean(plain)
+        classes = ops.cast(ops.argmax(predicted, axis=-1), "float32")
+        returned = ops.concatenate([ops.mean(plain)[None], classes])
+        return ops.mean(weighted * mass[:, 0]) + sum(penalties), returned
 
     def _stateful(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """``step`` with the weights and the optimizer's state that the last call has left."""
@@ -193,9 +196,9 @@ class TrainStep:
         def call(*batch: Any) -> Any:
             if self._state is None:
                 self._state = self._values()
-            plain, self._state = step(self._state, *batch)
-            plain.copy_to_host_async()  # On the host when the epoch is over.
-            return plain
+            returned, self._state = step(self._state, *batch)
+            returned.copy_to_host_async()  # On the host when the epoch is over.
+            return returned
 
         return call
 
@@ -205,13 +208,14 @@ class TrainStep:
         import jax
 
         def step(i: Any, carry: Any) -> Any:
-            state, losses = carry
+            state, returned = carry
             batch = ops.take(images, rows[i], axis=0), targets[i], loss_targets[i]
-            plain, state = self._jax_step(state, *batch)
-            return state, losses.at[i].set(plain)
+            row, state = self._jax_step(state, *batch)
+            return state, returned.at[i].set(row)
 
-        state, losses = jax.lax.fori_loop(0, count, step, (state, ops.zeros(CHUNK)))
-        return losses, state
+        empty = ops.zeros((CHUNK, 1 + rows.shape[1]))
+        state, returned = jax.lax.fori_loop(0, count, step, (state, empty))
+        return returned, state
 
     def _jax_step(self, state: Any, images: Any, targets: Any, loss_targets: Any) -> Any:
         import jax
@@ -222,12 +226,12 @@ class TrainStep:
             predicted, others_after, penalties = self.model.stateless_call(
                 trainable, others, images, return_losses=True, training=True
             )
-            total, plain = self._losses(predicted, penalties, targets, loss_targets)
-            return total, (plain, others_after)
+            total, returned = self._losses(predicted, penalties, targets, loss_targets)
+            return total, (returned, others_after)
 
-        gradients, (plain, others) = jax.grad(loss, has_aux=True)(trainable)
+        gradients, (returned, others) = jax.grad(loss, has_aux=True)(trainable)
         trainable, moments = self.optimizer.stateless_apply(moments, gradients, trainable)
-        return plain, (trainable, others, moments)
+        return returned, (trainable, others, moments)
 
     def _tensorflow_step(self, images: Any, targets: Any, loss_targets: Any) -> Any:
         import tensorflow as tf
@@ -235,9 +239,9 @@ class TrainStep:
         trainable = self.model.trainable_weights
         with tf.GradientTape() as tape:
             predicted = self.model(images, training=True)
-            total, plain = self._losses(predicted, self.model.losses, targets, loss_targets)
+            total, returned = self._losses(predicted, self.model.losses, targets, loss_targets)
         self.optimizer.apply(tape.gradient(total, trainable), trainable)
-        return plain
+        return returned
 
     def _torch_step(self, images: Any, targets: Any, loss_targets: Any) -> Any:
         import torch
@@ -245,8 +249,8 @@ class TrainStep:
         trainable = self.model.trainable_weights
         self.model.zero_grad()
         predicted = self.model(images, training=True)
-        total, plain = self._losses(predicted, self.model.losses, targets, loss_targets)
+        total, returned = self._losses(predicted, self.model.losses, targets, loss_targets)
         total.backward()
         with torch.no_grad():
             self.optimizer.apply([variable.value.grad for variable in trainable], trainable)
-        return plain.detach()
+        return returned.detach()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from harness.schema.protocol import Phase
-from harness.training.loop import Diverged, FitResult, Learner, PhaseName, fit
+from harness.training.loop import BatchResults, Diverged, FitResult, Learner, PhaseName, fit
 
 TARGETS = np.eye(2, dtype=np.float32)[[0, 1, 0, 1]]
 PHASE = Phase(epochs=4, batch_size=2)
@@ -29,8 +29,10 @@ class Scripted(Learner):
     def on_epoch_begin(self, epoch: int) -> None:
         self.epoch = epoch + 1
 
-    def train_on_batches(self, batches: np.ndarray, learning_rate: float) -> np.ndarray:
-        return np.full(len(batches), self.losses.get(self.epoch, 1.0))
+    def train_on_batches(self, batches: np.ndarray, learning_rate: float) -> BatchResults:
+        y_true = TARGETS.argmax(axis=1)[batches.ravel()]
+        losses = np.full(len(batches), self.losses.get(self.epoch, 1.0))
+        return BatchResults(losses, y_true, np.zeros_like(y_true))
 
     def predict_validation(self) -> np.ndarray:
         sure = self.confidences[self.epoch]
@@ -87,8 +89,13 @@ def test_fine_tuning_that_only_worsens_keeps_the_head_it_began_with() -> None:
 
 def test_fine_tuning_that_helps_keeps_its_best_epoch() -> None:
     learner = Scripted([0.6, 0.5, 0.7, 0.8, 0.7])
-    assert fitted(learner, "fine-tuning").notes == ()
+    result = fitted(learner, "fine-tuning")
+    assert result.notes == ()
     assert learner.get_weights() == 3
+    first = result.history[0]
+    assert (first.train_accuracy, first.validation_accuracy) == (0.5, 0.5)
+    assert first.train_f1 == pytest.approx(1 / 3), "everything is predicted as one of two classes"
+    assert result.history[2].validation_accuracy == 1
 
 
 def test_fine_tuning_that_diverges_at_once_leaves_the_head_it_began_with() -> None:

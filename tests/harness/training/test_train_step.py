@@ -52,7 +52,7 @@ def optimizer():
 loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
 theirs, ours = model(), model()
 plain = keras.metrics.CategoricalCrossentropy(name="plain")
-theirs.compile(optimizer(), loss, metrics=[plain])
+theirs.compile(optimizer(), loss, metrics=[plain, "categorical_accuracy"])
 timer = CompileTimer()
 step = TrainStep(ours, optimizer(), timer)
 forward = Forward(ours, timer)
@@ -70,8 +70,10 @@ for i in range(9):
     source = on_device if i % 2 else on_host
     batch = source.take(ids)
     np.testing.assert_array_equal(to_numpy(batch), images[ids])
-    loss = step(batch, targets[ids], loss_targets[ids])
-    np.testing.assert_allclose(float(to_numpy(loss)), expected["plain"], rtol=1e-5)
+    loss, *classes = to_numpy(step(batch, targets[ids], loss_targets[ids]))
+    np.testing.assert_allclose(loss, expected["plain"], rtol=1e-5)
+    right = np.mean(classes == targets[ids].argmax(axis=1))
+    np.testing.assert_allclose(right, expected["categorical_accuracy"])
 step.sync_variables()
 for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
     np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-6)
