@@ -13,9 +13,8 @@ from functools import cache
 from statistics import fmean
 from typing import Any, Literal
 
-from harness.evaluation import significance
+from harness.evaluation import robustness, significance
 from harness.evaluation.significance import Paired
-from harness.reporting.findings import resembled
 from harness.reporting.leaderboard import Board
 from harness.reporting.provenance import options_in_words
 from harness.reporting.rows import Row, compare_rows, title_of
@@ -295,7 +294,9 @@ def resemblances(study: Study) -> list[tuple[str, tuple[str, ...]]]:
     for board in study.boards:
         augmentation = board.protocol.augmentation
         words = "; ".join(options_in_words(PLAIN.model_copy(update={"augmentation": augmentation})))
-        corruptions_by_policy[words.removeprefix("augmented by ")] = resembled(board.protocol)
+        corruptions_by_policy[words.removeprefix("augmented by ")] = robustness.overlap(
+            augmentation.operations()
+        )
     return [
         (words, corruptions) for words, corruptions in corruptions_by_policy.items() if corruptions
     ]

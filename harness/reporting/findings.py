@@ -23,7 +23,6 @@ from harness.evaluation.voting import soft_vote
 from harness.reporting.leaderboard import Board
 from harness.reporting.rows import Row, compare_rows, title_of
 from harness.schema.predictions import SHIFTED, Predictions
-from harness.schema.protocol import Protocol
 from harness.schema.records import EnsembleRecord
 
 NEGLIGIBLE = 0.01
@@ -296,11 +295,6 @@ def half_width(row: Row) -> float:
 def effect_of_views(row: Row) -> dict[str, Paired]:
     """What test views add to a row, by test; empty for a single view."""
     return robustness.effect_of_views(row.parts)
-
-
-def resembled(protocol: Protocol) -> tuple[str, ...]:
-    """The corruptions that the protocol's augmentation resembles."""
-    return robustness.overlap(protocol.augmentation.operations())
 
 
 # --- choices -------------------------------------------------------------------------------------

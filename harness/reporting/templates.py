@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from harness.evaluation import robustness
 from harness.reporting import ablation, columns, findings, provenance, tables
 from harness.reporting.leaderboard import Board
 from harness.reporting.overview import MOST_NETWORKS, overviews
@@ -51,6 +52,7 @@ def environment() -> Environment:
         "columns": columns,
         "findings": findings,
         "most_networks": MOST_NETWORKS,
+        "overlap": robustness.overlap,
         "provenance": provenance,
         "tables": tables,
     }
