@@ -182,6 +182,18 @@ def test_plan_says_what_is_pending_and_downloads_nothing(
     assert f"1 done, {len(RECIPES) - 1} pending" in out
     assert "vgg16" in out
     assert not (tmp_path / "keras").exists()
+    code, out, err = wbc("plan", "mn2", "--data", data, "--results", "x[/y]/res")
+    assert (code, err) == (0, ""), "brackets are no markup"
+    (tmp_path / "taken").touch()
+    for words in (
+        ("plan", "mn2", "--data", data, "--results", "taken"),
+        ("run", "mn2", "--data", data, "--results", "taken/res"),
+        ("export", "mn2", "--out", "taken"),
+        ("data", "split", data, "--out", "taken/s.csv"),
+    ):
+        code, _, err = wbc(*words)
+        assert (code, err.count("\n")) == (2, 1), words
+        assert "taken" in err
 
 
 @pytest.mark.parametrize(

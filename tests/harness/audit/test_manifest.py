@@ -69,6 +69,12 @@ def test_empty_lines_are_passed_over() -> None:
     assert len(parse(f"index,sha256,kind,reason\n\n{GOOD}\n\n", "m").removals) == 1
 
 
+def test_an_editor_may_add_a_byte_order_mark_and_other_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(f"index,sha256,kind,reason\r\n{GOOD}\r\n", "utf-8-sig", newline="")
+    assert len(read_manifest(path).removals) == 1
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'wbc-bench data audit' writes one"):
         read_manifest(tmp_path / "m.csv")

@@ -66,6 +66,14 @@ def test_each_board_is_compared_with_the_one_that_lacks_an_option() -> None:
     assert place["plain"] == 0
 
 
+def test_settings_of_an_option_that_is_off_are_no_difference() -> None:
+    unused = PLAIN.augmentation.model_copy(update={"frozen_epochs": 1})
+    mixed = MIXED.augmentation.model_copy(update={"frozen_epochs": 1})
+    plain, varied = (PLAIN.model_copy(update={"augmentation": a}) for a in (unused, mixed))
+    (study,) = study_of((plain, "vgg16", 0.9, 0.9), (varied, "vgg16", 0.9, 0.9))
+    assert study.references == (None, 0)
+
+
 def test_what_is_trained_otherwise_is_another_study_and_one_board_is_none() -> None:
     plain = (PLAIN, "vgg16", 0.9, 0.9)
     assert study_of(plain) == ()

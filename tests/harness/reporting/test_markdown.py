@@ -139,6 +139,23 @@ def test_what_is_not_comparable_stands_apart() -> None:
     assert len(board.rows) == 2
 
 
+def test_two_splits_of_one_folder_are_said_in_headings_page_and_csv() -> None:
+    record = made_record()
+    other = changed(record, split=record.run.split.model_copy(update={"seed": 5}))
+    made = boards([record, other])
+    assert [heading.partition("split.")[2] for heading in headings(made).values()] == [
+        "seed 0", "seed 5"
+    ]  # fmt: skip
+    lines = list(csv.DictReader(io.StringIO(csv_text(made))))
+    assert {line["split"].rpartition(" else ")[2] for line in lines} == {
+        f"70/10/20 percent for training, validation and test, drawn with seed {seed}"
+        for seed in (0, 5)
+    }
+    page = markdown(made)
+    assert "drawn with seed 0" in page
+    assert "drawn with seed 5" in page
+
+
 def test_the_csv_holds_every_run_unrounded() -> None:
     records = some_records()
     lines = list(csv.DictReader(io.StringIO(csv_text(boards(records)))))
