@@ -15,10 +15,8 @@ have no place for it, these columns stand in ``NAME.images.csv`` beside ``NAME.n
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,8 @@ import numpy as np
 
 from harness.data.image_cache import spelled
 from harness.data.readers import npz
-from harness.errors import DataError, path_error
-from harness.storage.files import text_of_cell
+from harness.errors import DataError
+from harness.reporting.csv_table import is_number, plain_name, read_numbers, read_table
 
 PREFIXES = {"test": "", "validation": "validation_", "shifted": "shifted_"}
 """Part -> prefix of the names of its arrays in an npz."""
@@ -38,7 +36,6 @@ OTHER_FILE_COLUMNS = ("filename", "file_name", "path", "image_path")
 """What others call the column ``file``, where there is none."""
 INDEX_COLUMNS = ("", "index", "Unnamed: 0")
 """Columns that pandas writes, which are passed over where they count."""
-DELIMITERS = (",", ";", "\t")
 PART_NAMES = {"val": "validation", "valid": "validation"}
 SUM_TOLERANCE = 1e-3
 """Largest distance of a row's sum from 1, where rounding of its numbers allows no more."""
@@ -128,7 +125,7 @@ def _with_images(file: PredictionFile) -> PredictionFile:
     beside, test = file.path.with_suffix(".images.csv"), file.parts["test"]
     if test.sha256 or test.files or not beside.is_file():
         return file
-    header, rows, lines = _table(beside)
+    header, rows, lines = read_table(beside)
     columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
     if len(rows) != len(test.probabilities):
         count = len(test.probabilities)
@@ -224,7 +221,7 @@ def _read_npz(path: Path) -> PredictionFile:
     columns = [part.probabilities.shape[1:2] for part in parts.values()]
     classes = columns[0][0] if columns[0] else 0
     named = "class_names" in names
-    class_names = tuple(map(_plain, npz.read_class_names(path, classes))) if named else None
+    class_names = tuple(map(plain_name, npz.read_class_names(path, classes))) if named else None
     if len(set(columns)) > 1 or (class_names and len(class_names) != classes):
         count = len(class_names or ())
         problem = f"{count} class_names" if named else "parts"
@@ -263,50 +260,9 @@ def _read_npy(path: Path) -> np.ndarray:
 # --- csv -----------------------------------------------------------------------------------------
 
 
-def _table(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    """The first row, the other rows, and the line of the file that each row ends in."""
-    rows, lines = [], []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = _delimiter(file.readline())
-            file.seek(0)
-            reader = csv.reader(file, strict=True, delimiter=delimiter)
-            for row in reader:
-                if row:
-                    rows.append(list(map(text_of_cell, row)))
-                    lines.append(reader.line_num)
-    except OSError as error:
-        raise DataError(str(path_error(error, path))) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num}: {error}") from None
-    if not rows:
-        raise DataError(f"{path}: is empty")
-    for row, line in zip(rows, lines, strict=True):
-        if len(row) != len(rows[0]):
-            problem = f"line {line} has {len(row)} columns, line {lines[0]} has {len(rows[0])}"
-            raise DataError(f"{path}: {problem}")
-    return list(map(_plain, rows[0])), rows[1:], lines[1:]
-
-
-def _delimiter(header: str) -> str:
-    """A comma; a semicolon or a tab, as spreadsheets write, where the header has columns by it."""
-    for delimiter in DELIMITERS:
-        with suppress(csv.Error):
-            names = map(str.strip, next(csv.reader([header], delimiter=delimiter), []))
-            if {*names} & {"label", "sha256", "file"}:
-                return delimiter
-    return DELIMITERS[0]
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.split())
-
-
 def _read_csv(path: Path) -> PredictionFile:
-    header, rows, lines = _table(path)
-    if all(_is_number(cell) for cell in header):
+    header, rows, lines = read_table(path)
+    if all(is_number(cell) for cell in header):
         return _read_medmnist(path)
     columns: dict[str, list[str]] = {}
     classes: dict[str, list[str]] = {}
@@ -336,7 +292,7 @@ def _read_headed(
     given_parts = map(str.lower, columns.get("part", ["test"] * len(lines)))
     part_of = [PART_NAMES.get(name, name) for name in given_parts]
     probabilities = np.array(
-        [_numbers(path, name, cells, lines) for name, cells in classes.items()]
+        [read_numbers(path, name, cells, lines) for name, cells in classes.items()]
     ).reshape(len(names), len(lines))
     numbers = {form: k for k in range(len(names)) for form in (str(k), f"{k}.0")}
     spellings = {spelled(name): k for k, name in enumerate(names)}
@@ -345,7 +301,7 @@ def _read_headed(
     for cell, part, line in zip(columns["label"], part_of, lines, strict=True):
         if part not in PREFIXES:
             raise DataError(f"{path}: line {line}: part {part!r}; {', '.join(PREFIXES)} are known")
-        found = index_of.get(_plain(cell), spellings.get(spelled(cell)))
+        found = index_of.get(plain_name(cell), spellings.get(spelled(cell)))
         if found is None:
             among = ", ".join(names)
             raise DataError(f"{path}: line {line}: label {cell!r} is none of the columns {among}")
@@ -379,23 +335,6 @@ def _identities(
     return found | ({"files": tuple(files)} if any(files) else {})
 
 
-def _numbers(path: Path, name: str, cells: Sequence[str], lines: Sequence[int]) -> list[float]:
-    """Converted exactly as by Python; a comma is a point. Raises DataError naming the cell."""
-    points = [cell.replace(",", ".") for cell in cells]
-    for cell, point, line in zip(cells, points, lines, strict=True):
-        if not _is_number(point):
-            raise DataError(f"{path}: line {line}, column {name!r}: {cell!r} is no number")
-    return list(map(float, points))
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
 def _counts(cells: Sequence[str]) -> bool:
     """Whether cells are 0, 1, 2, ... or 1, 2, 3, ..., in any order."""
     found = sorted(int(cell) for cell in cells if re.fullmatch("[0-9]{1,9}", cell))
@@ -412,10 +351,10 @@ def _read_medmnist(path: Path) -> PredictionFile:
         )
     if name["split"] != "test":
         raise DataError(f"{path}: scores of the {name['split']} split; test is expected")
-    header, rows, lines = _table(path)
+    header, rows, lines = read_table(path)
     rows, lines = [header, *rows], [1, *lines]
     numbers = np.array([
-        _numbers(path, str(i), [row[i] for row in rows], lines) for i in range(len(header))
+        read_numbers(path, str(i), [row[i] for row in rows], lines) for i in range(len(header))
     ])  # fmt: skip
     index, scores = numbers[0], numbers[1:].T
     order = np.argsort(index, kind="stable")  # As MedMNIST's evaluator does.
