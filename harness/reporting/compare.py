@@ -9,6 +9,7 @@ from harness.errors import UnknownName, UserError
 from harness.evaluation import significance
 from harness.evaluation.significance import Paired
 from harness.reporting.leaderboard import Board
+from harness.reporting.provenance import differing_settings
 from harness.reporting.publish import read_boards
 from harness.reporting.rows import Row, compare_rows
 from zoo.registry import find
@@ -17,25 +18,26 @@ SHORTEST_ID = 4
 
 
 def compare(first: str, second: str, results: Path) -> str:
-    """A paragraph for every board that has both rows.
+    """A paragraph for every board that has both rows; where none has, for boards of the same test.
 
     A row is named by its recipe, its import's name, or the first characters of the id of a run or
-    ensemble. Raises UserError where a row is missing, or no board has both.
+    ensemble. Raises UserError where a row is missing, or their test images are not the same.
     """
     boards = read_boards(results)
     firsts, seconds = rows_named(boards, first, results), rows_named(boards, second, results)
     if {id(row) for _, row in firsts} & {id(row) for _, row in seconds}:
         raise UserError(f"{first} and {second} are the same row; name two")
     pairs = [
-        (board, row, other)
+        ((board, row), (other_board, other))
         for board, row in firsts
         for other_board, other in seconds
-        if board is other_board
+        if board.test_images == other_board.test_images
     ]
     if not pairs:
-        reason = "not on the same images under one protocol"
+        reason = "not on the same test images"
         raise UserError(f"{results}: {first} and {second} are both there, but {reason}")
-    return "\n\n".join(_paragraph(*pair) for pair in pairs)
+    same = [pair for pair in pairs if pair[0][0] is pair[1][0]]
+    return "\n\n".join(_paragraph(*pair) for pair in same or pairs)
 
 
 def rows_named(boards: Sequence[Board], name: str, results: Path) -> list[tuple[Board, Row]]:
@@ -63,15 +65,26 @@ def rows_named(boards: Sequence[Board], name: str, results: Path) -> list[tuple[
     return networks
 
 
-def _paragraph(board: Board, row: Row, other: Row) -> str:
+Placed = tuple[Board, Row]
+"""A row with its board."""
+
+
+def _paragraph(first: Placed, second: Placed) -> str:
     """The p is that of every sentence about these two rows; where there are several, corrected."""
+    (board, row), (other_board, other) = first, second
     test = compare_rows(row, other)
     assert test is not None, "every row has predictions of the test images"
-    better = row if test.difference > 0 else other
-    verdict = f"{_name(better)} is better" if test.p < 0.05 else "no significant difference"
+    same, profile = board is other_board, f", {board.profile} profile"
+    where = ["", ""] if same else [f": {s}" for s in differing_settings((first, second))]
+    names = [_name(one) + place for one, place in zip((row, other), where, strict=True)]
+    better = names[0] if test.difference > 0 else names[1]
+    verdict = f"{better} is better" if test.p < 0.05 else "no significant difference"
     lines = [
-        f"{board.data.name}, {board.profile} profile, {board.data.test:,} test images",
-        *(f"  {_name(r)}: {_score(r)}" for r in (row, other)),
+        f"{board.data.name}{profile if same else ''}, {board.data.test:,} test images",
+        *(
+            f"  {name}: {_score(one, ranked=same)}"
+            for name, one in zip(names, (row, other), strict=True)
+        ),
         f"  difference {100 * test.difference:+.2f} points, 95 % interval {100 * test.low:+.2f} to "
         f"{100 * test.high:+.2f}: {verdict} (p = {test.p:.2g}; {_seeds(row, other, test)})",
     ]
@@ -97,8 +110,11 @@ def _name(row: Row) -> str:
     return row.title if row.title.endswith(weights) else row.title + weights
 
 
-def _score(row: Row) -> str:
+def _score(row: Row, *, ranked: bool) -> str:
+    """Ranks of two boards say nothing about each other."""
     seeds = f", mean of {len(row.seeds)} seeds" if len(row.seeds) > 1 else ""
+    if not ranked:
+        return f"macro F1 {100 * row.macro_f1:.2f} %{seeds}"
     rank = f"rank {row.rank}" if row.rank else "not ranked"
     rank += ", may be the best" if row.may_be_best else ""
     return f"macro F1 {100 * row.macro_f1:.2f} %{seeds}, {rank}"

@@ -6,6 +6,7 @@ ranked by macro F1, and those that may be the best are marked; a suspect row has
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -47,6 +48,13 @@ class Board:
     """(n,): the true classes of the test images."""
     predictions: Mapping[str, Parts]
     """By the id of the run, ensemble or external predictions."""
+
+    @property
+    def test_images(self) -> tuple[str, str]:
+        """What boards share whose rows can be compared: data, and a hash of the test's ids."""
+        ids = self.rows[0].parts[0]["test"].ids if self.rows else np.empty(0)
+        content = np.ascontiguousarray(ids, dtype="<i8").tobytes()
+        return self.fingerprint, hashlib.sha256(content).hexdigest()
 
     @property
     def external(self) -> bool:

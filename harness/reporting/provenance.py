@@ -11,9 +11,13 @@ from functools import cache
 import pandas as pd
 
 from harness.reporting.leaderboard import Board
+from harness.reporting.rows import Row
 from harness.schema.augmentation import NAMED_POLICIES, Step
 from harness.schema.dataset import Split
 from harness.schema.protocol import Phase, Protocol
+
+OPTION_KEYS = ("augmentation", "loss", "test_views")
+"""Keys of a protocol that ``options_in_words`` tells."""
 
 
 @cache
@@ -49,6 +53,38 @@ def _differences(boards: Sequence[Board]) -> list[list[str]]:
         or ["default settings"] * len(row[:1])
         for _, row in differing.iterrows()
     ]
+
+
+PHASES = {"fine_tuning": "fine-tuned", "from_scratch": "trained from scratch"}
+
+
+def differing_settings(places: Sequence[tuple[Board, Row]]) -> list[str]:
+    """For each row on its board the settings that not all have, in words and as keys with values.
+
+    Settings of phases that a network does not go through are left out.
+    """
+    settings, found = [], []
+    for board, row in places:
+        keys = json.loads(board.protocol.canonical())
+        from_scratch = row.weights == "random" and board.protocol.from_scratch is not None
+        unused = ("frozen", "fine_tuning") if from_scratch else ("from_scratch",)
+        for name in (*OPTION_KEYS, "version", *unused):
+            keys.pop(name, None)
+        settings.append(
+            {"profile": board.profile, "split": json.loads(board.split.canonical())} | keys
+        )
+        found.append(options_in_words(board.protocol))
+    for phase, words in PHASES.items():
+        has = [bool(keys.get(phase)) for keys in settings]
+        for names, present in zip(found, has, strict=True):
+            names += [words] if present and not all(has) else []
+    texts = pd.json_normalize(settings).map(json.dumps)
+    for column in texts:
+        known = texts[column].map(lambda text: text not in ("NaN", "null"))
+        if texts[column][known].nunique() > 1:
+            for names, text in zip(found, texts[column].where(known), strict=True):
+                names += [f"{column} {json.loads(text)}"] if isinstance(text, str) else []
+    return ["; ".join(names) or "plain" for names in found]
 
 
 def split_in_words(split: Split) -> str:

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from harness.evaluation import robustness
-from harness.reporting import ablation, columns, findings, provenance, tables
+from harness.reporting import ablation, columns, findings, provenance, settings_table, tables
 from harness.reporting.leaderboard import Board
 from harness.reporting.overview import MOST_NETWORKS, overviews
 from harness.reporting.table import escape
@@ -32,6 +32,7 @@ def render(template: str, boards: Sequence[Board], **variables: Any) -> str:
             headings=provenance.headings(boards),
             overviews=overviews(boards),
             studies=ablation.studies(boards),
+            joined=settings_table.joined_boards(boards),
             **variables,
         )
     )
@@ -54,6 +55,7 @@ def environment() -> Environment:
         "most_networks": MOST_NETWORKS,
         "overlap": robustness.overlap,
         "provenance": provenance,
+        "settings_table": settings_table,
         "tables": tables,
     }
     made.filters |= {

@@ -164,6 +164,8 @@ class RunRecord(FrozenModel):
     data: DataSummary
     note: Text = ""
     """What a reader of its row must know, such as a fall-back to random weights."""
+    variant: Text = added_field("")
+    """The name of its protocol in the settings file, or of its row in a report."""
     result: Annotated[Finished | Failed, Field(discriminator="status")]
 
     @model_validator(mode="after")

@@ -377,6 +377,7 @@ def _run_record(planned: PlannedRun, result: ProcessResult, context: SweepContex
         profile=context.profile,
         data=context.data,
         note=planned.note,
+        variant=planned.variant,
         result=outcome,
     )
 
