@@ -116,8 +116,8 @@ def cleaned(source: Source, manifest: Manifest) -> Source:
     if not manifest.removals:
         return source
 
-    def read() -> Content:
-        content, last = source.read(), manifest.removals[-1].index
+    def read(content: Content) -> Content:
+        last = manifest.removals[-1].index
         if last >= len(content.labels):
             reason = f"it removes image {last}, but there are {len(content.labels):,}"
             raise _misfit(manifest, source, reason)
@@ -132,13 +132,8 @@ def cleaned(source: Source, manifest: Manifest) -> Source:
         )
 
     count = f"{len(manifest.removals):,} image{'s' if len(manifest.removals) > 1 else ''} removed"
-    return Source(
-        name=f"{source.name}, cleaned",
-        description=f"{source.description}; {count}, manifest {manifest.identity[:16]}",
-        identity=hashlib.sha256(f"{source.identity} {manifest.identity}".encode()).hexdigest(),
-        read=read,
-        passed_over=source.passed_over,
-    )
+    description = f"{count}, manifest {manifest.identity[:16]}"
+    return source.changed("cleaned", description, manifest.identity, read)
 
 
 def _remaining_batches(content: Content, manifest: Manifest, source: Source) -> Iterator[Batch]:

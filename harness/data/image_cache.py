@@ -69,6 +69,18 @@ class Source:
     passed_over: tuple[str, ...] = ()
     """What lies beside the images and was not read: a text for each kind of file."""
 
+    def changed(
+        self, name: str, description: str, change: str, read: Callable[[Content], Content]
+    ) -> Source:
+        """A source of other content: ``read`` changes this one's, ``change`` identifies how."""
+        return Source(
+            name=f"{self.name}, {name}",
+            description=f"{self.description}; {description}",
+            identity=hashlib.sha256(f"{self.identity} {change}".encode()).hexdigest(),
+            read=lambda: read(self.read()),
+            passed_over=self.passed_over,
+        )
+
 
 @dataclass(frozen=True)
 class Provenance:

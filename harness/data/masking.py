@@ -5,7 +5,6 @@ Other red cells, stain and dirt do not determine a cell's class, but a network m
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -71,17 +70,11 @@ def mask_background(image: np.ndarray) -> np.ndarray:
 
 def masked(source: Source) -> Source:
     """``source`` with every readable image masked."""
-
-    def read() -> Content:
-        content = source.read()
-        return replace(content, batches=lambda: _masked(content))
-
-    return Source(
-        name=f"{source.name}, masked",
-        description=f"{source.description}; background masked, version {VERSION}",
-        identity=hashlib.sha256(f"{source.identity} mask {VERSION}".encode()).hexdigest(),
-        read=read,
-        passed_over=source.passed_over,
+    return source.changed(
+        "masked",
+        f"background masked, version {VERSION}",
+        f"mask {VERSION}",
+        lambda content: replace(content, batches=lambda: _masked(content)),
     )
 
 

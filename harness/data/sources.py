@@ -44,8 +44,7 @@ def kept(source: Source, begin: int, end: int) -> Source:
     Reading it raises DataError where the source has fewer images.
     """
 
-    def read() -> Content:
-        content = source.read()
+    def read(content: Content) -> Content:
         if end > (count := len(content.labels)):
             raise DataError(f"{source.name} has {count:,} images; keep = [{begin}, {end}] is more")
         return replace(
@@ -56,13 +55,8 @@ def kept(source: Source, begin: int, end: int) -> Source:
             files=content.files[begin:end],
         )
 
-    return Source(
-        name=f"{source.name}, {begin:,} to {end - 1:,}",
-        description=f"{source.description}; its images {begin:,} to {end - 1:,}",
-        identity=hashlib.sha256(f"{source.identity} {begin} {end}".encode()).hexdigest(),
-        read=read,
-        passed_over=source.passed_over,
-    )
+    images = f"{begin:,} to {end - 1:,}"
+    return source.changed(images, f"its images {images}", f"{begin} {end}", read)
 
 
 def _batches_between(batches: Iterator[Batch], begin: int, end: int) -> Iterator[Batch]:
