@@ -150,6 +150,16 @@ def zoo(context: click.Context) -> None:
     echo(tabulate(rows, headers="keys", disable_numparse=True, colalign=align))
 
 
+@zoo.command("show")
+@options.recipe_argument("recipe")
+@click.option("--size", type=click.IntRange(16, 1024), default=96, show_default=True)
+def show_layers(recipe: str, size: int) -> None:
+    """Print the layers of a network at an image size: outputs, parameters, weights to learn."""
+    from harness.commands.zoo import layer_table
+
+    echo(layer_table(recipe, size))
+
+
 @zoo.command("fetch")
 @options.recipe_argument("recipes", nargs=-1, metavar="[RECIPE]...")
 @click.option("--all", "everything", is_flag=True, help="Those of every recipe of the zoo.")

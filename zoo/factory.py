@@ -15,7 +15,7 @@ import h5py
 import keras
 from keras import layers, ops
 
-from zoo.errors import ImageSizeError, WeightsError
+from zoo.errors import ImageSizeError, UserError, WeightsError, did_you_mean
 from zoo.networks.convnext import fuse_pointwise
 from zoo.networks.efficientnet_lite import load_torch_weights
 from zoo.recipe import PackageFile, Preprocessing, Recipe
@@ -49,6 +49,48 @@ def build(recipe: Recipe, image_size: int, weights: WeightsFiles = None) -> kera
         for branch, file in zip(recipe.branches, files, strict=True)
     ]
     return keras.Model(pixels, layers.Concatenate(name="features")(features), name="joint")
+
+
+def build_layer(recipe: Recipe, image_size: int, weights: Path, layer: str) -> keras.Model:
+    """The recipe's network up to a layer, whose outputs are averaged where they are maps.
+
+    An empty ``layer`` is that of the pooled features. One of the classifier, as ``fc1`` of VGG16,
+    needs the ``weights`` of the network with its classifier, at the size it was made for. Raises
+    UnknownName for a layer that the network does not have, and errors as ``build``.
+    """
+    if not layer:
+        return build(recipe, image_size, weights)
+    top = image_size == recipe.native_size and _holds_top(recipe, weights)
+    network = _with_top(recipe, weights) if top else build(recipe, image_size, weights)
+    if layer not in (names := [inner.name for inner in network.layers]):
+        without = (
+            ""
+            if top
+            else (f"; layers of its classifier need its whole weights and {recipe.native_size} px")
+        )
+        raise UserError(
+            f"{recipe.name} has no layer {layer!r}{did_you_mean(layer, names)}{without}"
+        )
+    output = network.get_layer(layer).output
+    if len(output.shape) == 4:
+        output = layers.GlobalAveragePooling2D()(output)
+    return keras.Model(network.inputs[0], output, name=recipe.name)
+
+
+def _holds_top(recipe: Recipe, path: Path) -> bool:
+    """Whether a file holds more weights than the network without its classifier."""
+    return h5py.is_hdf5(path) and _count_weights(path) > recipe.parameters
+
+
+def _with_top(recipe: Recipe, path: Path) -> keras.Model:
+    """The network with its ImageNet classifier, from raw pixels."""
+    pixels = keras.Input((recipe.native_size, recipe.native_size, 3), dtype="float32")
+    module, name = recipe.constructor.split(":")
+    network = getattr(importlib.import_module(module), name)(
+        weights=None, input_tensor=_preprocess(pixels, recipe.preprocessing)
+    )
+    load_weights(network, path)
+    return network
 
 
 def branches(model: keras.Model) -> list[keras.Model]:

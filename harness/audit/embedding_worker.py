@@ -34,11 +34,11 @@ def _execute(job_text: str, emit: Emit) -> dict[str, Any]:
         from harness.training.compilation import to_numpy
         from harness.training.model import make_deterministic
         from harness.training.train_step import Forward
-        from zoo.factory import build
+        from zoo.factory import build_layer
         from zoo.registry import find
 
         make_deterministic(keras.backend.backend())
-        network = build(find(job.recipe), job.image_size, Path(job.weights))
+        network = build_layer(find(job.recipe), job.image_size, Path(job.weights), job.layer)
         forward = Forward(network)
 
     from harness.data.image_cache import open_dataset, square

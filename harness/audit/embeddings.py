@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +34,26 @@ COMMAND_MODULE = "harness.audit.embedding_worker"
 FILE = "embeddings.npy"
 
 
+@dataclass(frozen=True)
+class Embedder:
+    """The network whose features are compared, and the size of the images that it sees."""
+
+    recipe: str = RECIPE
+    image_size: int = IMAGE_SIZE
+    layer: str = ""
+    """Whose outputs are taken, a map averaged; empty: the pooled features."""
+    weights: Path | None = None
+    """Their file; None: the ImageNet weights that install as a package."""
+
+    def __str__(self) -> str:
+        layer = f"layer {self.layer} of " if self.layer else ""
+        return f"{layer}{find(self.recipe).title} at {self.image_size} px"
+
+    @property
+    def weights_file(self) -> Path:
+        return self.weights or weights.imagenet_file(find(self.recipe))
+
+
 class EmbeddingJob(FrozenModel):
     """What the child process computes: a network on a folder of images."""
 
@@ -43,6 +64,7 @@ class EmbeddingJob(FrozenModel):
     output: str
     """npy file float32 (images with different pixels, width), in the order of their ids."""
     image_size: int
+    layer: str = ""
     batch: int
     device: str
 
@@ -53,32 +75,37 @@ def compute_embeddings(
     device: Device,
     report: Callable[[Event], None],
     backend: Backend = "tensorflow",
+    embedder: Embedder | None = None,
 ) -> np.ndarray:
     """Embeddings of every image of a decoded folder, float32 (N, width).
 
     Computed by a child process at the first call, kept under ``cache``. Raises WeightsError when
     the network's weights are not installed, DataError when the child does not finish.
     """
-    dataset = open_dataset(folder)
+    dataset, embedder = open_dataset(folder), embedder or Embedder()
     _, row = np.unique(dataset.groups, return_inverse=True)
-    compute = partial(_run_child, folder, device, report, backend)
+    compute = partial(_run_child, embedder, folder, device, report, backend)
     artifacts = ArtifactCache(cache / "embeddings")
-    artifact = artifacts.get_or_create(key(dataset.fingerprint, backend), compute, verify=True)
+    name = key(dataset.fingerprint, backend, embedder)
+    artifact = artifacts.get_or_create(name, compute, verify=True)
     return np.load(artifact / FILE, allow_pickle=False)[row]
 
 
-def key(fingerprint: str, backend: Backend = "tensorflow") -> str:
+def key(fingerprint: str, backend: Backend = "tensorflow", embedder: Embedder | None = None) -> str:
     """Hash of all that the embeddings depend on."""
-    recipe = find(RECIPE)
+    embedder = embedder or Embedder()
+    recipe = find(embedder.recipe)
     frameworks = [version(name) for name in ("keras", backend)]
     content = [
-        fingerprint, RECIPE, weights.digest(recipe, None), recipe.preprocessing, IMAGE_SIZE, BATCH,
-        resizer_version(), "float32", frameworks, VERSION,
+        fingerprint, recipe.name, weights.digest(recipe, embedder.weights), recipe.preprocessing,
+        embedder.image_size, BATCH, resizer_version(), "float32", frameworks, VERSION,
+        *filter(None, [embedder.layer]),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
 
 def _run_child(
+    embedder: Embedder,
     data: Path,
     device: Device,
     report: Callable[[Event], None],
@@ -86,11 +113,12 @@ def _run_child(
     folder: Path,
 ) -> None:
     job = EmbeddingJob(
-        recipe=RECIPE,
-        weights=str(weights.imagenet_file(find(RECIPE)).resolve()),
+        recipe=embedder.recipe,
+        weights=str(embedder.weights_file.resolve()),
         data=str(data.resolve()),
         output=str((folder / FILE).resolve()),
-        image_size=IMAGE_SIZE,
+        image_size=embedder.image_size,
+        layer=embedder.layer,
         batch=BATCH,
         device=device.id,
     )

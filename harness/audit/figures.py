@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from harness.audit.findings import Audit, Kind
-from harness.audit.outliers import SIMILAR, Outlier, cosine_similarity
+from harness.audit.outliers import Outlier, cosine_similarity
 from harness.data.contact_sheet import GAP, MARGIN, Row, Tile, draw
 from harness.data.fonts import legible
 from harness.schema.dataset import Dataset
@@ -69,7 +69,7 @@ def contact_sheet(dataset: Dataset, groups: Sequence[NDArray[np.int64]]) -> byte
     return buffer.getvalue()
 
 
-def similarity_histogram(embeddings: np.ndarray, outlier: Outlier) -> bytes:
+def similarity_histogram(embeddings: np.ndarray, outlier: Outlier, similar: float) -> bytes:
     """How similar every image is to a prototype, its copies apart from all others."""
     values = cosine_similarity(embeddings, outlier.prototype)
     copy = np.isin(np.arange(len(values)), outlier.ids)
@@ -78,7 +78,7 @@ def similarity_histogram(embeddings: np.ndarray, outlier: Outlier) -> bytes:
     bins = np.linspace(min(0.0, float(values.min())), 1.0, 81).tolist()
     axes.hist(values[~copy], bins, color=NO_FINDING, label="all other images")
     axes.hist(values[copy], bins, color=COLOURS["not-a-cell"], label="its copies")
-    axes.axvline(SIMILAR, color="#666666", linestyle=":", linewidth=1)
+    axes.axvline(similar, color="#666666", linestyle=":", linewidth=1)
     axes.set_yscale("log")
     axes.set(xlabel=f"cosine similarity to image {outlier.prototype:,}", ylabel="images")
     axes.legend(frameon=False, loc="upper center")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.audit.manifest import Manifest, Removal
-from harness.audit.outliers import Isolation, Outlier, find_outliers, similar_to
+from harness.audit.outliers import SIMILAR, Isolation, Outlier, find_outliers, similar_to
 from harness.data.duplicates import repeated
 from harness.data.image_cache import Provenance
 from harness.data.splitting import PARTS
@@ -102,20 +102,24 @@ def audit_dataset(
     embeddings: np.ndarray,
     near_groups: np.ndarray,
     not_cells: Sequence[int] = (),
+    similar: float = SIMILAR,
 ) -> Audit:
     """Every finding of a data set.
 
     ``embeddings`` float32 (N, width) of any backbone; ``near_groups`` (N,) of near-duplicates;
-    ``not_cells``: images that are known to show no cell, of which similar ones are reported too.
+    ``not_cells``: images that are known to show no cell, of which similar ones are reported too;
+    ``similar``: the cosine similarity from which on they are.
     An image that shows no cell or nothing, or cannot be read, is not reported again as a copy.
     """
     pixels, constant = _pixel_statistics(dataset, origin)
     unreadable = np.array(sorted(origin.unreadable), np.int64)
     remaining = np.setdiff1d(np.arange(len(dataset)), np.union1d(constant, unreadable))
-    outliers = similar_to(not_cells, embeddings, remaining)
+    outliers = similar_to(not_cells, embeddings, remaining, similar)
     for outlier in outliers:
         remaining = np.setdiff1d(remaining, outlier.ids)
-    discovered, isolation = find_outliers(embeddings, near_groups, dataset.groups, remaining)
+    discovered, isolation = find_outliers(
+        embeddings, near_groups, dataset.groups, remaining, similar
+    )
     outliers += discovered
     for outlier in discovered:
         remaining = np.setdiff1d(remaining, outlier.ids)

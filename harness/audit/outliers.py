@@ -59,21 +59,25 @@ class Isolation:
 
 
 def find_outliers(
-    embeddings: np.ndarray, near_groups: np.ndarray, groups: np.ndarray, ids: NDArray[np.int64]
+    embeddings: np.ndarray,
+    near_groups: np.ndarray,
+    groups: np.ndarray,
+    ids: NDArray[np.int64],
+    similar: float = SIMILAR,
 ) -> tuple[tuple[Outlier, ...], Isolation]:
     """The near-duplicate groups among ``ids`` that show no cell, the largest first; the isolation
     of all others.
 
     ``embeddings`` float32 (N, width) of any backbone; ``near_groups`` and ``groups`` (N,) of
     near-duplicates and of equal pixels. An outlier is a group of LEAST_COPIES of which none has
-    a picture within SIMILAR (but those that are still more repeated), and whose isolation is too
-    rare among less repeated pictures to be chance: DEVIATIONS beyond their mean, and of a share
+    a picture within ``similar`` (but those that are still more repeated), and whose isolation is
+    too rare among less repeated pictures to be chance: DEVIATIONS beyond their mean, and of a share
     that, times the number of repeated groups (Bonferroni), is at most CHANCE. Then the rest is
     searched again, because outliers may be similar to each other.
     """
     outliers: list[Outlier] = []
     while True:
-        more, isolation = _find_once(embeddings, near_groups, groups, ids)
+        more, isolation = _find_once(embeddings, near_groups, groups, ids, similar)
         if not more:
             outliers.sort(key=lambda outlier: (-len(outlier.ids), outlier.prototype))
             return tuple(outliers), isolation
@@ -82,7 +86,11 @@ def find_outliers(
 
 
 def _find_once(
-    embeddings: np.ndarray, near_groups: np.ndarray, groups: np.ndarray, ids: NDArray[np.int64]
+    embeddings: np.ndarray,
+    near_groups: np.ndarray,
+    groups: np.ndarray,
+    ids: NDArray[np.int64],
+    similar: float,
 ) -> tuple[list[Outlier], Isolation]:
     firsts, owner, sizes = np.unique(near_groups[ids], return_inverse=True, return_counts=True)
     # Images with equal pixels have equal embeddings: one of each is enough.
@@ -97,7 +105,7 @@ def _find_once(
             continue  # Everything is repeated as often: nothing to compare with.
         rarity = np.mean(similarity[less] <= similarity[g])
         far = angle[g] > angle[less].mean() + DEVIATIONS * angle[less].std()
-        if similarity[g] < SIMILAR and far and rarity * len(repeated) <= CHANCE:
+        if similarity[g] < similar and far and rarity * len(repeated) <= CHANCE:
             members = ids[owner == g]
             pixels, counts = np.unique(groups[members], return_counts=True)
             prototype = int(pixels[np.argmax(counts)])
@@ -145,14 +153,17 @@ def _nearest_similarity(vectors: np.ndarray) -> NDArray[np.float32]:
 
 
 def similar_to(
-    prototypes: Sequence[int], embeddings: np.ndarray, ids: NDArray[np.int64]
+    prototypes: Sequence[int],
+    embeddings: np.ndarray,
+    ids: NDArray[np.int64],
+    threshold: float = SIMILAR,
 ) -> tuple[Outlier, ...]:
-    """For each prototype, the images among ``ids`` with a similarity of SIMILAR or more to it."""
+    """For each prototype, the images among ``ids`` with a similarity of at least the threshold."""
     outliers: list[Outlier] = []
     for prototype in prototypes:
         similarity = cosine_similarity(embeddings, prototype)[ids]
         similarity[ids == prototype] = 1
-        similar = similarity >= SIMILAR
+        similar = similarity >= threshold
         nearest = float(similarity[~similar].max(initial=-1))
         if similar.any():
             outliers.append(Outlier(prototype, ids[similar], nearest, given=True))

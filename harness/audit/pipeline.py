@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from harness.audit import embeddings
+from harness.audit.embeddings import Embedder
 from harness.audit.findings import Audit, audit_dataset
 from harness.audit.manifest import Manifest, cleaned, parse, read_manifest
+from harness.audit.outliers import SIMILAR
 from harness.config import DataSettings
 from harness.data.image_cache import (
     Provenance,
@@ -41,6 +43,17 @@ MANIFEST = "manifest.csv"
 
 
 @dataclass(frozen=True)
+class AuditOptions:
+    """How an audit compares images."""
+
+    not_cells: tuple[int, ...] = ()
+    """Images that are known to show no cell."""
+    embedder: Embedder = field(default_factory=Embedder)
+    similar: float = SIMILAR
+    """Cosine similarity from which on two pictures are of one kind."""
+
+
+@dataclass(frozen=True)
 class AuditedSource:
     """A source that was audited, with everything its page shows."""
 
@@ -50,6 +63,7 @@ class AuditedSource:
     audit: Audit
     passed_over: tuple[str, ...] = ()
     """As in Source."""
+    options: AuditOptions = field(default_factory=AuditOptions)
 
 
 @dataclass(frozen=True)
@@ -62,16 +76,18 @@ class Workspace:
     backend: Backend = "tensorflow"
 
 
-def run_audit(source: Source, workspace: Workspace, not_cells: Sequence[int] = ()) -> AuditedSource:
+def run_audit(
+    source: Source, workspace: Workspace, options: AuditOptions | None = None
+) -> AuditedSource:
     """Audit one source: copies as decoding found them, outliers by embeddings of a child process.
 
-    ``not_cells``: indices of images that are known to show no cell. Raises DataError for one that
-    the source does not have.
+    Raises DataError for an image that the source does not have.
     """
+    options = options or AuditOptions()
     workspace.on_progress(f"reading {source.name}")
     folder = get_or_decode(source, IMAGE_SIZE, workspace.cache, tolerant=True)
     dataset, origin = open_dataset(folder), provenance(folder)
-    for index in not_cells:
+    for index in options.not_cells:
         if not 0 <= index < len(dataset):
             raise DataError(
                 f"{source.name} has no image {index}: its {len(dataset):,} are counted from 0"
@@ -84,12 +100,12 @@ def run_audit(source: Source, workspace: Workspace, not_cells: Sequence[int] = (
 
     workspace.on_progress("starting the network")
     vectors = embeddings.compute_embeddings(
-        folder, workspace.cache, workspace.device, report, workspace.backend
+        folder, workspace.cache, workspace.device, report, workspace.backend, options.embedder
     )
     workspace.on_progress("searching outliers")
     near_groups = dataset.groups if dataset.near_groups is None else dataset.near_groups
-    audit = audit_dataset(dataset, origin, vectors, near_groups, not_cells)
-    return AuditedSource(dataset, origin, vectors, audit, source.passed_over)
+    audit = audit_dataset(dataset, origin, vectors, near_groups, options.not_cells, options.similar)
+    return AuditedSource(dataset, origin, vectors, audit, source.passed_over, options)
 
 
 def find_source(settings: DataSettings, image_size: int) -> Source:

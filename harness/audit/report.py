@@ -17,7 +17,7 @@ from harness.audit.pipeline import IMAGE_SIZE, MANIFEST, AuditedSource
 from harness.data import duplicates
 from harness.errors import DataError
 from harness.schema.dataset import Dataset
-from harness.storage.files import write_atomically
+from harness.storage.files import write_arrays, write_atomically
 
 PAGE = "AUDIT.md"
 FINDINGS_SHOWN = 24
@@ -64,6 +64,28 @@ def write_report(audited: AuditedSource, folder: Path, kinds: Collection[str]) -
     except OSError as error:
         raise DataError(f"{folder}: the audit cannot be written: {error}") from error
     return folder / PAGE
+
+
+def write_removed(audited: AuditedSource, path: Path, kinds: Collection[str]) -> int:
+    """Write the removed images as a data set of their own (npz), and count them.
+
+    Their pixels are those of the audit, their labels those of the source. Raises DataError where
+    none is removed, or where it cannot be written.
+    """
+    dataset, ids = audited.dataset, list(audited.audit.removals(kinds))
+    if not ids:
+        raise DataError(f"{dataset.name}: nothing is removed, so {path} would have no images")
+    arrays = {
+        "images": np.asarray(dataset.images[ids]),
+        "labels": dataset.labels[ids],
+        "class_names": np.array(dataset.class_names),
+        "index": np.array(ids),
+    }
+    try:
+        write_arrays(path, arrays, compress=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error}") from error
+    return len(ids)
 
 
 def summary(audited: AuditedSource, kinds: Collection[str]) -> list[str]:
@@ -163,7 +185,10 @@ def _figures(audited: AuditedSource) -> Iterator[tuple[str, bytes]]:
     for number, outlier in enumerate(audit.outliers, start=1):
         sheet, histogram = outlier_figures(number)
         yield sheet, figures.contact_sheet(dataset, [_varied(outlier.ids, dataset)])
-        yield histogram, figures.similarity_histogram(audited.embeddings, outlier)
+        yield (
+            histogram,
+            figures.similarity_histogram(audited.embeddings, outlier, audited.options.similar),
+        )
     for kind in KINDS:
         findings = audit.findings_of(kind)[:FINDINGS_SHOWN]
         if findings and kind not in ("not-a-cell", "unreadable"):

@@ -7,19 +7,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 from tabulate import tabulate
 
 from harness.audit import pipeline
+from harness.audit.embeddings import Embedder
+from harness.audit.outliers import SIMILAR
+from harness.audit.pipeline import AuditOptions
 from harness.commands.console import plain_console, updater
 from harness.commands.settings import DataOptions, Settings, load_settings
 from harness.data.image_cache import open_dataset, provenance
 from harness.data.sampling import sample_indices
 from harness.data.splitting import effective_split, split_csv, split_indices
-from harness.errors import UnknownName, path_error
+from harness.errors import UnknownName, UserError, path_error
 from harness.schema.dataset import Dataset, ImageIdentities
 from harness.schema.protocol import Loss
 from harness.storage.files import write_atomically
+from harness.sweep.weights import fetched
 from harness.training.losses import class_weights
+from zoo.registry import find
 
 
 @dataclass(frozen=True)
@@ -119,27 +125,70 @@ def class_table(options: DataOptions, out: Path) -> list[str]:
     return tabulate(table, "keys", disable_numparse=True, colalign=align).splitlines()
 
 
-def run_audit(
-    options: DataOptions, out: Path | None, also_remove: Sequence[str], not_cells: Sequence[int]
-) -> tuple[list[str], Path]:
+@dataclass(frozen=True)
+class AuditRequest(DataOptions):
+    """The command line of ``data audit``, as typed."""
+
+    out: Path | None = None
+    removed: Path | None = None
+    """Where the removed images go as a data set."""
+    also_remove: tuple[str, ...] = ()
+    """Kinds of findings to remove besides those removed by default."""
+    not_cells: tuple[int, ...] = ()
+    """Indices of images that are known to be no cells."""
+    network: str | None = None
+    size: int | None = None
+    layer: str = ""
+    similarity: float | None = None
+
+
+def run_audit(request: AuditRequest) -> list[object]:
     """Audit a source, write its page and manifest; the summary's lines, and the page.
 
-    ``also_remove``: kinds of findings to remove besides those removed by default. ``not_cells``:
-    indices of images that are known to be no cells. Raises UserError.
+    Raises UserError.
     """
     from harness.audit.findings import REMOVABLE, REMOVED
-    from harness.audit.report import summary, write_report
+    from harness.audit.report import summary, write_removed, write_report
 
-    for kind in also_remove:
+    for kind in request.also_remove:
         if kind not in REMOVABLE:
             raise UnknownName("kind of finding", kind, REMOVABLE)
-    settings = load_settings(options)
+    settings, console = load_settings(request), plain_console(stderr=True)
     benchmark = settings.benchmark
+    options = AuditOptions(
+        request.not_cells,
+        _embedder(request, settings, console),
+        SIMILAR if request.similarity is None else request.similarity,
+    )
     source = pipeline.find_source(benchmark.data, benchmark.protocol.image_size)
-    kinds = tuple(dict.fromkeys((*REMOVED, *also_remove)))
-    with plain_console(stderr=True).status("") as status:
+    kinds = tuple(dict.fromkeys((*REMOVED, *request.also_remove)))
+    with console.status("") as status:
         workspace = replace(settings.workspace, on_progress=updater(status))
-        audited = pipeline.run_audit(source, workspace, not_cells)
+        audited = pipeline.run_audit(source, workspace, options)
         status.update("drawing the figures")
-        page = write_report(audited, out or Path("audit") / audited.dataset.name, kinds)
-    return summary(audited, kinds), page
+        page = write_report(audited, request.out or Path("audit") / audited.dataset.name, kinds)
+    lines: list[object] = [*summary(audited, kinds)]
+    if request.removed is not None:
+        count = write_removed(audited, request.removed, kinds)
+        lines.append(f"{request.removed}: the {count:,} removed images")
+    return [*lines, page]
+
+
+def _embedder(request: AuditRequest, settings: Settings, console: Console) -> Embedder:
+    """The network that compares images; by default one whose weights are always there."""
+    default = Embedder()
+    recipe = find(request.network or default.recipe)
+    if recipe.branches or not recipe.pretrained:
+        raise UserError(f"--network {recipe.name}: an audit needs one network with its weights")
+    own = recipe.name == default.recipe
+    size = request.size or (default.image_size if own else settings.benchmark.protocol.image_size)
+    if problem := recipe.size_problem(size):
+        raise UserError(f"--size {size} is {problem}")
+    if own and not settings.benchmark.weights.files:
+        return replace(default, image_size=size, layer=request.layer)
+    certain = settings.benchmark.weights.model_copy(update={"when_offline": "fail"})
+    weights = fetched(certain, recipe, None, console)
+    if weights.weights.source == "random":
+        reason = weights.note or "random weights"
+        raise UserError(f"{recipe.name}: {reason}; an audit needs trained ones")
+    return Embedder(recipe.name, size, request.layer, weights.files[0])

@@ -87,13 +87,19 @@ def split(out: Path, **source: Any) -> None:
     "--similar-to", "--like", "not_cells", multiple=True, type=int, metavar="INDEX",
     help="An image that shows no cell: images similar to it are removed too.",
 )  # fmt: skip
+@click.option(
+    "--network", metavar="RECIPE", shell_complete=options.complete_recipe,
+    help="Whose features compare the images, and are mapped.  [lite0]",
+)  # fmt: skip
+@click.option("--size", type=click.IntRange(16, 1024), help="Pixels it sees.  [64; others: 96]")
+@click.option("--layer", default="", metavar="NAME", help="A layer's outputs, such as fc1.")
+@click.option(
+    "--similarity", type=click.FloatRange(-1, 1), help="Cosine from which on two are alike.  [0.8]"
+)
+@click.option("--removed", type=FILE, help="Also write the removed images, as npz.")
 @options.config
-def audit(
-    out: Path | None, also_remove: tuple[str, ...], not_cells: tuple[int, ...], **source: Any
-) -> None:
+def audit(**request: Any) -> None:
     """Find what is wrong with a data set, and list what to leave out."""
-    from harness.commands.data import run_audit
-    from harness.commands.settings import DataOptions
+    from harness.commands.data import AuditRequest, run_audit
 
-    lines, page = run_audit(DataOptions(**source), out, also_remove, not_cells)
-    echo(*lines, page)
+    echo(*run_audit(AuditRequest(**request)))

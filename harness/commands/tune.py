@@ -24,9 +24,9 @@ from harness.schema.tuning import Method
 from harness.storage.files import write_atomically
 from harness.storage.records import FEATURES, Store
 from harness.sweep import planner
-from harness.sweep.downloads import Downloads
 from harness.sweep.planner import PlannedRun
 from harness.sweep.scheduler import SweepContext
+from harness.sweep.weights import fetched
 from zoo.registry import find
 
 if TYPE_CHECKING:  # Optuna may be missing, and loads for a second.
@@ -123,13 +123,9 @@ def tune(recipe: str, request: Request, method: Method, trials: int | None) -> i
 
 def _search(recipe: str, request: Request, method: Method, console: Console) -> Search:
     settings, found = load_request(request), find(recipe)
-    experiment = find_inputs(request, settings, (found,), console, download=True)
-    resolved = experiment.weights[found.name]
-    with Downloads(resolved.missing, console) as downloads:
-        for error in downloads.wait().values():
-            raise error
-    weights = {found.name: replace(resolved, missing=())}
-    experiment = replace(experiment, weights=weights)
+    experiment = find_inputs(request, settings, (found,), console, download=False)
+    weights = fetched(settings.benchmark.weights, found, request.weights_dir, console)
+    experiment = replace(experiment, weights={found.name: weights})
     benchmark = experiment.benchmark
     protocol = benchmark.protocol_of(found.name, benchmark.protocol)
     (base,) = _planned(experiment, "", protocol)[:1]
@@ -163,7 +159,8 @@ def _objective(search: Search, limit: int, console: Console) -> Objective:
         targets = {part: one_hot[labels[getattr(parts, part)]] for part in features}
         objective = OnFeatures(features, targets, run.seed)
         score = objective(search.protocol).macro_f1
-    console.print(f"{what}, on stored features; nothing changed: {100 * score:.2f} %")
+    line = f"{what}, on stored features; nothing changed: {100 * score:.2f} %"
+    console.print(line, soft_wrap=True)
     return objective
 
 

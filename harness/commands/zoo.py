@@ -5,13 +5,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tabulate import tabulate
+
 from harness.commands.console import plain_console
 from harness.errors import UserError
+from harness.execution.devices import Device
+from harness.execution.processes import run_task
+from harness.schema.base import FrozenModel
+from harness.schema.run import RecipeName
 from harness.storage.download import Download
 from harness.sweep.downloads import Downloads, find_sizes
 from harness.sweep.weights import backbones, locate
 from zoo.registry import RECIPES, find
 from zoo.weights import weights_folder
+
+CPU = Device("cpu", "CPU")
+LAYERS_MODULE = "harness.training.layers_worker"
+
+
+class LayerTask(FrozenModel):
+    """Input of the child process that builds a network."""
+
+    recipe: RecipeName
+    image_size: int
+
+
+def layer_table(name: str, size: int) -> str:
+    """The layers of a recipe's network without head, in their order. Raises UserError."""
+    recipe = find(name)
+    if problem := recipe.size_problem(size):
+        raise UserError(f"--size {size} is {problem}")
+    task = LayerTask(recipe=recipe.name, image_size=size)
+    result, reason = run_task(LAYERS_MODULE, task, CPU.environment, lambda _: None)
+    if reason:
+        raise UserError(f"{recipe.name} could not be built: {reason}")
+    rows = [(i, *row) for i, row in enumerate(result["layers"], start=1)]
+    header = ("", "layer", "type", "output", "parameters")
+    align = ("right", "left", "left", "left", "right")
+    table = tabulate(rows, header, disable_numparse=True, colalign=align)
+    return f"{table}\n{recipe.title} at {size} px: {result['parameters']:,} parameters"
 
 
 def fetch(names: Sequence[str], folder: Path | None, *, everything: bool) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -63,6 +63,17 @@ def resolve_weights(
         recipe.name: _join([resolved[branch.name] for branch in recipe.branches])
         for recipe in joint
     }
+
+
+def fetched(
+    settings: WeightSettings, recipe: Recipe, folder: Path | None, console: Console
+) -> ResolvedWeights:
+    """A recipe's weights as of ``resolve_weights``, with every file here. Raises UserError too."""
+    resolved = resolve_weights(settings, (recipe,), folder, console)[recipe.name]
+    with Downloads(resolved.missing, console) as downloads:
+        for error in downloads.wait().values():
+            raise error
+    return replace(resolved, missing=())
 
 
 def backbones(recipes: Sequence[Recipe]) -> tuple[Recipe, ...]:

@@ -525,6 +525,33 @@ def test_classes_before_and_after_balancing(wbc: Cli, tmp_path: Path) -> None:
         assert (code, message in err) == (2, True), err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--network", "vgg61"), "did you mean 'vgg1"),
+        (("--network", "basic"), "an audit needs one network with its weights"),
+        (("--network", "vgg16"), "vgg16: cannot download"),
+        (("--size", "17"), "--size 17 is "),
+        (("--similarity", "2"), "2.0 is not in the range"),
+    ],
+)
+def test_what_an_audit_cannot_compare_with(
+    wbc: Cli, offline: None, words: Any, message: str
+) -> None:
+    code, _, err = wbc("data", "audit", "smear@80", *words)
+    assert (code, message in err) == (2, True), err
+
+
+@pytest.mark.slow
+def test_the_layers_of_a_network(wbc: Cli) -> None:
+    code, out, err = wbc("zoo", "show", "basic", "--size", "32")
+    assert code == 0, err
+    assert "Conv2D" in out
+    assert "32 x 32 x 32" in out
+    assert wbc("zoo", "show", "vgg16", "--size", "17")[0] == 2
+    assert "did you mean 'vgg1" in wbc("zoo", "show", "vgg61")[2]
+
+
 @pytest.mark.slow
 def test_audit_then_clean_data(wbc: Cli, tmp_path: Path, offline: None) -> None:
     """With the real network: a page, a manifest, and the data without what it lists."""

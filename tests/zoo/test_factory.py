@@ -22,8 +22,14 @@ from tests.zoo.networks import (
     save_as_keras_publishes,
     scramble,
 )
-from zoo.errors import ImageSizeError, WeightsError
-from zoo.factory import PREPROCESSING_LAYERS, _speed_up_depthwise, backbone_layers, build
+from zoo.errors import ImageSizeError, UserError, WeightsError
+from zoo.factory import (
+    PREPROCESSING_LAYERS,
+    _speed_up_depthwise,
+    backbone_layers,
+    build,
+    build_layer,
+)
 from zoo.networks.convnext import fuse_pointwise
 from zoo.recipe import KerasFile, Recipe
 from zoo.registry import find
@@ -289,3 +295,23 @@ def test_source_is_neutral_of_the_backend(path: Path) -> None:
             assert (node.module or "").split(".")[0] not in backends
         elif isinstance(node, ast.Name):
             assert node.id not in backends
+
+
+@pytest.mark.slow
+def test_a_layer_of_the_network_and_one_of_its_classifier(tmp_path: Path) -> None:
+    whole, without = tmp_path / "whole.weights.h5", tmp_path / "without.weights.h5"
+    network = keras.applications.MobileNet(weights=None)
+    network.save_weights(whole)
+    recipe = find("mobilenet")
+    top = build_layer(recipe, 224, whole, "conv_preds")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3)).astype(np.float32)
+    expected = keras.Model(network.input, network.get_layer("conv_preds").output)
+    np.testing.assert_allclose(
+        top(pixels), np.asarray(expected(pixels / 127.5 - 1)).mean(axis=(1, 2)), atol=1e-5
+    )
+    build(recipe, 64).save_weights(without)
+    inner = build_layer(recipe, 64, without, "conv_pw_3_relu")
+    assert inner.output.shape == (None, 128)
+    assert build_layer(recipe, 64, without, "").output.shape == (None, 1024)
+    with pytest.raises(UserError, match=r"no layer 'conv_preds'.*whole weights and 224 px"):
+        build_layer(recipe, 64, without, "conv_preds")

@@ -11,16 +11,18 @@ import pytest
 from PIL import Image
 
 from harness.audit import embeddings, pipeline
+from harness.audit.embeddings import Embedder
 from harness.audit.findings import REMOVED
 from harness.audit.outliers import LEAST_COPIES
 from harness.audit.pipeline import (
     AuditedSource,
+    AuditOptions,
     Workspace,
     default_manifest,
     prepare_data,
     run_audit,
 )
-from harness.audit.report import summary, write_report
+from harness.audit.report import summary, write_removed, write_report
 from harness.config import DataSettings
 from harness.data.image_cache import get_or_decode, open_dataset
 from harness.data.sources import SMEAR_SEED, find
@@ -222,4 +224,24 @@ def test_real_sets_without_contaminants_lose_nothing(
 
 def test_an_image_that_is_not_there_cannot_be_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="smear@80 has no image 80: its 80 are counted from 0"):
-        run_audit(find("smear@80", 96), Workspace(tmp_path, CPU), not_cells=(3, 80))
+        run_audit(find("smear@80", 96), Workspace(tmp_path, CPU), AuditOptions(not_cells=(3, 80)))
+
+
+@pytest.mark.slow
+def test_another_network_and_threshold_and_the_removed_as_a_set(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    """The embeddings are another network's; all of its images are alike at the least similarity."""
+    options = AuditOptions((3,), Embedder("lite0", 48, "blocks_0_project_conv"), similar=-1.0)
+    audited = run_audit(find("smear@80", 96), workspace, options)
+    assert audited.embeddings.shape == (80, 16)
+    assert audited.audit.outliers[0].ids.tolist() == list(range(80))
+    page = write_report(audited, tmp_path / "page", REMOVED).read_text()
+    assert "-1.0 or more, in the embeddings of layer blocks_0_project_conv of" in page
+    assert write_removed(audited, tmp_path / "removed.npz", REMOVED) == 80
+    again = open_dataset(get_or_decode(find(str(tmp_path / "removed.npz"), 96), 96, tmp_path))
+    np.testing.assert_array_equal(again.labels, audited.dataset.labels)
+    np.testing.assert_array_equal(again.images, audited.dataset.images)
+    assert again.class_names == audited.dataset.class_names
+    with pytest.raises(DataError, match="nothing is removed"):
+        write_removed(audited, tmp_path / "none.npz", ())
