@@ -369,6 +369,8 @@ def _check_named_tables(tables: Any, model: type[BaseModel], path: Path, kind: s
         if kind == "profile" and name not in get_args(Profile):
             hint = did_you_mean(name, get_args(Profile))
             raise ConfigError(f"{path}: unknown profile {name!r}{hint}")
+        if not name.strip() or not name.isprintable():
+            raise ConfigError(f"{path}: {kind}: {name!r} is no name that can be shown")
         if name == ALL:
             raise ConfigError(f"{path}: {where}: {ALL!r} means every variant; use another name")
         check_keys(table, model, path, f"{where}.")

@@ -82,6 +82,8 @@ def find(source: str, image_size: int) -> Source:
             return _folder(path)
         if path.is_file():
             return _npz(path, path.stem)
+        if source and path.exists():
+            raise DataError(f"{source!r} is neither a file nor a folder")
         raise DataError(f"no such data: {source!r}{_nearest(path)}")
     except OSError as error:  # a name too long, no permission
         raise DataError(f"{source!r} cannot be opened: {error}") from error

@@ -144,6 +144,8 @@ def test_a_variant_overrides_the_profiles_protocol(tmp_path: Path) -> None:
         ("variants = 3\n", "must be a table of protocol's keys"),
         ("[profile]\nquick = 3\n", "profile.quick must be a table"),
         ("[profile.quick]\nprotcol = 3\n", "unknown key 'profile.quick.protcol'"),
+        ('[variants.""]\n', "variants: '' is no name that can be shown"),
+        ('[variants."a\\nb"]\n', "is no name that can be shown"),
         ("[variants.all]\n", "'all' means every variant"),
         ("[variants.x]\nimage_size = 64\n", "variants.x.image_size: variants share"),
         ("[variants.x.head]\ndropout = 2\n", "variants.x.head.dropout"),

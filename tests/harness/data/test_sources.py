@@ -136,6 +136,7 @@ def test_the_nearest_file_is_named(save: Save, monkeypatch: pytest.MonkeyPatch) 
         ("zzzzzz", "choose from bloodmnist, smear"),
         ("", "choose from bloodmnist, smear"),
         ("nowhere/x.npz", "there is no folder 'nowhere'"),
+        ("/dev/null", "is neither a file nor a folder"),
         ("a\0b", "no such data"),
         ("x" * 5000, "cannot be opened"),
         ("~nobody-of-this-name/x.npz", "there is no such user"),
