@@ -12,6 +12,7 @@ import numpy as np
 
 from harness.errors import DataError
 from harness.schema.dataset import Dataset, ImageIdentities, Parts, Split
+from harness.storage.files import csv_cell
 
 TRAIN, VALIDATION, TEST, UNUSED = range(4)
 PARTS = ("train", "validation", "test")
@@ -70,7 +71,7 @@ def split_csv(parts: Parts, images: ImageIdentities) -> str:
     import pandas as pd
 
     columns = images.columns(np.arange(len(images.sha256)))
-    table = pd.DataFrame({"part": "unused", **columns})
+    table = pd.DataFrame({"part": "unused", **columns}).map(csv_cell)
     for name in PARTS:
         table.loc[getattr(parts, name), "part"] = name
     return table.to_csv(index_label="index", lineterminator="\n")

@@ -214,3 +214,5 @@ def test_a_split_is_written_out_image_by_image(tmp_path: Path) -> None:
         assert indices == getattr(parts, name).tolist()
     assert sum(row["part"] == "unused" for row in rows) == 20
     assert [bytes.fromhex(row["sha256"]) for row in rows] == [one.tobytes() for one in digests]
+    named = split_csv(parts, ImageIdentities(digests, ("=cmd()/1.png",) * 60))
+    assert {row["file"] for row in csv.DictReader(named.splitlines())} == {"'=cmd()/1.png"}
