@@ -42,7 +42,8 @@ class RandomBatch:
     """float32 (n, K) of the images ``ids`` (n,)."""
     rows: np.ndarray
     """Where the augmented images go in the epoch, int (copies n,)."""
-    seed: list[int]
+    seed: list[int] | None
+    """None: they stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Stream:
     """Fingerprint of the data set."""
     augment: Augment = engine.augment
     """The code of the augmentation's provider."""
+    plain: int = 0
+    """The first images that stay as they are."""
 
     @cached_property
     def key(self) -> str:
@@ -67,7 +70,7 @@ class Stream:
         provider = self.augmentation.provider
         content = [self.data, hashlib.sha256(self.ids.tobytes()).hexdigest(), steps, self.seed,
                    self.images.shape[1], provider, STREAM[provider],
-                   cv2.__version__, np.__version__, BATCH]  # fmt: skip
+                   cv2.__version__, np.__version__, BATCH, *filter(None, [self.plain])]  # fmt: skip
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
     @property
@@ -86,18 +89,25 @@ class Stream:
         return epoch_bytes(self.augmentation, len(self.ids), size, classes)
 
     def random_batches(self, epoch: int) -> list[RandomBatch]:
-        """The images of an epoch, divided at random."""
+        """The images of an epoch, divided at random; those that stay as they are, in order."""
         count = len(self.ids)
-        order = np.random.default_rng([self.seed, epoch, *b"order"]).permutation(count)
+        augmented = count - self.plain
+        order = np.random.default_rng([self.seed, epoch, *b"order"]).permutation(augmented)
         copies = range(enlargement(self.augmentation))
+        parts = np.array_split(self.plain + order, max(1, augmented // BATCH))
+        unchanged = np.array_split(np.arange(self.plain), -(-self.plain // BATCH) or 1)
         return [
             RandomBatch(
                 ids=self.ids[chosen],
                 targets=self.targets[chosen],
                 rows=np.concatenate([chosen + k * count for k in copies]),
-                seed=[self.seed, epoch, number],
+                seed=seed,
             )
-            for number, chosen in enumerate(np.array_split(order, max(1, count // BATCH)))
+            for chosen, seed in (
+                *((part, [self.seed, epoch, number]) for number, part in enumerate(parts)),
+                *((part, None) for part in unchanged),
+            )
+            if len(chosen)
         ]
 
 
@@ -161,7 +171,9 @@ def _write_augmented(
 ) -> np.ndarray:
     """Write the augmented images of a batch to their rows of ``pixels``; their targets."""
     source = _mapped(source) if isinstance(source, Path) else source
-    images, targets = augment(np.asarray(source[batch.ids]), batch.targets, batch.seed)
+    images, targets = np.asarray(source[batch.ids]), batch.targets
+    if batch.seed is not None:
+        images, targets = augment(images, targets, batch.seed)
     if isinstance(pixels, np.ndarray):
         pixels[batch.rows] = images
         return targets

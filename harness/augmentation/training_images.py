@@ -26,6 +26,7 @@ def training_stream(run: Run, data: Dataset) -> Stream:
         seed=run.seed,
         data=data.fingerprint,
         augment=augment_function(run.protocol.augmentation),
+        plain=len(ids) if run.protocol.augmentation.only_copies else 0,
     )
 
 

@@ -142,7 +142,8 @@ def options_in_words(protocol: Protocol) -> list[str]:
     words = []
     if augmentation.policy:
         by = "" if augmentation.provider == "wbc-bench" else f" of {augmentation.provider}"
-        words.append(f"augmented by {_policy_in_words(augmentation.policy)}{by}")
+        alone = ", the copies alone" if augmentation.only_copies else ""
+        words.append(f"augmented by {_policy_in_words(augmentation.policy)}{by}{alone}")
     if share := augmentation.validation_share:
         policy = _policy_in_words(augmentation.validation_policy)
         words.append(f"{share:.0%} of the validation images augmented by {policy}")

@@ -246,6 +246,8 @@ class Augmentation(FrozenModel):
     policy: Policy = ()
     provider: Literal["wbc-bench", "keras-cv"] = "wbc-bench"
     """Whose code applies the steps: ours, or keras-cv's layers, at a fraction of the rate."""
+    only_copies: bool = added_field(False)
+    """Augment only the repeats that oversampling adds; the images themselves stay as they are."""
     frozen_epochs: int = Field(5, ge=1, le=1000)
     """Different augmented epochs that the frozen phase cycles through; each is one pass."""
     validation_share: Share = added_field(0.0)
@@ -253,6 +255,12 @@ class Augmentation(FrozenModel):
     validation_policy: Policy = added_field((RandAugment(),))
     stream: int = added_field(1, ge=1, le=MOST)
     """``STREAM`` when the run was planned: other pixels make another run."""
+
+    @model_validator(mode="after")
+    def _copies_are_single(self) -> Augmentation:
+        if self.only_copies and any(isinstance(step, Enlarged) for step in self.policy):
+            raise ValueError("only_copies: enlarged is a whole training set, with its own copies")
+        return self
 
     @model_validator(mode="after")
     def _labels_stay_hard(self) -> Augmentation:
@@ -268,6 +276,8 @@ class Augmentation(FrozenModel):
         unused = []
         if not self.policy or self.stream_epoch(1) == 0:  # There is one epoch, or none.
             unused.append("frozen_epochs")
+        if not self.policy:
+            unused.append("only_copies")
         if not self.validation_share:
             unused.append("validation_policy")
         active = bool(self.policy or self.validation_share)

@@ -162,6 +162,15 @@ class Protocol(FrozenModel):
     test_views: int = added_field(1, ge=1, le=8)
     """Test-time augmentation: the number of flips and quarter turns that are averaged."""
 
+    @model_validator(mode="after")
+    def _there_are_copies(self) -> Protocol:
+        augmentation = self.augmentation
+        if augmentation.only_copies and augmentation.policy and not self.loss.oversampling:
+            raise ValueError(
+                "augmentation.only_copies: there are no copies without loss.oversampling"
+            )
+        return self
+
     def with_current_version(self) -> Protocol:
         """The protocol as this version of the program trains it.
 

@@ -14,12 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from harness.augmentation import engine
 from harness.augmentation.epoch_cache import IMAGES, TARGETS, EpochCache, EpochReader
 from harness.augmentation.stream import make_in_memory
+from harness.augmentation.training_images import training_stream
+from harness.data.splitting import split_indices
 from harness.execution import devices
-from harness.schema.dataset import Dataset
+from harness.schema.augmentation import Augmentation
+from harness.schema.dataset import Dataset, Split
+from harness.schema.protocol import Loss, Protocol
+from harness.schema.run import Run, Weights
 from tests.harness.augmentation.conftest import make_stream
 
 POLICY = "traditional+mixup"
@@ -68,6 +74,39 @@ def test_every_image_is_there_once(smear: Dataset) -> None:
     made = make_in_memory(stream, 0)
     np.testing.assert_array_equal(made.images, smear.images[stream.ids])
     np.testing.assert_array_equal(made.targets, stream.targets)
+
+
+def test_only_the_copies_are_augmented(smear: Dataset, tmp_path: Path) -> None:
+    """Those that oversampling adds: the images themselves come first, as they are."""
+    loss, augmentation = Loss(oversampling=True), Augmentation(policy="noise", only_copies=True)
+    weights, split = Weights(source="random"), Split()
+    protocol = Protocol(loss=loss, augmentation=augmentation)
+    run = Run(
+        recipe="lite0", weights=weights, protocol=protocol, data=smear.fingerprint, split=split
+    )
+    stream, train = training_stream(run, smear), split_indices(split, smear).train
+    assert 0 < len(train) < stream.rows
+    made = make_in_memory(stream, 2)
+    originals = smear.images[stream.ids]
+    np.testing.assert_array_equal(made.images[: len(train)], smear.images[train])
+    changed = (made.images != originals).any(axis=(1, 2, 3))
+    assert changed[len(train) :].mean() > 0.9
+    np.testing.assert_array_equal(made.targets, stream.targets)
+    all_augmented = replace(stream, plain=0)
+    assert stream.key != all_augmented.key
+    assert_same(EpochCache(tmp_path, LARGE).get_or_make(stream, 2), made)
+
+
+@pytest.mark.parametrize(
+    ("loss", "policy", "message"),
+    [
+        (Loss(), "noise", "no copies without"),
+        (Loss(oversampling=9), "report-001", "whole training"),
+    ],
+)
+def test_copies_alone_need_copies(loss: Loss, policy: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Protocol(loss=loss, augmentation=Augmentation(policy=policy, only_copies=True))
 
 
 def test_mixing_finds_partners_of_other_classes(smear: Dataset) -> None:
