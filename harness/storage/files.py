@@ -111,6 +111,10 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
+    except OSError as error:
+        if error.filename == str(temporary):
+            error.filename = str(path)  # Of which the user knows.
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

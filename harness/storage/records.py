@@ -315,7 +315,11 @@ def read_record(path: Path, kind: type[RecordT]) -> RecordT:
         message = problem["msg"].removeprefix("Value error, ")[:300]
         reason = f"{field}: {message}" if field else message
         raise StoreError(f"{path}: {reason}; delete it and run again")
-    if isinstance(number, int) and SCHEMA < number < NO_SCHEMA:
+    if isinstance(number, int) and number >= NO_SCHEMA:
+        raise StoreError(
+            f"{path}: not a record (schema {str(number)[:20]}); delete it and run again"
+        )
+    if isinstance(number, int) and number > SCHEMA:
         advice = f"is newer than this wbc-bench (schema {SCHEMA}): update it"
     else:
         advice = f"is older than {SCHEMA}: delete the record and run again"

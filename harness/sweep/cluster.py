@@ -30,10 +30,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 from uuid import uuid4
 
-from distributed import Client, Future, WorkerPlugin, get_worker
+from distributed import Client, Future, get_worker
 from distributed.scheduler import KilledWorker
 
-from harness import __version__
 from harness.errors import UserError
 from harness.execution import compile_cache, devices
 from harness.execution.devices import Device
@@ -45,6 +44,7 @@ from harness.schema.run import Backend, Job
 from harness.storage.files import write_atomically
 from harness.storage.records import BACKBONE_WEIGHTS, FEATURES, HEAD_WEIGHTS, PREDICTIONS
 from harness.storage.unrecorded import OUTCOME, write_or_keep
+from harness.sweep.cluster_images import ImagesPlugin, check_version, images_folder
 from harness.sweep.scheduler import Launcher
 
 GPU = {"GPU": 1.0}
@@ -56,6 +56,12 @@ STOP_SECONDS = 5.0
 """For which a scheduler may take to stop; then the sweep ends without it."""
 ADDRESS = re.compile(r"(tcp|tls)://([\w.-]+|\[[0-9a-fA-F:.%]+\]):\d{1,5}")
 T = TypeVar("T")
+
+
+class _Client(Client):  # type: ignore[misc]
+    def __del__(self) -> None:
+        """It is closed, or goes with the process; Dask would wait, and complain, if it never met
+        its scheduler."""
 
 
 def connect(address: str) -> Client:
@@ -70,7 +76,7 @@ def connect(address: str) -> Client:
             f"--cluster {address}: no address; write tcp://HOST:PORT or tls://HOST:PORT"
         )
     try:
-        connecting = partial(Client, address, timeout=CONNECT_SECONDS, set_as_default=False)
+        connecting = partial(_Client, address, timeout=CONNECT_SECONDS, set_as_default=False)
         return within(CONNECT_SECONDS, connecting)
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -92,35 +98,6 @@ def within(seconds: float, call: Callable[[], T]) -> T:
         return outcome.result(seconds)
     except TimeoutError:
         raise TimeoutError(f"no answer in {seconds:g} s") from None
-
-
-class ImagesPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Copies a folder of decoded images to every worker, also to those that join later."""
-
-    idempotent = True
-
-    def __init__(self, folder: Path, shifted: Path | None = None) -> None:
-        """``shifted``: file of the corrupted copy of the test images, if it is needed."""
-        self.place = f"wbc-bench-{folder.name}" + (f"-{shifted.parent.name}" if shifted else "")
-        self.name = f"{self.place}-{uuid4().hex[:8]}"  # Other sweeps may send the same images.
-        paths = [*folder.iterdir(), *([shifted] if shifted else [])]
-        self.files = {path.name: path.read_bytes() for path in paths}
-        self.version = __version__
-
-    def setup(self, worker: Any) -> None:
-        """Raises UserError on a worker of another version."""
-        if self.version != __version__:
-            raise _other_version(self.version)
-        folder = images_folder(worker, self.place)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in self.files.items():
-            path = folder / name
-            if not (path.exists() and path.read_bytes() == content):  # Earlier sweeps left it.
-                write_atomically(path, content)
-
-
-def images_folder(worker: Any, name: str) -> Path:
-    return Path(worker.local_directory) / name
 
 
 @dataclass(frozen=True)
@@ -244,7 +221,7 @@ class Cluster:
         backend = cast(Backend, environment["KERAS_BACKEND"])
         task = ClusterTask(job, self._images.place, backend, self.make_launcher, topic)
         weights = tuple(Path(file).read_bytes() if file else None for file in job.weights)
-        arguments = (__version__, pickle.dumps(task), weights)
+        arguments = (self._images.version, pickle.dumps(task), weights)
         self.client.subscribe_topic(topic, lambda entry: report(read_event(entry[1])))
         with self._lock:
             if self.stopped:
@@ -305,8 +282,10 @@ def execute_task(version: str, pickled: bytes, weights: Sequence[bytes | None]) 
     ``pickled``: a ClusterTask, which another ``version`` of this program may not be able to load.
     """
     worker = get_worker()
-    if version != __version__:
-        failed = Failed(reason=str(_other_version(version)))
+    try:
+        check_version(version)
+    except UserError as error:
+        failed = Failed(reason=str(error))
         return TaskResult(ProcessResult("wrong input", failed=failed), {})
     task: ClusterTask = pickle.loads(pickled)
     with (
@@ -343,10 +322,6 @@ def execute_task(version: str, pickled: bytes, weights: Sequence[bytes | None]) 
             )
         paths = [output / name for name in RETURNED_FILES]
         return TaskResult(result, {path.name: path.read_bytes() for path in paths if path.exists()})
-
-
-def _other_version(version: str) -> UserError:
-    return UserError(f"--cluster: a worker has wbc-bench {__version__}, this machine {version}")
 
 
 def _write_weights(path: Path, content: bytes | None) -> str | None:

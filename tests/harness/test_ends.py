@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import socket
@@ -16,7 +17,8 @@ import pytest
 
 from harness.commands.settings import DataOptions, load_settings
 from harness.config import load
-from harness.errors import ConfigError, NoAccess, UserError, WeightsError
+from harness.data import sources
+from harness.errors import ConfigError, DataError, NoAccess, UserError, WeightsError
 from harness.execution.child import failure_status
 from harness.execution.devices import Device
 from harness.execution.processes import WorkerProcess
@@ -170,6 +172,8 @@ def test_devices_and_fifos_are_not_waited_for(tmp_path: Path) -> None:
             load(path, "quick")
         with pytest.raises(WeightsError, match="not a regular file"):
             user_file(find("vgg16"), path)
+        with pytest.raises(DataError, match="neither a file nor a folder"):
+            sources.find(str(path), 96)
 
 
 def test_what_is_no_regular_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
@@ -266,3 +270,14 @@ def test_an_address_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPat
         with pytest.raises(UserError, match="no scheduler answers there"):
             cluster.connect(f"tcp://127.0.0.1:{port}")
     assert time.monotonic() - start < 30
+
+
+def test_a_client_without_certificates_is_one_line_and_nothing_at_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster, ignored = pytest.importorskip("harness.sweep.cluster"), list[object]()
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    with pytest.raises(UserError, match=r"no scheduler answers there .*TLS"):
+        cluster.connect("tls://127.0.0.1:9")
+    gc.collect()
+    assert ignored == []

@@ -247,6 +247,8 @@ def _damage(path: Path, key: str | None = None) -> Iterator[None]:
     """Turn errors of damaged files into a DataError that names the file and the array."""
     try:
         yield
+    except PermissionError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except DAMAGE as error:
         name = f"{path}: {key}" if key else str(path)
         reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -290,9 +290,9 @@ def test_a_worker_of_another_version_is_said_once_and_fails_no_run(
 
 
 def set_version(version: str) -> None:
-    from harness.sweep import cluster
+    from harness.sweep import cluster_images
 
-    cluster.__version__ = version  # type: ignore[attr-defined]
+    cluster_images.__version__ = version  # type: ignore[attr-defined]
 
 
 FROZEN = """
