@@ -83,7 +83,7 @@ def test_the_engine_does_not_change_the_result(cluster: Any, images: Path, tmp_p
     summary = sweep(planned, made_context(spread, there.slots), there)
     killer.join()
     there.close()
-    assert summary.finished == len(planned)
+    assert summary.finished == len(planned), summary.failed
     journal = (spread / "journal").read_text().split()
     assert len(set(journal[2::3])) >= 2, "both workers must have worked"
     assert set(pids.values()) & {int(pid) for pid in journal[2::3]}
@@ -310,6 +310,7 @@ def test_a_frozen_scheduler_obeys_the_first_ctrl_c(
     from harness.sweep import cluster as module
 
     monkeypatch.setattr(module, "STOP_SECONDS", 1.0)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # Ignored after `&`.
     host = subprocess.Popen(
         [sys.executable, "-c", FROZEN], cwd=ROOT, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -335,6 +336,7 @@ def test_a_frozen_scheduler_obeys_the_first_ctrl_c(
         there.close()
         assert time.monotonic() - start < 5, "a scheduler that hangs is asked once"
     finally:
+        signal.signal(signal.SIGINT, handler)
         thread.join()
         host.kill()
         host.wait()
