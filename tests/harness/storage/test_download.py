@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +20,7 @@ from harness.storage.file_lock import FileLock
 from tests.harness.file_server import CUT, FileServer, serving
 
 SIGNATURE = b"\x89HDF"
-BODY = SIGNATURE + os.urandom(300_000)
+BODY = SIGNATURE + random.Random(0).randbytes(300_000)
 MD5 = f"md5:{hashlib.md5(BODY).hexdigest()}"
 SHA256 = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
 
@@ -102,7 +103,7 @@ def test_what_an_earlier_process_left_is_resumed(
     assert min(counts, default=left) == left
 
 
-@pytest.mark.parametrize("left", [os.urandom(123_456), BODY + b"more"])
+@pytest.mark.parametrize("left", [random.Random(1).randbytes(123_456), BODY + b"more"])
 def test_a_partial_file_of_something_else_starts_anew(
     file: Download, server: FileServer, left: bytes
 ) -> None:
@@ -116,7 +117,7 @@ def test_without_a_checksum_nothing_that_was_left_is_believed(
     file: Download, server: FileServer
 ) -> None:
     file.path.parent.mkdir()
-    file.part.write_bytes(os.urandom(123_456))
+    file.part.write_bytes(random.Random(1).randbytes(123_456))
     server.troubles["/file"] = ["break", "break"]
     server.etags["/file"] = '"first"'
     assert fetch(replace(file, digest=None)).read_bytes() == BODY
