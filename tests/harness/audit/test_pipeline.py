@@ -164,7 +164,8 @@ def test_a_child_that_fails_is_reported_in_one_line(
 
 def test_the_key_covers_all_that_embeddings_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {embeddings.key("one"), embeddings.key("another"), embeddings.key("one", "jax")}
-    for name, value in (("IMAGE_SIZE", 80), ("VERSION", 2), ("BATCH", 1)):
+    keys.add(embeddings.key("one", embedder=Embedder(image_size=80)))
+    for name, value in (("VERSION", 2), ("BATCH", 1)):
         with monkeypatch.context() as patch:
             patch.setattr(embeddings, name, value)
             keys.add(embeddings.key("one"))
