@@ -18,7 +18,9 @@ Any other exception is a bug, and shows its traceback.
 from __future__ import annotations
 
 import errno
+import os
 import re
+from pathlib import Path
 
 from zoo.errors import ImageSizeError as ImageSizeError
 from zoo.errors import Offline as Offline
@@ -96,7 +98,9 @@ def path_error(error: OSError, path: object = None) -> UserError:
     if is_no_room(error):
         return NoRoom.at(place or "somewhere")
     if error.errno in {errno.EEXIST, errno.ENOTDIR}:
-        return UserError(f"{error.filename or place}: is a file, where a folder is needed")
+        named = Path(str(error.filename or place))
+        file = next(filter(os.path.isfile, (*reversed(named.parents), named)), named)
+        return UserError(f"{file}: is a file, where a folder is needed")
     return UserError(f"{place or 'a file'}: {error.strerror or error}")
 
 

@@ -32,6 +32,7 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp", re.DOTALL)
 LEFTOVER_SECONDS = 3600.0
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a formula begins with in a spreadsheet."""
+DEVICE_FOLDERS = ("/dev", "/dev/fd", "/proc/self/fd")
 AGAIN = "delete it and run again"
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -96,10 +97,11 @@ def no_link_between(root: Path, path: Path) -> Path:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a temporary file in the same folder, sync it, rename it, and sync the folder.
 
-    What is no regular file, as ``/dev/stdout``, is written to and not replaced.
+    A device, as ``/dev/stdout``, is written to and not replaced; but no pipe or link to a device in
+    any other folder, which may come from somebody else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.parent == Path("/dev") or (path.exists() and not path.is_file()):
+    if str(path.parent) in DEVICE_FOLDERS:
         path.write_bytes(content)
         return
     # Not the process id: other machines may write to this folder.

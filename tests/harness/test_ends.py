@@ -176,18 +176,23 @@ def test_devices_and_fifos_are_not_waited_for(tmp_path: Path) -> None:
             sources.find(str(path), 96)
 
 
-def test_what_is_no_regular_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    files.write_atomically(pipe, b"table")
-    assert os.read(reader, 100) == b"table"
-    os.close(reader)
-    assert pipe.is_fifo()
-    with pytest.raises(IsADirectoryError):
-        files.write_atomically(tmp_path, b"table")
+def test_devices_are_written_to_and_pipes_replaced(tmp_path: Path) -> None:
     files.write_atomically(Path("/dev/null"), b"table")
     assert Path("/dev/null").is_char_device()
+    reader, writer = os.pipe()
+    files.write_atomically(Path(f"/dev/fd/{writer}"), b"table")
+    assert os.read(reader, 100) == b"table"
+    os.close(reader)
+    os.close(writer)
+    # Of a results folder from elsewhere: opening a pipe would wait for ever.
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/full")
+    for name in ("pipe", "link"):
+        files.write_atomically(tmp_path / name, b"table")
+        assert (tmp_path / name).read_bytes() == b"table"
+        assert not (tmp_path / name).is_symlink()
+    with pytest.raises(IsADirectoryError):
+        files.write_atomically(tmp_path, b"table")
 
 
 def test_an_unknown_user_is_an_error_in_one_line(tmp_path: Path) -> None:

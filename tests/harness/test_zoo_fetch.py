@@ -66,7 +66,7 @@ def test_what_cannot_be_fetched_is_a_line_each(
         (("vgg61",), "unknown recipe 'vgg61'; did you mean 'vgg19'?"),
         ((), "name recipes, or say --all; 'wbc-bench zoo' lists them"),
         (("vgg16", "--weights-dir", "file"), "file: is a file; --weights-dir names a folder"),
-        (("vgg16", "--weights-dir", "file/below"), "Not a directory"),
+        (("vgg16", "--weights-dir", "file/below"), "file: is a file, where a folder is needed"),
     ],
 )
 def test_bad_input(
