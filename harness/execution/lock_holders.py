@@ -15,7 +15,7 @@ REPORT_SECONDS = 5.0
 ARTEFACTS_LOCK = "artefacts.lock"
 
 COUNTED_SECONDS = 0.1
-"""Of waiting since the last report, of which the parent is told though it was not worth a line."""
+"""Of waiting since the last report that is reported to the parent, though without a line."""
 
 
 @dataclass
@@ -38,13 +38,13 @@ class Waits:
         """Around waiting for the lock in a file: after ``seconds`` report who holds it."""
         ended, was_reported = threading.Event(), threading.Event()
 
-        def tell() -> None:
+        def report_holder() -> None:
             if not ended.wait(seconds):
                 was_reported.set()
                 holder = describe_holder(path)
                 self.report(f"waiting for {what}, held by {holder}", self.seconds + seconds)
 
-        start, thread = time.perf_counter(), threading.Thread(target=tell, daemon=True)
+        start, thread = time.perf_counter(), threading.Thread(target=report_holder, daemon=True)
         thread.start()
         try:
             yield

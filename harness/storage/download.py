@@ -84,7 +84,7 @@ def _reason(error: Exception) -> str:
 def remote_size(download: Download) -> int:
     """Bytes of the file as its server says, else as expected; the body is not fetched.
 
-    Raises Offline where nobody answers, or the answer is that there is no such file.
+    Raises Offline where the server does not answer, or has no such file.
     """
     import requests
 

@@ -164,7 +164,7 @@ class Cluster:
         self._workers = self.client.scheduler_info(n_workers=-1).get("workers")
 
     def _refresh_regularly(self) -> None:
-        """In its own thread: a scheduler that hangs must not hold up whoever asks."""
+        """In its own thread: a scheduler that hangs must not block the sweep."""
         while not self._closed.wait(POLL_SECONDS):
             with suppress(Exception):
                 self._refresh()

@@ -41,7 +41,7 @@ def find_sizes(
 ) -> tuple[dict[str, Download], dict[str, UserError]]:
     """Name -> the download with the size that its server says, and name -> why there is none.
 
-    Once nobody answers, nobody else is asked: without a network each would take seconds to fail.
+    After one server did not answer no other is tried: without a network each takes seconds to fail.
     """
     silent: list[Exception] = []
 
