@@ -22,7 +22,7 @@ SHELLS = ("bash", "zsh", "fish")
 def main() -> None:
     """Run a command line: a user error is one line and exit code 2, anything else is a bug."""
     # A thousand records live until the end: the default looks through them again for every 700.
-    gc.set_threshold(50_000)
+    gc.set_threshold(500_000)
     sys.exit(execute(lambda: cli.main(prog_name="wbc-bench", standalone_mode=False)))
 
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -277,53 +277,59 @@ def spelled(class_name: str) -> str:
     return "".join(unicodedata.normalize("NFKC", class_name).casefold().split())
 
 
+@dataclass
+class _Decoding:
+    """The images of a source as they are resized, and what is noted of each meanwhile."""
+
+    digests: list[bytes] = field(default_factory=list)
+    """SHA-256 of each image's final pixels."""
+    originals: list[bytes] = field(default_factory=list)
+    turned_originals: list[bytes] = field(default_factory=list)
+    sizes: list[tuple[int, ...]] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
+    brightest: int = 0
+
+    def resized(self, content: Content, size: int, tolerant: bool) -> Iterator[np.ndarray]:
+        for image in chain.from_iterable(content.batches()):
+            if isinstance(image, Unreadable):
+                if not tolerant:
+                    raise _unusable(image.reason)
+                self.unreadable[len(self.digests)] = image.reason
+                pixels, shape = np.zeros((size, size, 3), np.uint8), (0, 0)
+            else:
+                pixels, shape = np.ascontiguousarray(square(image, size)), image.shape[:2]
+            digest = hashlib.sha256(pixels.data).digest()
+            self.digests.append(digest)
+            self.originals.append(digest if shape == (size, size) else original_digest(image))
+            self.turned_originals.append(turned_digest(image))
+            self.sizes.append(shape)
+            self.brightest = max(self.brightest, int(pixels.max()))
+            yield pixels
+
+
 def _decode(
     folder: Path, content: Content, size: int, meta: dict[str, Any], tolerant: bool
 ) -> None:
     """Write the arrays and ``meta.json``."""
     from harness.data.duplicates import near_duplicate_groups
 
-    name, count = meta["name"], len(content.labels)
-    digests: list[bytes] = []  # SHA-256 of each image's final pixels.
-    originals: list[bytes] = []
-    turned_originals: list[bytes] = []
-    sizes: list[tuple[int, ...]] = []
-    unreadable: dict[int, str] = {}
-    brightest = 0
-
-    def resized() -> Iterator[np.ndarray]:
-        nonlocal brightest
-        for image in chain.from_iterable(content.batches()):
-            if isinstance(image, Unreadable):
-                if not tolerant:
-                    raise _unusable(image.reason)
-                unreadable[len(digests)] = image.reason
-                pixels, shape = np.zeros((size, size, 3), np.uint8), (0, 0)
-            else:
-                pixels, shape = np.ascontiguousarray(square(image, size)), image.shape[:2]
-            digest = hashlib.sha256(pixels.data).digest()
-            digests.append(digest)
-            originals.append(digest if shape == (size, size) else original_digest(image))
-            turned_originals.append(turned_digest(image))
-            sizes.append(shape)
-            brightest = max(brightest, int(pixels.max()))
-            yield pixels
-
-    write_images(folder / "images.npy", (count, size, size, 3), resized())
-    if brightest < 2:
+    name, count, noted = meta["name"], len(content.labels), _Decoding()
+    images = noted.resized(content, size, tolerant)
+    write_images(folder / "images.npy", (count, size, size, 3), images)
+    if noted.brightest < 2:
         raise DataError(
             f"{name}: no pixel is above 1: pixels already scaled to 0-1? give raw 0-255 pixels"
         )
-    if len(digests) != count:
-        raise DataError(f"{name}: {len(digests)} images but {count} labels")
+    if len(noted.digests) != count:
+        raise DataError(f"{name}: {len(noted.digests)} images but {count} labels")
     arrays = {
         "labels": content.labels.astype("<i8"),
-        "groups": _groups(digests, turned_originals).astype("<i8"),
-        "digests": np.frombuffer(b"".join(originals), np.uint8).reshape(-1, 32),
-        "sizes": np.array(sizes, "<i4"),
+        "groups": _groups(noted.digests, noted.turned_originals).astype("<i8"),
+        "digests": np.frombuffer(b"".join(noted.originals), np.uint8).reshape(-1, 32),
+        "sizes": np.array(noted.sizes, "<i4"),
     }
-    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    near_groups = near_duplicate_groups(images, arrays["groups"])
+    written = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    near_groups = near_duplicate_groups(written, arrays["groups"])
     if not np.array_equal(near_groups, arrays["groups"]):
         arrays["near_groups"] = near_groups.astype("<i8")
     if content.given is not None:
@@ -334,8 +340,8 @@ def _decode(
         "schema": SCHEMA,
         "image_size": size,
         "class_names": content.class_names,
-        "fingerprint": _fingerprint(digests, arrays, size, content.class_names),
-        "unreadable": unreadable,
+        "fingerprint": _fingerprint(noted.digests, arrays, size, content.class_names),
+        "unreadable": noted.unreadable,
         "notes": content.notes,
     }
     if content.files:

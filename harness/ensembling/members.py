@@ -18,7 +18,7 @@ from harness.schema.records import ExternalRecord, RunRecord
 from harness.schema.run import Run
 from harness.storage.files import read_arrays
 from harness.storage.predictions import read_predictions
-from harness.storage.records import FEATURES, PREDICTIONS, Store
+from harness.storage.records import FEATURES, PREDICTIONS, Store, check_same_images
 from zoo.registry import find
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class EnsembleMembers:
     def parts(self) -> tuple[dict[str, Predictions], ...]:
         parts = tuple(self.store.load_verified(record) for record in self.records)
         by_id = {r.subject.id: own for r, own in zip(self.records, parts, strict=True)}
-        self.store.check_same_images(self.records, by_id)
+        check_same_images(self.store, self.records, by_id)
         return parts
 
     def have(self, part: str) -> bool:

@@ -16,7 +16,7 @@ from harness.reports.preset import Report, packaged, read_preset
 from harness.schema.records import Record
 from harness.storage.files import write_atomically
 from harness.storage.migration import migrate
-from harness.storage.records import Store
+from harness.storage.records import Store, check_same_images
 
 
 def read_boards(results: Path) -> tuple[Board, ...]:
@@ -30,7 +30,7 @@ def boards_of(store: Store, records: Sequence[Record]) -> tuple[Board, ...]:
     parts = {
         record.subject.id: store.load_verified(record) for record in records if record.evaluation
     }
-    store.check_same_images(records, parts)
+    check_same_images(store, records, parts)
     return ablation.in_order(boards(records, parts))
 
 

@@ -6,7 +6,7 @@ A table from elsewhere is checked here, once, for what every later computation r
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -37,7 +37,9 @@ def write_predictions(path: Path, parts: Mapping[str, Predictions]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def read_predictions(path: Path, remedy: str = AGAIN) -> dict[str, Predictions]:
+def read_predictions(
+    path: Path, remedy: Callable[[], str] = lambda: AGAIN
+) -> dict[str, Predictions]:
     """Read predictions by part. Raises StoreError naming the file, and the remedy."""
     try:
         table = _table(read_plain(path, MOST_BYTES))
@@ -57,7 +59,7 @@ def read_predictions(path: Path, remedy: str = AGAIN) -> dict[str, Predictions]:
             )
         _check_rows(parts)
     except (OSError, ValueError, IndexError, KeyError, EOFError) as error:
-        raise unreadable(path, error, remedy) from None
+        raise unreadable(path, error, remedy()) from None
     return parts
 
 

@@ -16,6 +16,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -211,7 +212,8 @@ class Store:
 
     def predictions(self, subject: Subject) -> dict[str, Predictions]:
         """Predictions by part: validation, test, and what else was evaluated. Raises StoreError."""
-        return read_predictions(self.predictions_path(subject), self._remedy(subject))
+        remedy = partial(self._remedy, subject)
+        return read_predictions(self.predictions_path(subject), remedy)
 
     def _remedy(self, subject: Subject) -> str:
         """What makes predictions again that are lost or damaged."""
@@ -231,26 +233,6 @@ class Store:
         parts = self.predictions(record.subject)
         _check_fit(self.predictions_path(record.subject), parts, record)
         return parts
-
-    def check_same_images(
-        self, records: Sequence[Record], predictions: Mapping[str, Mapping[str, Predictions]]
-    ) -> None:
-        """Raises StoreError where records of one data set and split are of other images.
-
-        ``predictions``: by the id of the record's subject.
-        """
-        first: dict[tuple[str, Split, str], tuple[Record, Predictions]] = {}
-        for record in (record for record in records if record.subject.id in predictions):
-            for name, part in predictions[record.subject.id].items():
-                key = (record.run.data, record.run.split, name)
-                other, expected = first.setdefault(key, (record, part))
-                if part is not expected and not (
-                    record.data.class_names == other.data.class_names
-                    and np.array_equal(part.ids, expected.ids)
-                    and np.array_equal(part.labels, expected.labels)
-                ):
-                    path, of_other = map(self.record_path, (record.subject, other.subject))
-                    raise StoreError(f"{path}: {name} images other than those of {of_other.name}")
 
     def load_verified(self, record: Record) -> dict[str, Predictions]:
         """A record's predictions, checked against its hash.
@@ -278,6 +260,27 @@ class Store:
                     self.save_predictions(record.subject, parts)
                     return parts
         raise problem
+
+
+def check_same_images(
+    store: Store, records: Sequence[Record], predictions: Mapping[str, Mapping[str, Predictions]]
+) -> None:
+    """Raises StoreError where records of one data set and split are of other images.
+
+    ``predictions``: by the id of the record's subject.
+    """
+    first: dict[tuple[str, Split, str], tuple[Record, Predictions]] = {}
+    for record in (record for record in records if record.subject.id in predictions):
+        for name, part in predictions[record.subject.id].items():
+            key = (record.run.data, record.run.split, name)
+            other, expected = first.setdefault(key, (record, part))
+            if part is not expected and not (
+                record.data.class_names == other.data.class_names
+                and np.array_equal(part.ids, expected.ids)
+                and np.array_equal(part.labels, expected.labels)
+            ):
+                path, of_other = map(store.record_path, (record.subject, other.subject))
+                raise StoreError(f"{path}: {name} images other than those of {of_other.name}")
 
 
 def record_files(folder: Path) -> list[Path]:

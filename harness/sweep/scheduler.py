@@ -231,7 +231,7 @@ class _Sweep:
                 self._handle_unwritable(error)
                 break
             # Another sweep may have recorded it between the first look and the lock.
-            place = None if self._recorded_elsewhere(planned) else self._lock_slot(free)
+            place = None if self._recorded_elsewhere(planned) else _lock_slot(free)
             if place is not None:
                 self.waiting.remove(planned)
                 return _Assignment(planned, place[0], (lock, *place[1]))
@@ -244,16 +244,6 @@ class _Sweep:
             if assignment.device in free:
                 free.remove(assignment.device)
         return free
-
-    def _lock_slot(self, free: list[Device]) -> tuple[Device, tuple[FileLock, ...]] | None:
-        """The first slot whose GPU no other sweep uses, with the lock of that GPU."""
-        while free:
-            device = free.pop(0)
-            if device.id == "cpu":  # Its runs take turns, whatever sweep they are of.
-                return device, ()
-            if lock := acquire_gpu(device):
-                return device, (lock,)
-        return None
 
     def _recorded_elsewhere(self, planned: PlannedRun) -> bool:
         version = self.context.store.record_version(planned.run)
@@ -357,6 +347,17 @@ class _Sweep:
             self.unwritable = problem
             self.waiting.clear()
         return problem
+
+
+def _lock_slot(free: list[Device]) -> tuple[Device, tuple[FileLock, ...]] | None:
+    """The first slot whose GPU no other sweep uses, with the lock of that GPU."""
+    while free:
+        device = free.pop(0)
+        if device.id == "cpu":  # Its runs take turns, whatever sweep they are of.
+            return device, ()
+        if lock := acquire_gpu(device):
+            return device, (lock,)
+    return None
 
 
 def _run_record(planned: PlannedRun, result: ProcessResult, context: SweepContext) -> RunRecord:
