@@ -12,6 +12,9 @@ CONTROL = re.compile(
 )
 """What moves a terminal's cursor, changes its colours, or turns the direction of a text."""
 
+MOST_LISTED = 30
+"""Choices that one line names."""
+
 
 def printable(text: str) -> str:
     """A text on one line, without characters that a terminal would obey."""
@@ -31,10 +34,10 @@ class UserError(Exception):
 
 
 class UnknownName(UserError):
-    """A name that is not among the known ones."""
+    """A name that is not among the known ones; ``listed`` is said where these are too many."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        super().__init__(f"unknown {kind} {name!r}{did_you_mean(name, known)}")
+    def __init__(self, kind: str, name: str, known: Iterable[str], listed: str = "") -> None:
+        super().__init__(f"unknown {kind} {name!r}{did_you_mean(name, known) or listed}")
 
 
 class Offline(UserError):
@@ -58,9 +61,9 @@ def home_expanded(path: str | Path) -> Path:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?``, or the choices when none is similar."""
+    """``; did you mean 'x'?``, or the choices when none is similar and they are few."""
     known = sorted(known)
     near = get_close_matches(name.lower(), known, n=1, cutoff=0.55)
     if near:
         return f"; did you mean {near[0]!r}?"
-    return f"; choose from {', '.join(known)}" if known else ""
+    return f"; choose from {', '.join(known)}" if 0 < len(known) <= MOST_LISTED else ""

@@ -256,7 +256,7 @@ def find(name: str) -> Recipe:
     known = {spelling: recipe for recipe in recipes for spelling in (recipe.name, *recipe.aliases)}
     recipe = known.get(re.sub(r"[\s_-]", "", name.lower()))
     if recipe is None:
-        raise UnknownName("recipe", name, known)
+        raise UnknownName("recipe", name, known, "; 'wbc-bench zoo' lists them")
     return recipe
 
 

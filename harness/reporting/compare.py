@@ -8,10 +8,11 @@ from pathlib import Path
 from harness.errors import UnknownName, UserError
 from harness.evaluation import significance
 from harness.evaluation.significance import Paired
-from harness.reporting.leaderboard import Board
+from harness.reporting.leaderboard import Board, Placed, compare_placed, same_order
 from harness.reporting.provenance import differing_settings
 from harness.reporting.publish import read_boards
-from harness.reporting.rows import Row, compare_rows
+from harness.reporting.rows import Row
+from harness.reporting.table import p_equals
 from zoo.registry import find
 
 SHORTEST_ID = 4
@@ -55,8 +56,10 @@ def rows_named(boards: Sequence[Board], name: str, results: Path) -> list[tuple[
         return by_id
     try:
         recipe = find(name).name
-    except UnknownName as error:
-        raise UserError(f"{error}, or the id of a row in {results / 'leaderboard.csv'}") from None
+    except UnknownName:
+        known = {row.name for _, row in rows if row.kind != "ensemble"}
+        listed = f"; {results / 'leaderboard.csv'} has names and ids"
+        raise UnknownName("row", name, known, listed) from None
     networks = [(board, row) for board, row in rows if row.name == recipe]
     if not networks:
         raise UserError(
@@ -65,15 +68,10 @@ def rows_named(boards: Sequence[Board], name: str, results: Path) -> list[tuple[
     return networks
 
 
-Placed = tuple[Board, Row]
-"""A row with its board."""
-
-
 def _paragraph(first: Placed, second: Placed) -> str:
     """The p is that of every sentence about these two rows; where there are several, corrected."""
     (board, row), (other_board, other) = first, second
-    test = compare_rows(row, other)
-    assert test is not None, "every row has predictions of the test images"
+    test = compare_placed(first, second)
     same, profile = board is other_board, f", {board.profile} profile"
     where = ["", ""] if same else [f": {s}" for s in differing_settings((first, second))]
     names = [_name(one) + place for one, place in zip((row, other), where, strict=True)]
@@ -86,14 +84,16 @@ def _paragraph(first: Placed, second: Placed) -> str:
             for name, one in zip(names, (row, other), strict=True)
         ),
         f"  difference {100 * test.difference:+.2f} points, 95 % interval {100 * test.low:+.2f} to "
-        f"{100 * test.high:+.2f}: {verdict} (p = {test.p:.2g}; {_seeds(row, other, test)})",
+        f"{100 * test.high:+.2f}: {verdict} ({p_equals(test.p)}; {_seeds(row, other, test)})",
     ]
     for seed in sorted({*row.seeds} & {*other.seeds}):
-        a, b = (r.y_pred[r.seeds.index(seed)] for r in (row, other))
-        mcnemar = significance.mcnemar(board.labels, a, b)
+        ordered = same_order(first, second)
+        labels = ordered[0].parts[0]["test"].labels
+        a, b = (r.y_pred[r.seeds.index(seed)] for r in ordered)
+        mcnemar = significance.mcnemar(labels, a, b)
         lines.append(
             f"  seed {seed}: the two disagree on {int((a != b).sum()):,} images; "
-            f"accuracy, exact McNemar test: p = {mcnemar:.2g}"
+            f"accuracy, exact McNemar test: {p_equals(mcnemar)}"
         )
     return "\n".join(lines)
 

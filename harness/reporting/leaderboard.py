@@ -10,13 +10,17 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import median
+from types import MappingProxyType
 
 import numpy as np
 
 from harness.evaluation import confidence_set, significance
+from harness.evaluation.significance import Paired
 from harness.reporting.rows import Parts, Row, compare_rows, identity, row_of, with_distinct_titles
-from harness.schema.dataset import DataSummary, Split
+from harness.schema.dataset import DataSummary, ImageIdentities, Split
+from harness.schema.predictions import Predictions
 from harness.schema.protocol import Protocol
 from harness.schema.records import Record, RunRecord
 from harness.schema.run import EXTERNAL
@@ -49,12 +53,42 @@ class Board:
     predictions: Mapping[str, Parts]
     """By the id of the run, ensemble or external predictions."""
 
-    @property
-    def test_images(self) -> tuple[str, str]:
-        """What boards share whose rows can be compared: data, and a hash of the test's ids."""
-        ids = self.rows[0].parts[0]["test"].ids if self.rows else np.empty(0)
-        content = np.ascontiguousarray(ids, dtype="<i8").tobytes()
-        return self.fingerprint, hashlib.sha256(content).hexdigest()
+    hashes: np.ndarray | None = None
+    """(n, 32): SHA-256 of each test image as its source has it; None where one is unknown."""
+
+    @cached_property
+    def test_order(self) -> np.ndarray:
+        """(n,): places of the test images, in an order that boards with the same images share."""
+        if self.hashes is None:
+            return np.arange(len(self.labels))
+        return np.lexsort((self.labels, *self.hashes.T[::-1]))
+
+    @cached_property
+    def test_images(self) -> tuple[str, ...]:
+        """What boards share whose rows can be compared: classes, and a hash of the test images.
+
+        Images are known as their source has them, so that their size here does not matter; where
+        that is unknown, by fingerprint and ids.
+        """
+        known: tuple[str, ...]
+        if self.hashes is None:
+            ids = self.rows[0].parts[0]["test"].ids if self.rows else np.empty(0)
+            known, content = (self.fingerprint,), np.ascontiguousarray(ids, dtype="<i8").tobytes()
+        else:
+            labels = self.labels[self.test_order].astype("<i8")
+            known = self.data.class_names
+            content = self.hashes[self.test_order].tobytes() + labels.tobytes()
+        return *known, hashlib.sha256(content).hexdigest()
+
+    def in_test_order(self, row: Row) -> Row:
+        """The row with its test predictions alone, in ``test_order``."""
+        order = self.test_order
+        tests = [parts["test"] for parts in row.parts]
+        ordered = [
+            Predictions(part.ids[order], part.labels[order], part.probabilities[order])
+            for part in tests
+        ]
+        return replace(row, parts=tuple({"test": part} for part in ordered))
 
     @property
     def external(self) -> bool:
@@ -87,21 +121,49 @@ class Board:
         return max((len(row.records) for row in self.rows), default=0)
 
 
-def boards(records: Sequence[Record], predictions: Mapping[str, Parts]) -> tuple[Board, ...]:
+Placed = tuple[Board, Row]
+"""A row with its board."""
+
+
+def compare_placed(first: Placed, second: Placed) -> Paired:
+    """The paired test of two rows on the same or on two boards with the same test images."""
+    row, other = same_order(first, second)
+    test = compare_rows(row, other)
+    assert test is not None, "every row has predictions of the test images"
+    return test
+
+
+def same_order(first: Placed, second: Placed) -> tuple[Row, Row]:
+    """Both rows, their test predictions in one order."""
+    (board, row), (other_board, other) = first, second
+    if board.fingerprint == other_board.fingerprint:
+        return row, other
+    return board.in_test_order(row), other_board.in_test_order(other)
+
+
+def boards(
+    records: Sequence[Record],
+    predictions: Mapping[str, Parts],
+    images: Mapping[str, ImageIdentities] = MappingProxyType({}),
+) -> tuple[Board, ...]:
     """The boards of a results folder, by data name, profile, split and protocol.
 
     ``predictions``: the parts by the id of the run, ensemble or external predictions, for every
-    record that has an evaluation.
+    record that has an evaluation. ``images``: what identifies them, by the data's fingerprint.
     """
     groups: dict[tuple[str, str, str, str, str], list[Record]] = defaultdict(list)
     for record in records:
         run = record.run
         key = (record.data.name, record.profile, run.data)
         groups[(*key, run.split.canonical(), run.protocol.canonical())].append(record)
-    return tuple(_board(groups[key], predictions) for key in sorted(groups))
+    return tuple(_board(groups[key], predictions, images) for key in sorted(groups))
 
 
-def _board(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Board:
+def _board(
+    records: Sequence[Record],
+    predictions: Mapping[str, Parts],
+    images: Mapping[str, ImageIdentities],
+) -> Board:
     records = sorted(records, key=lambda record: (record.run.seed, record.subject.id))
     first = records[0]
     groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
@@ -128,7 +190,18 @@ def _board(records: Sequence[Record], predictions: Mapping[str, Parts]) -> Board
         labels=labels,
         failed=tuple(r for r in records if isinstance(r, RunRecord) and not r.finished),
         predictions=predictions,
+        hashes=_hashes(images.get(first.run.data), rows),
     )
+
+
+def _hashes(images: ImageIdentities | None, rows: Sequence[Row]) -> np.ndarray | None:
+    """Of the test images of these rows; None where one is unknown."""
+    if images is None or not rows:
+        return None
+    ids = rows[0].parts[0]["test"].ids
+    if ids.max(initial=-1) >= len(images.sha256) or not images.sha256[ids].any(axis=1).all():
+        return None
+    return np.asarray(images.sha256[ids])
 
 
 @dataclass(frozen=True, eq=False)

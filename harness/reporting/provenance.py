@@ -71,8 +71,9 @@ def differing_settings(places: Sequence[tuple[Board, Row]]) -> list[str]:
         for name in (*OPTION_KEYS, "version", *unused):
             keys.pop(name, None)
         settings.append(
-            {"profile": board.profile, "split": json.loads(board.split.canonical())} | keys
-        )
+            {"data": board.data.name, "profile": board.profile,
+             "split": json.loads(board.split.canonical())} | keys
+        )  # fmt: skip
         found.append(options_in_words(board.protocol))
     for phase, words in PHASES.items():
         has = [bool(keys.get(phase)) for keys in settings]

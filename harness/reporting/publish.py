@@ -31,7 +31,9 @@ def boards_of(store: Store, records: Sequence[Record]) -> tuple[Board, ...]:
         record.subject.id: store.load_verified(record) for record in records if record.evaluation
     }
     check_same_images(store, records, parts)
-    return ablation.in_order(boards(records, parts))
+    fingerprints = {record.run.data for record in records}
+    images = {key: known for key in fingerprints if (known := store.images(key)) is not None}
+    return ablation.in_order(boards(records, parts, images))
 
 
 def reproductions_of(store: Store, boards: Sequence[Board]) -> tuple[Reproduction, ...]:

@@ -11,9 +11,9 @@ from harness.evaluation import significance
 from harness.evaluation.significance import Paired
 from harness.reporting import ablation
 from harness.reporting.columns import FIRST, shown_in
-from harness.reporting.leaderboard import Board
+from harness.reporting.leaderboard import Board, compare_placed
 from harness.reporting.provenance import differing_settings
-from harness.reporting.rows import Row, compare_rows
+from harness.reporting.rows import Row
 from harness.reporting.table import Column, Emphasis, Table, points
 from harness.schema.records import RunRecord
 
@@ -42,11 +42,16 @@ class JoinedBoards:
     """By network; of each that on the board with the most networks first, then the best. Changes
     are against the first one."""
 
+    @property
+    def shifted_tests(self) -> int:
+        """How many there are: one for each split of images at one size."""
+        return len({(board.fingerprint, board.split.canonical()) for board in self.boards})
+
 
 @cache
 def joined_boards(boards: tuple[Board, ...]) -> tuple[JoinedBoards, ...]:
     """The groups of two or more boards whose settings differ in more than options."""
-    groups: dict[tuple[str, str], list[Board]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[Board]] = defaultdict(list)
     for board in boards:
         if board.networks:
             groups[board.test_images].append(board)
@@ -61,14 +66,13 @@ def joined_boards(boards: tuple[Board, ...]) -> tuple[JoinedBoards, ...]:
 
 def _join(boards: Sequence[Board]) -> JoinedBoards:
     reference = max(boards, key=lambda board: len(board.networks))
-    before = {(row.name, row.weights): row for row in reference.networks}
+    before = {(row.name, row.weights): (reference, row) for row in reference.networks}
     pairs = [(board, row) for board in boards for row in board.networks]
     settings = dict(zip((row for _, row in pairs), differing_settings(pairs), strict=True))
     changes = {
-        row: paired
+        row: compare_placed((board, row), before[row.name, row.weights])
         for board, row in pairs
         if board is not reference and (row.name, row.weights) in before
-        and (paired := compare_rows(row, before[row.name, row.weights]))
     }  # fmt: skip
     adjusted = significance.holm([paired.p for paired in changes.values()])
     p_values = dict(zip(changes, map(float, adjusted), strict=True))

@@ -126,8 +126,17 @@ def rate(images_per_second: float) -> str:
     return f"{images_per_second:,.{1 if images_per_second < 100 else 0}f}"
 
 
+SMALLEST_P = 1e-16
+"""Below this a p is not told: the tails of the distributions behind it are approximations."""
+
+
 def p_value(p: float) -> str:
-    return f"{p:.2g}"
+    return f"{p:.2g}" if p >= SMALLEST_P else f"< {SMALLEST_P:g}"
+
+
+def p_equals(p: float) -> str:
+    """``p = 0.03``, or ``p < 1e-16``."""
+    return f"p = {p_value(p)}".replace("= <", "<")
 
 
 def share(part: float) -> str:

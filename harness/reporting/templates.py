@@ -16,7 +16,7 @@ from harness.evaluation import robustness
 from harness.reporting import ablation, columns, findings, provenance, settings_table, tables
 from harness.reporting.leaderboard import Board
 from harness.reporting.overview import MOST_NETWORKS, overviews
-from harness.reporting.table import escape
+from harness.reporting.table import escape, p_equals
 
 ASSETS = Path(__file__).with_name("assets")
 
@@ -60,6 +60,7 @@ def environment() -> Environment:
     }
     made.filters |= {
         "md": escape,
+        "p_equals": p_equals,
         "paragraphs": paragraphs,
         "prose": prose,
         "rate_mark": columns.rate_mark,

@@ -138,7 +138,7 @@ def test_names_and_images_that_do_not_fit_are_one_line(
 ) -> None:
     code, _, err = wbc("explain", "lite9")
     assert code == 2
-    assert "unknown recipe 'lite9'; did you mean 'lite" in err
+    assert "unknown row 'lite9'; did you mean 'lite" in err
     code, _, err = wbc("explain", "raw-pixels")
     assert code == 2
     assert "raw-pixels: no network to explain" in err

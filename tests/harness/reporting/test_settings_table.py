@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness.errors import UserError
 from harness.evaluation import metrics
+from harness.evaluation.significance import paired
 from harness.reporting.compare import compare
 from harness.reporting.leaderboard import Board, boards
 from harness.reporting.markdown import markdown
+from harness.reporting.publish import read_boards
 from harness.reporting.rows import compare_rows
 from harness.reporting.settings_table import JoinedBoards, joined_boards, table
-from harness.schema.dataset import Split, Subset
+from harness.schema.dataset import ImageIdentities, Split, Subset
+from harness.schema.predictions import Predictions
 from harness.schema.protocol import Head, Optimizer, Phase, Protocol
 from harness.schema.records import Finished, RunRecord
 from harness.schema.run import Run
@@ -118,6 +122,31 @@ def split_boards(moved: int) -> tuple[JoinedBoards, ...]:
         test = type(test)(test.ids + offset, test.labels, test.probabilities)
         predictions[one.id] = {"validation": part(0.8, 0), "test": test}
     return joined_boards(boards([record_of(r, 0.8, 0) for r in (large, other)], predictions))
+
+
+def test_the_same_images_at_another_size_and_in_another_order_are_joined(tmp_path: Path) -> None:
+    store, one, other = Store(tmp_path), part(0.6, 0), part(0.95, 7)
+    turned = one.ids[::-1]
+    hashes = np.random.default_rng(0).integers(1, 255, (len(turned), 32), np.uint8)
+    small, protocol = made_run("vgg16"), PLAIN.model_copy(update={"image_size": 128})
+    large = small.model_copy(update={"protocol": protocol, "data": "f" * 24})
+    moved = Predictions(other.ids, other.labels[turned], other.probabilities[turned])
+    for run, found, known in ((small, one, hashes), (large, moved, hashes[turned])):
+        parts = {"validation": found, "test": found}
+        result = Finished(**dict(made_outcome()), **dict(metrics.evaluate(parts, CLASSES)))
+        store.save_predictions(run, parts)
+        store.save(RunRecord(run=run, profile="quick", data=SUMMARY, result=result))
+        store.save_images(run.data, ImageIdentities(known))
+    (joined,) = joined_boards(read_boards(tmp_path))
+    sizes = [f"image_size {run.protocol.image_size}" for run in (small, large)]
+    assert sorted(line.settings for line in joined.lines) == sorted(sizes)
+    (change,) = (line.change for line in joined.lines if line.change)
+    y_pred = (part.probabilities.argmax(axis=1) for part in (one, other))
+    expected = paired(one.labels, *y_pred, len(CLASSES))
+    assert abs(change.difference) == pytest.approx(abs(expected.difference))
+    assert change.p == pytest.approx(expected.p)
+    assert "(p < 1e-16; one seed" in compare(small.id, large.id, tmp_path)
+    assert "corruptions of its own" in markdown(joined.boards).replace("\n", " ")
 
 
 def test_rows_of_two_boards_are_compared_on_equal_test_images(tmp_path: Path) -> None:
