@@ -15,6 +15,7 @@ from harness.commands.data_group import data
 from harness.commands.options import FILE
 from harness.commands.terminal import EXIT_FAILED, EXIT_INPUT, echo, execute, print_error
 from harness.errors import UserError
+from harness.execution import address_space
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -30,6 +31,7 @@ def main() -> None:
 @click.version_option(__version__, prog_name="wbc-bench")
 def cli() -> None:
     """Which backbone should classify my cell images, and what does it cost?"""
+    address_space.check(address_space.COMMAND_GB)
 
 
 cli.add_command(data)

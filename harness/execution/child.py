@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from harness.errors import UserError, is_no_access, is_no_room, is_out_of_memory
+from harness.execution import address_space
 from harness.schema.events import (
     DoneEvent,
     Event,
@@ -47,6 +48,9 @@ def serve(execute: Callable[[str, Emit], dict[str, Any]]) -> int:
             stdout.flush()
 
     try:
+        address_space.check(
+            address_space.FRAMEWORK_GB
+        )  # A worker of a cluster has limits of its own.
         emit(DoneEvent(outcome=execute(task, emit)))
     except UserError as error:
         emit(FailedEvent(reason=str(error), status="wrong input"))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import is_out_of_memory
+from harness.execution import address_space
 from harness.schema.base import FrozenModel
 from harness.schema.events import (
     WAITING,
@@ -332,14 +333,16 @@ def _process_result(ended: ProcessExit, log: Path) -> ProcessResult:
         status, reason = ended.last_event.status, ended.last_event.reason
     tail = _log_tail(log)
     ended_itself = reason == describe_exit(ended.code) and ended.code != -signal.SIGKILL
-    if ended_itself and is_out_of_memory(" ".join(tail)):
+    if ended_itself and is_out_of_memory(" ".join([reason, *tail])):
         status = "out of memory"  # A C library aborts or exits where Python would raise.
     return ProcessResult(status, failed=Failed(reason=reason, log_tail=tail))
 
 
 def describe_exit(code: int) -> str:
     """The exit code of a child that reported no failure itself, in words."""
-    return f"killed (signal {-code})" if code < 0 else f"ended with exit code {code}"
+    words = f"killed (signal {-code})" if code < 0 else f"ended with exit code {code}"
+    by_others = code in (-signal.SIGKILL, -signal.SIGTERM)
+    return words if by_others else words + address_space.limited()
 
 
 def _log_tail(log: Path) -> tuple[str, ...]:
