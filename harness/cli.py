@@ -71,7 +71,7 @@ def plan(**request: Any) -> None:
 @options.training
 @options.reproduction_results
 def reproduce(targets: tuple[str, ...], only_plan: bool, write: Path | None, **request: Any) -> int:
-    """Make tables of the five reports (000 to 004), beside the numbers that were reported.
+    """Train the tables of the five reports (000 to 004), and compare with the reported numbers.
 
     Without a report, list them. A preset of your own is the path of its TOML file. From a settings
     file only backend, data, weights and sweep are used.

@@ -26,7 +26,7 @@ from zoo.registry import find
 RECIPE = "lite0"
 """The only backbone whose ImageNet weights install as a package, so that it is always there."""
 IMAGE_SIZE = 64
-"""Pixels: enough to tell a cell from anything else, at twice the speed of 96."""
+"""Pixels: enough to distinguish a cell from anything else, at twice the speed of 96."""
 BATCH = 128
 VERSION = 1
 """Of how embeddings are computed: raised when the same network would give others."""

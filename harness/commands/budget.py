@@ -27,9 +27,9 @@ def fit_to_budget(
 ) -> Experiment:
     """The experiment on the largest subset whose pending runs fit ``budget`` seconds.
 
-    Test images come first, since they decide what can be told apart. A board that was begun on
-    another subset goes on if the rest of it fits, unless twice as many images do. ``report``
-    receives what is chosen, in words. Raises ConfigError, StoreError.
+    Test images come first, since they decide how small a difference is found. A board that was
+    begun on another subset goes on if the rest of it fits, unless twice as many images do.
+    ``report`` receives what is chosen, in words. Raises ConfigError, StoreError.
     """
     records, runs = experiment.store.records(), _runs(experiment)
 
@@ -48,8 +48,8 @@ def fit_to_budget(
     )
     points = 100 * smallest_difference(fitted, records)
     report(
-        f"two networks whose errors are independent will be told apart from about {points:.1f} "
-        "points of macro F1 on, those that err on the same images from fewer"
+        f"smallest detectable difference: about {points:.1f} points of macro F1 between two "
+        "networks with independent errors, less where they err on the same images"
     )
     return fitted
 

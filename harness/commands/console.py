@@ -15,5 +15,5 @@ def plain_console(*, stderr: bool = False) -> Console:
 
 
 def updater(status: Status) -> Callable[[str], None]:
-    """Shows a text beside the spinner, as it is."""
+    """Shows a text next to the spinner, as it is."""
     return lambda text: status.update(Text(text))

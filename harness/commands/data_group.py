@@ -94,7 +94,7 @@ def split(out: Path, **source: Any) -> None:
 @click.option("--size", type=click.IntRange(16, 1024), help="Pixels it sees.  [64; others: 96]")
 @click.option("--layer", default="", metavar="NAME", help="A layer's outputs, such as fc1.")
 @click.option(
-    "--similarity", type=click.FloatRange(-1, 1), help="Cosine from which on two are alike.  [0.8]"
+    "--similarity", type=click.FloatRange(-1, 1), help="Least cosine of similar images.  [0.8]"
 )
 @click.option("--removed", type=FILE, help="Also write the removed images, as npz.")
 @options.config

@@ -55,7 +55,7 @@ class Search:
 
     @property
     def on_features(self) -> bool:
-        """Whether features of the frozen backbone tell all that is searched."""
+        """Whether features of the frozen backbone are enough for all that is searched."""
         space, augmentation = self.experiment.benchmark.tune, self.base.run.protocol.augmentation
         return not (space.needs_training or self.from_scratch or augmentation.policy)
 

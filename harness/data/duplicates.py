@@ -20,7 +20,7 @@ from PIL import Image
 SIDE = 96
 """Pixels at which images are compared, so that one source has one answer at every size."""
 HASH_SIDE = 16
-"""pHash of 16 x 16 = 256 bits; the usual 64 cannot tell cells apart."""
+"""pHash of 16 x 16 = 256 bits; the usual 64 cannot distinguish cells."""
 LARGEST_HASH_DISTANCE = 72
 """Bits of 256 by which the hashes of a proposed pair may differ. Recompressed pictures differ by
 0-8, copies moved by a pixel by 20-46, one cell photographed twice by 54; of the 72 million pairs of

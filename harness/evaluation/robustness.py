@@ -57,7 +57,7 @@ class Robustness:
     def worst(self) -> Group | None:
         """The corruption with the lowest macro F1, if that is significantly below the next lowest.
 
-        None where the two cannot be told apart (two-sided, 5 %). One comparison is enough: the
+        None where the difference is not significant (two-sided, 5 %). One comparison is enough: the
         lowest is then below all others too (Gutmann and Maymin 1987, Annals of Statistics 15).
         """
         with_images = [group for group in self.corruptions if group.images]

@@ -45,7 +45,7 @@ class Network:
     weights: str
     title: str
     seeds: tuple[int, ...]
-    """That all boards with the network have. Empty: none; then no change can be told."""
+    """That all boards with the network have. Empty: none; then there is no change to test."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -246,8 +246,8 @@ MEASURED: tuple[Column[Row], ...] = (
            shown=(SCORES,)),
     Column("worst_recall", "Worst recall (%)", lambda row: _worst_recall(row)[0], percent,
            mark=_worst_recall_mark, shown=(SCORES,),
-           explanation="the lowest recall of a class, which chance makes too low where classes are "
-           "alike; in brackets the 95 % interval of the lowest true recall"),
+           explanation="the lowest recall of a class, which chance makes too low where recalls are "
+           "similar; in brackets the 95 % interval of the lowest true recall"),
     Column("worst_recall_low", "", lambda row: findings.worst_recall_interval(row)[0]),
     Column("worst_recall_high", "", lambda row: findings.worst_recall_interval(row)[1]),
     Column("auc", "AUC (%)", _test("auc"), percent, shown=(SCORES,)),

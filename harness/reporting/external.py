@@ -320,7 +320,7 @@ def _by_identity(
                 f"{path}: other images than {target.data.name}'s {len(theirs):,} {part} images: "
                 f"{shared:,} of its {len(own):,} are among them"
             )
-        # Copies have one identity: they are told apart by label, then by order.
+        # Copies have one identity: they are matched by label, then by order.
         rows = np.lexsort((labels, np.array(own)))
         order = np.lexsort((reference.labels, np.array(theirs)))
         matched = np.empty(len(order), np.int64)

@@ -64,7 +64,7 @@ class Member:
         """That no loss is significant does not show that there is none: the interval must."""
         if self.gain.p < 0.05:
             return "helps" if self.gain.difference > 0 else "hurts"
-        return "can be dropped" if self.gain.high < NEGLIGIBLE else "cannot be told"
+        return "can be dropped" if self.gain.high < NEGLIGIBLE else "inconclusive"
 
 
 @dataclass(frozen=True)

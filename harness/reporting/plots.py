@@ -30,7 +30,7 @@ FOREST_ROWS = 120
 CONFUSION_PANELS, RELIABILITY_PANELS = 4, 4
 DISAGREEMENT_ROWS, SHIFTED_ROWS = 30, 40
 CURVES = 10
-"""Of networks in one figure, at most: that many colours can be told apart."""
+"""Of networks in one figure, at most: that many colours can be distinguished."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What tells boards apart, and their protocols in words."""
+"""What distinguishes boards, and their protocols in words."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from harness.schema.dataset import Split
 from harness.schema.protocol import Phase, Protocol
 
 OPTION_KEYS = ("augmentation", "loss", "test_views")
-"""Keys of a protocol that ``options_in_words`` tells."""
+"""Keys of a protocol that ``options_in_words`` describes."""
 
 
 @cache
 def headings(boards: tuple[Board, ...]) -> dict[Board, str]:
     """A heading for each board, no two the same: data, profile, options.
 
-    Boards that share these are told apart by every key of split and protocol that differs.
+    Boards that share these are distinguished by every key of split and protocol that differs.
     """
     groups: dict[str, list[Board]] = defaultdict(list)
     for board in boards:

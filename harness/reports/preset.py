@@ -77,7 +77,7 @@ class Report(FrozenModel):
     images: int = Field(ge=1)
     """Of the report's data set after cleaning."""
     assumptions: tuple[str, ...] = ()
-    """What the preset assumes, because the report does not tell."""
+    """What the preset assumes, because the report does not say it."""
     settings: Tables = Field(default_factory=dict)
     class_weights: tuple[ReportedClass, ...] = ()
     """The report's table of its classes, in the order of their labels."""

@@ -119,7 +119,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class ImageIdentities:
-    """What tells the images of a data set apart, in whatever order they come.
+    """What identifies the images of a data set, in whatever order they come.
 
     ``sha256`` uint8 (N, 32): of each image's pixels in its source; zeros where it is unknown.
     ``files``: N names of files, relative to the source; empty where there are none.

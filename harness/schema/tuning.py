@@ -58,7 +58,7 @@ class SearchSpace(FrozenModel):
 
     @property
     def needs_training(self) -> tuple[str, ...]:
-        """What is searched that features of a frozen backbone cannot tell."""
+        """What is searched that needs more than the features of a frozen backbone."""
         return tuple(
             name for name in ("unfreeze", "fine_tuning_rate", "policy") if getattr(self, name)
         )

@@ -158,7 +158,7 @@ def text_of_cell(cell: str) -> str:
 
 
 def _is_formula(text: str) -> bool:
-    """Also of a text that was made one already, so that each can be told from its cell."""
+    """Also of a text that was made one already, so that each can be read back."""
     return text.lstrip("'").startswith(FORMULA)
 
 

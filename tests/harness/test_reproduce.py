@@ -46,7 +46,7 @@ def test_a_table_is_made_once_and_verified(
     page = (tmp_path / "out" / "003.md").read_text()
     assert "| VGG16, transfer learning" in page
     assert "U-Net classifier" in page
-    assert "The report does not tell" in page
+    assert "The report does not say" in page
     scores = pd.read_csv(tmp_path / "out" / "003.csv", dtype={"report": str})
     assert len(scores) == 12 * 3 + 4 + 3
     assert set(scores.report) == {"003"}

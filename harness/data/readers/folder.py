@@ -239,7 +239,7 @@ def _folders(folder: Path, passed: PassedOver) -> list[Path]:
         elif entry.is_dir():
             folders.append(entry)
         else:
-            passed.add("beside the class folders", entry.name)
+            passed.add("next to the class folders", entry.name)
     return folders
 
 

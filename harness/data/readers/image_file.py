@@ -68,7 +68,7 @@ def set_depth(headers: Sequence[FileHeader], names: Sequence[str]) -> Depth:
     if deep and len(deep) < len(headers):
         notes.append(
             f"mixed depths: {len(headers) - len(deep):,} images have 8 bits, {len(deep):,} have "
-            f"{depth}; where these are different classes, brightness alone may tell them apart"
+            f"{depth}; where these are different classes, brightness alone may separate them"
         )
     pages = [name for name, header in zip(names, headers, strict=True) if header.pages > 1]
     if pages:

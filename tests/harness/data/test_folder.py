@@ -243,7 +243,7 @@ def test_what_is_passed_over_is_counted_with_an_example(cells: Path) -> None:
     for part in (
         "2 hidden or left by other programs (.hidden)",
         "2 of no known kind of image",
-        "1 beside the class folders (overview.png)",
+        "1 next to the class folders (overview.png)",
         "1 no regular files (pipe.png)",
     ):
         assert part in text

@@ -265,7 +265,7 @@ def test_a_twin_brings_nothing_and_the_words_say_so(tmp_path: Path) -> None:
     by_title = {member.title: member for member in found.members}
     twin = by_title["EfficientNet-Lite0"]
     assert twin.gain.high > findings.NEGLIGIBLE, "of 240 images a loss cannot be excluded"
-    assert twin.verdict == "cannot be told"
+    assert twin.verdict == "inconclusive"
     rest = y_prob(0.9, 1) + y_prob(0.85, 9, becomes=2)
     assert twin.without == pytest.approx(metrics.macro_f1(LABELS, rest.argmax(axis=1), 4))
     assert twin.gain.difference == pytest.approx(found.row.macro_f1 - twin.without)
@@ -276,10 +276,10 @@ def test_a_twin_brings_nothing_and_the_words_say_so(tmp_path: Path) -> None:
     ]
     assert twin.disagreement == pytest.approx((right[0] != right[1]).mean() / 2)
     assert found.oracle > found.row.macro_f1
-    assert "cannot be told" in markdown([board])
+    assert "inconclusive" in markdown([board])
     for low, high, p, verdict in (
         (-0.004, 0.004, 1.0, "can be dropped"),
-        (-0.004, 0.022, 0.3, "cannot be told"),
+        (-0.004, 0.022, 0.3, "inconclusive"),
         (0.002, 0.008, 0.01, "helps"),
         (-0.03, -0.01, 0.01, "hurts"),
     ):
