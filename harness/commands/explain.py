@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,8 +12,10 @@ import numpy as np
 
 from harness.commands.console import plain_console, updater
 from harness.commands.data import PreparedData, prepare
-from harness.commands.settings import DataOptions, Settings, load_settings
+from harness.commands.settings import DataOptions, Settings, cache_folder, load_settings
 from harness.data.contact_sheet import draw, save
+from harness.data.image_cache import find_decoded, open_dataset
+from harness.data.sources import NAMES
 from harness.errors import DataError, UserError, WeightsError
 from harness.reporting.compare import rows_named
 from harness.reporting.explanation_sheets import SIDE, Chosen, Maps, choose
@@ -29,6 +31,8 @@ from zoo.registry import find
 LARGEST_DIFFERENCE = 0.02
 """Mean difference of probabilities to the stored ones that another backend or device may make."""
 MOST_LISTED = 4
+FEW_PLACES = 7
+"""Of a map, in a row: as many as common networks have at 224 pixels."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def draw_explanations(options: ExplainOptions) -> Iterator[str]:
         raise UserError(f"{' '.join(options.rows)}: no network to explain")
     settings = _settings(options, first)
     with plain_console(stderr=True).status("reading the images") as status:
-        data = prepare(settings, updater(status))
+        data = _images(options, first, settings, updater(status))
         _check_same_images(runs.values(), data)
         networks = tuple(_trained(store, record, settings) for record in runs.values())
         chosen = _choose(store.load_verified(first), options)
@@ -127,13 +131,37 @@ def _settings(options: ExplainOptions, record: Record) -> Settings:
     return replace(settings, benchmark=benchmark)
 
 
+def _images(
+    options: ExplainOptions, record: Record, settings: Settings, progress: Callable[[str], object]
+) -> PreparedData:
+    """The images of the record: as typed, else as they were decoded, else by their name.
+
+    Raises UserError.
+    """
+    if options.source is None:
+        folder = find_decoded(record.run.data, cache_folder())
+        if folder is not None:
+            return PreparedData(open_dataset(folder), folder)
+        name, *changes = record.data.name.split(", ")
+        if name.partition("@")[0] in NAMES:
+            made = {"source": name, "clean": "cleaned" in changes, "mask": "masked" in changes}
+            data = settings.benchmark.data.model_copy(update={**made, "manifest": None})
+            benchmark = settings.benchmark.model_copy(update={"data": data})
+            settings = replace(settings, benchmark=benchmark)
+    return prepare(settings, progress)
+
+
 def _check_same_images(records: Iterable[RunRecord], data: PreparedData) -> None:
     for record in records:
         if record.run.data != data.dataset.fingerprint:
+            name, *changes = record.data.name.split(", ")
+            flags = {"cleaned": " --clean", "masked": " --mask"}
+            typed = "".join(flag for change, flag in flags.items() if change in changes)
             raise DataError(
                 f"{data.dataset.name}: not the images of {record.run.recipe} "
                 f"({record.data.name}, {record.data.images:,} images at "
-                f"{record.data.image_size} px); say --data, --clean and --mask as in its run"
+                f"{record.data.image_size} px); say --data SOURCE{typed}, where SOURCE is what "
+                f"{name!r} was read from"
             )
 
 
@@ -207,14 +235,10 @@ def _name(record: RunRecord, others: Iterable[RunRecord]) -> str:
 def _deletion_line(name: str, explanation: Explanation) -> str:
     curves = explanation.curves
     hottest, others = curves.areas
-    places = " x ".join(map(str, explanation.maps.shape[1:]))
-    verdict = (
-        ""
-        if curves.informative
-        else (
-            f": no better than chance; {places} places show little, a larger image_size gives more"
-        )
-    )
+    verdict = "" if curves.informative else ": no better than chance"
+    height, width = explanation.maps.shape[1:]
+    if verdict and min(height, width) < FEW_PLACES:
+        verdict += f"; {height} x {width} places show little, a larger image_size gives more"
     return (
         f"{name}: area under the deletion curve {hottest:.3f} hottest pixels first, "
         f"{others:.3f} in random order; lower in {curves.lower} of {len(curves.hottest)} images"

@@ -128,6 +128,16 @@ def get_or_decode(source: Source, image_size: int, cache: Path, *, tolerant: boo
     return folder
 
 
+def find_decoded(fingerprint: str, cache: Path) -> Path | None:
+    """The folder of the decoded images that have this fingerprint; None where it is not there."""
+    artifacts = ArtifactCache(cache)
+    for path in sorted(cache.glob("[!.]*/meta.json")):
+        folder = artifacts.find(path.parent.name, verify=True)
+        if folder is not None and _meta(folder)["fingerprint"] == fingerprint:
+            return folder
+    return None
+
+
 def open_dataset(folder: Path) -> Dataset:
     """The Dataset in ``folder``, its images mapped and not loaded; DataError if it is damaged."""
     meta = _meta(folder)

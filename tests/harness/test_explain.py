@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.commands.settings import cache_folder
 from harness.evaluation.deletion import STEPS, DeletionCurves
 from harness.reporting.explanation_sheets import choose
 from harness.schema.predictions import Predictions
@@ -145,7 +147,7 @@ def test_names_and_images_that_do_not_fit_are_one_line(
     make_set(tmp_path / "other.npz", labels=np.arange(120) // 40)
     code, _, err = wbc("explain", "lite0", "--data", "other.npz")
     assert code == 2
-    assert "other: not the images of lite0 (set, 120 images at 80 px)" in err
+    assert "other: not the images of lite0 (set, 120 images at 80 px); say --data SOURCE, wh" in err
     settings = tmp_path / "benchmark.toml"
     settings.write_text(settings.read_text() + "[protocol.head]\nunits = [64]\n")
     assert wbc("run", "lite0")[0] == 0
@@ -153,6 +155,22 @@ def test_names_and_images_that_do_not_fit_are_one_line(
     assert code == 2
     assert "lite0: 2 rows have this name; give an id: " in err
     assert not explainer.tasks
+
+
+def test_images_are_those_of_the_record_without_saying_so_again(
+    wbc: Cli, tmp_path: Path, explainer: Explainer
+) -> None:
+    settings = tmp_path / "benchmark.toml"
+    settings.write_text(settings.read_text().replace("set.npz", "smear@90"))
+    (tmp_path / "set.npz").unlink()
+    assert wbc("explain", "lite0")[0] == 0
+    shutil.rmtree(cache_folder())
+    code, _, err = wbc("explain", "lite0")
+    assert code == 2
+    assert (
+        "smear@90: not the images of lite0 (set, 120 images at 80 px); say --data SOURCE, " in err
+    )
+    assert "where SOURCE is what 'set' was read from" in err
 
 
 def made_test(right: Sequence[bool], confidence: Sequence[float]) -> Predictions:
