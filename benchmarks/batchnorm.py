@@ -94,9 +94,9 @@ def train(arguments: argparse.Namespace) -> None:
             patch.object(NetworkLearner, "train_on_batches", timed_fit),
             patch.object(trainer, "build", built),
         ):
-            result = trainer.train(
-                run, data, None, DeviceLock("cpu", Path(folder)), Callbacks(), TrainOptions()
-            )
+            lock, options = DeviceLock("cpu", Path(folder)), TrainOptions()
+            context = trainer.build_context(run, data, None, lock, Callbacks(), options)
+            result = trainer.train(context)
     test = result.predictions["test"]
     f1 = macro_f1(test.labels, test.probabilities.argmax(axis=1), len(data.class_names))
     for line in result.history:

@@ -16,10 +16,6 @@ from harness.execution.child import Emit, serve, step_reporter, wait_reporter
 from harness.schema.events import PhaseEvent
 
 
-def main() -> int:
-    return serve(_execute)
-
-
 def _execute(job_text: str, emit: Emit) -> dict[str, Any]:
     from harness.audit.embeddings import EmbeddingJob
     from harness.execution.lock_holders import Waits
@@ -61,4 +57,4 @@ def _execute(job_text: str, emit: Emit) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(_execute))

@@ -14,10 +14,6 @@ import numpy as np
 from harness.execution.child import Emit, serve, step_reporter, wait_reporter
 
 
-def main() -> int:
-    return serve(_execute)
-
-
 def _execute(task_text: str, emit: Emit) -> dict[str, Any]:
     from harness.ensembling.throughput import ThroughputTask
     from harness.execution.lock_holders import Waits
@@ -55,4 +51,4 @@ def _execute(task_text: str, emit: Emit) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(_execute))

@@ -89,6 +89,8 @@ class RunContext:
     device_lock: DeviceLock
     callbacks: Callbacks
     options: TrainOptions
+    build_seconds: float = 0.0
+    """That it took to build the backbone."""
 
     def __post_init__(self) -> None:
         set_xla(xla_pays(self._phase_on_images, self.stream.rows))  # Of all steps made from here.

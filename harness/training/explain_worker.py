@@ -24,10 +24,6 @@ BATCH = 16
 """Images whose gradients are computed at once."""
 
 
-def main() -> int:
-    return serve(_execute)
-
-
 def _execute(task_text: str, emit: Emit) -> dict[str, Any]:
     from harness.data.image_cache import open_dataset
 
@@ -96,4 +92,4 @@ def _explain(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(_execute))

@@ -34,11 +34,10 @@ from harness.storage.records import BACKBONE_WEIGHTS, FEATURES, HEAD_WEIGHTS, PR
 from harness.storage.unrecorded import write_or_keep, write_outcome
 from harness.training.checkpoint import CheckpointManager
 from harness.training.compilation import count_programs
-from harness.training.context import Callbacks, TrainOptions
+from harness.training.context import Callbacks, RunContext, TrainOptions
 from harness.training.device_memory import device_memory
 from harness.training.model import jit, make_deterministic
-from harness.training.trainer import TrainingResult, train, train_trial
-from zoo.factory import WeightsFiles
+from harness.training.trainer import TrainingResult, build_context, train, train_trial
 
 
 def execute(
@@ -54,8 +53,8 @@ def execute(
     programs, clock = count_programs(), device_lock.waits.clock
     start_seconds = clock() - start
     checkpoints = _checkpoints(job, emit)
-    with _inputs(job, checkpoints, emit) as (data, weights, options):
-        result = train(job.run, data, weights, device_lock, _callbacks(emit), options)
+    with _context(job, device_lock, checkpoints, emit) as context:
+        result = train(context)
     emit(PhaseEvent(name="writing", steps=1))
     monitor.energy.sample()
     resumed = checkpoints.resumed
@@ -94,33 +93,29 @@ def execute_trial(job: Job, device_lock: DeviceLock, emit: Emit) -> TrialOutcome
     The features of training and validation images are written where the backbone stayed frozen.
     """
     make_deterministic(keras.backend.backend())
-    with _inputs(job, _checkpoints(job, emit), emit) as (data, weights, options):
-        score, features = train_trial(
-            job.run, data, weights, device_lock, _callbacks(emit), options
-        )
+    with _context(job, device_lock, _checkpoints(job, emit), emit) as context:
+        score, features = train_trial(context)
     write_arrays(Path(job.output) / FEATURES, features)
     return score
 
 
 @contextmanager
-def _inputs(
-    job: Job, checkpoints: CheckpointManager, emit: Emit
-) -> Iterator[tuple[Dataset, WeightsFiles, TrainOptions]]:
+def _context(
+    job: Job, device_lock: DeviceLock, checkpoints: CheckpointManager, emit: Emit
+) -> Iterator[RunContext]:
     weights = tuple(Path(file) if file else None for file in job.weights)
     data = open_dataset(Path(job.data))
     prefetch = EpochPrefetcher(job, lambda text: emit(MessageEvent(text=text)))
-    try:
-        yield data, weights, _options(job, data, checkpoints, prefetch, emit)
-    finally:
-        prefetch.close()
-
-
-def _callbacks(emit: Emit) -> Callbacks:
-    return Callbacks(
+    callbacks = Callbacks(
         on_phase_begin=lambda name, steps: emit(PhaseEvent(name=name, steps=steps)),
         on_batch_end=step_reporter(emit),
         on_epoch_end=lambda epoch: emit(EpochEvent(epoch=epoch)),
     )
+    try:
+        options = _options(job, data, checkpoints, prefetch, emit)
+        yield build_context(job.run, data, weights, device_lock, callbacks, options)
+    finally:
+        prefetch.close()
 
 
 def _device_memory_mb() -> float | None:

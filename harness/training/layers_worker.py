@@ -12,10 +12,6 @@ from typing import Any
 from harness.execution.child import Emit, serve
 
 
-def main() -> int:
-    return serve(_execute)
-
-
 def _execute(task: str, emit: Emit) -> dict[str, Any]:
     import keras  # noqa: F401
 
@@ -38,4 +34,4 @@ def _shape(outputs: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(_execute))

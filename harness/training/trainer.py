@@ -82,24 +82,37 @@ class TrainingResult:
         }
 
 
-def train(
+def build_context(
     run: Run,
     data: Dataset,
     weights: WeightsFiles,
     device_lock: DeviceLock,
     callbacks: Callbacks,
     options: TrainOptions,
-) -> TrainingResult:
-    """Train a run and predict its three parts, and the shifted copy of its test images.
+) -> RunContext:
+    """A run with its backbone, to be trained.
 
     ``weights``: files as ``zoo.factory.build`` takes them, None where the weights are random.
     Raises WeightsError, ConfigError or DataError where the user's input does not fit.
     """
-    protocol, clock = run.protocol, device_lock.waits.clock
-    start = clock()
-    context = _context(run, data, weights, device_lock, callbacks, options)
-    built = clock()
+    start = device_lock.waits.clock()
+    seed_everything(run.seed)
+    keras.config.set_dtype_policy(run.protocol.precision)
+    callbacks.on_phase_begin("build", 1)
+    with device_lock.preparing():
+        network = build(find(run.recipe), run.protocol.image_size, weights)
+    context = RunContext(run, data, network, device_lock, callbacks, options)
+    context.build_seconds = device_lock.waits.clock() - start
+    return context
 
+
+def train(context: RunContext) -> TrainingResult:
+    """Train a run and predict its three parts, and the shifted copy of its test images.
+
+    Raises ConfigError or DataError where the user's input does not fit.
+    """
+    clock = context.device_lock.waits.clock
+    start = clock()
     frozen: dict[str, Predictions] = {}
     phases, features = train_phases(
         context, lambda head: frozen.update(predict_frozen(context, head))
@@ -107,12 +120,12 @@ def train(
     trained, training_memory = clock(), _peak_memory_mb()
 
     # Predict every part, and measure the throughput meanwhile.
-    meter = Meter(protocol.test_views, further_sizes=context.further_sizes)
+    meter = Meter(context.run.protocol.test_views, further_sizes=context.further_sizes)
     predictions = predict_parts(context, phases[-1].head, features, meter) | frozen
-    device_lock.turn.give_back()
+    context.device_lock.turn.give_back()
     seconds = {
-        "build": built - start,
-        "training": trained - built + sum(phase.seconds_before for phase in phases),
+        "build": context.build_seconds,
+        "training": trained - start + sum(phase.seconds_before for phase in phases),
         "evaluation": clock() - trained,
         "compile": context.compile_timer.seconds,
     }
@@ -122,41 +135,15 @@ def train(
     )
 
 
-def train_trial(
-    run: Run,
-    data: Dataset,
-    weights: WeightsFiles,
-    device_lock: DeviceLock,
-    callbacks: Callbacks,
-    options: TrainOptions,
-) -> tuple[TrialOutcome, dict[str, np.ndarray]]:
+def train_trial(context: RunContext) -> tuple[TrialOutcome, dict[str, np.ndarray]]:
     """Train a run, and score it on validation images in the first view; its features by part.
 
-    Arguments and errors are those of ``train``. There are features where the backbone stayed
-    frozen.
+    There are features where the backbone stayed frozen. Errors are those of ``train``.
     """
-    context = _context(run, data, weights, device_lock, callbacks, options)
     phases, features = train_phases(context)
     probabilities = predict_validation(context, phases[-1].head, features)
-    device_lock.turn.give_back()
+    context.device_lock.turn.give_back()
     return metrics.trial_outcome(context.validation_targets, probabilities), features
-
-
-def _context(
-    run: Run,
-    data: Dataset,
-    weights: WeightsFiles,
-    device_lock: DeviceLock,
-    callbacks: Callbacks,
-    options: TrainOptions,
-) -> RunContext:
-    """Build the backbone."""
-    seed_everything(run.seed)
-    keras.config.set_dtype_policy(run.protocol.precision)
-    callbacks.on_phase_begin("build", 1)
-    with device_lock.preparing():
-        network = build(find(run.recipe), run.protocol.image_size, weights)
-    return RunContext(run, data, network, device_lock, callbacks, options)
 
 
 def train_phases(

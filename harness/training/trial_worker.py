@@ -13,10 +13,6 @@ from harness.execution.child import Emit, serve, wait_reporter
 from harness.schema.events import PhaseEvent
 
 
-def main() -> int:
-    return serve(_execute)
-
-
 def _execute(job_text: str, emit: Emit) -> dict[str, Any]:
     from harness.execution import compile_cache
     from harness.execution.lock_holders import Waits
@@ -37,4 +33,4 @@ def _execute(job_text: str, emit: Emit) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(_execute))

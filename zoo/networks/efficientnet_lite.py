@@ -7,6 +7,7 @@ Lite variant in TensorFlow's TPU models (fixed stem and head, SAME padding, (pix
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,58 +41,26 @@ LITE2 = _stages((16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1))
 STEM_FILTERS, HEAD_FILTERS, CLASSES = 32, 1280, 1000
 DROP_RATE = 0.2
 """Dropout rate of residual branches in training; grows linearly up to this, block by block."""
-Shape = tuple[int, int, int]
 
 
-def EfficientNetLite0(
+def _build(
+    network: tuple[str, tuple[Stage, ...], int],
     include_top: bool = False,
     weights: Path | None = None,
     input_tensor: keras.KerasTensor | None = None,
-    input_shape: Shape = (224, 224, 3),
+    input_shape: tuple[int, int, int] | None = None,
     pooling: str | None = None,
 ) -> keras.Model:
-    """EfficientNet-Lite0 on raw RGB pixels 0-255.
+    """A network on raw RGB pixels 0-255, with the arguments of ``keras.applications``.
 
     Out: with the top, ImageNet probabilities (B, 1000); with ``pooling="avg"``, features
     (B, 1280); else the last feature map. ``weights`` is a torch state dict. Raises WeightsError
     when it does not fit.
     """
-    inputs = layers.Input(input_shape) if input_tensor is None else input_tensor
-    return _build("efficientnetlite0", LITE0, inputs, weights, include_top, pooling)
-
-
-def EfficientNetLite1(
-    include_top: bool = False,
-    weights: Path | None = None,
-    input_tensor: keras.KerasTensor | None = None,
-    input_shape: Shape = (240, 240, 3),
-    pooling: str | None = None,
-) -> keras.Model:
-    """EfficientNet-Lite1, deeper than EfficientNetLite0, which see."""
-    inputs = layers.Input(input_shape) if input_tensor is None else input_tensor
-    return _build("efficientnetlite1", LITE1, inputs, weights, include_top, pooling)
-
-
-def EfficientNetLite2(
-    include_top: bool = False,
-    weights: Path | None = None,
-    input_tensor: keras.KerasTensor | None = None,
-    input_shape: Shape = (260, 260, 3),
-    pooling: str | None = None,
-) -> keras.Model:
-    """EfficientNet-Lite2, deeper and wider than EfficientNetLite0, which see."""
-    inputs = layers.Input(input_shape) if input_tensor is None else input_tensor
-    return _build("efficientnetlite2", LITE2, inputs, weights, include_top, pooling)
-
-
-def _build(
-    name: str,
-    stages: tuple[Stage, ...],
-    inputs: keras.KerasTensor,
-    weights: Path | None,
-    include_top: bool,
-    pooling: str | None,
-) -> keras.Model:
+    name, stages, native_size = network
+    inputs = input_tensor
+    if inputs is None:
+        inputs = layers.Input(input_shape or (native_size, native_size, 3))
     x = layers.Rescaling(1 / 128, offset=-127 / 128, name="rescaling")(inputs)
     x = _convolve(x, STEM_FILTERS, "conv_stem", kernel=3, stride=2)
     x = _activate(x, "bn0")
@@ -110,6 +79,11 @@ def _build(
     if weights is not None:
         load_torch_weights(model, weights)
     return model
+
+
+EfficientNetLite0 = partial(_build, ("efficientnetlite0", LITE0, 224))
+EfficientNetLite1 = partial(_build, ("efficientnetlite1", LITE1, 240))
+EfficientNetLite2 = partial(_build, ("efficientnetlite2", LITE2, 260))
 
 
 def load_torch_weights(model: keras.Model, path: Path) -> None:

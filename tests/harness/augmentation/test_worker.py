@@ -154,7 +154,8 @@ def trained(run: Run, folder: Path, cache: EpochCache | None, tmp_path: Path) ->
     from harness.training.context import Callbacks, TrainOptions
 
     lock, options = DeviceLock("cpu", tmp_path), TrainOptions(epoch_cache=cache)
-    return trainer.train(run, open_dataset(folder), None, lock, Callbacks(), options)
+    data = open_dataset(folder)
+    return trainer.train(trainer.build_context(run, data, None, lock, Callbacks(), options))
 
 
 def probabilities(result: Any, part: str = "test") -> np.ndarray:

@@ -68,7 +68,8 @@ def train(chunks, optimizer="adamw", precision="float32", own=True, saved=None, 
     compiled.clear()
     progress.clear()
     options = TrainOptions(checkpoints=saved)
-    result = trainer.train(run, data, None, DeviceLock("cpu", folder, own), callbacks, options)
+    lock = DeviceLock("cpu", folder, own)
+    result = trainer.train(trainer.build_context(run, data, None, lock, callbacks, options))
     names = [name for name in compiled if "_jax_step" in name or "_jax_loop" in name]
     assert names == ["jit(_jax_loop)" if chunks else "jit(_jax_step)"], compiled
     assert "jit(matmul)" not in compiled, "the head is one program too, for every part"

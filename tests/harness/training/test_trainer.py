@@ -73,7 +73,8 @@ def train(
     device_lock = DeviceLock("cpu", tmp_path, own)
     file = imagenet_file(find(recipe)) if weights.source == "imagenet" else None
     run = made_run(data, recipe, weights, chosen)
-    trained = trainer.train(run, data, file, device_lock, callbacks, options)
+    context = trainer.build_context(run, data, file, device_lock, callbacks, options)
+    trained = trainer.train(context)
     assert tuple(history) == trained.history
     return trained
 
