@@ -99,17 +99,22 @@ def write_settings(targets: Sequence[str], path: Path) -> Path:
     if len({row.table_name for row in rows}) > 1:
         tables = ", ".join(first.report.tables)
         raise UserError(f"report {first.number} has several tables: name one of {tables}")
+    alike = all(row.row.settings == first.row.settings for row in rows)
+    if alike:
+        common = overlay(common, first.row.settings, "")
     variants: dict[str, Any] = {}
     lines = [f"# Report {first.number}, {first.report.title}: {first.table.title}", "#"]
     for place, row in enumerate(rows, start=1):
-        own = row.row.settings.get("protocol", {})
+        own = {} if alike else row.row.settings.get("protocol", {})
         variant = f" --variant row{place}" if own else ""
-        if "image_size" in own or set(row.row.settings) - {"protocol"}:
-            lines.append(f"# {row.row.label}: needs a file of its own; its images differ")
+        if "image_size" in own or (not alike and set(row.row.settings) - {"protocol"}):
+            own_file = f"reproduce {row.number}/{row.table_name}/{row.row.recipe} --write FILE"
+            lines.append(f"# {row.row.label}: on other images; wbc-bench {own_file}")
             continue
         if own:
             variants[f"row{place}"] = own
-        lines.append(f"# {row.row.label}: wbc-bench run {row.row.recipe}{variant}")
+        command = f"wbc-bench run {row.row.recipe} --config {path.name}{variant}"
+        lines.append(f"# {row.row.label}: {command}")
     text = "\n".join([*lines, "", *toml_lines({**common, "variants": variants}), ""])
     path.write_text(text, encoding="utf-8")
     return path

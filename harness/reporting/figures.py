@@ -83,7 +83,7 @@ def render(plot: Plot) -> dict[str, bytes]:
     """The figure of a board's plot as ``svg`` and ``png``, marked with the plot's digest."""
     with style():
         figure = picture(plot)
-        figure.suptitle(fill(plot.board, 90), color=INK, fontsize=10)
+        figure.suptitle(fill(plot.board, 90, max_lines=3, placeholder=" …"), color=INK, fontsize=10)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # Laid out once, for the labels and for both formats.
         if isinstance(plot, Against):
@@ -126,15 +126,21 @@ def _(plot: Against) -> Figure:
 
 @picture.register
 def _(plot: Reported) -> Figure:
-    figure, axes = single_axes(8, 1.3 + 0.26 * len(plot.rows))
+    figure, axes = single_axes(8, 1.5 + 0.26 * len(plot.rows))
     for y, row in enumerate(plot.rows):
         axes.plot([100 * row.low, 100 * row.high], [y, y], color=BLUE, lw=1.6, alpha=0.6)
         axes.plot(100 * row.measured, y, "o", **_dot(BLUE, hollow=not row.reproduced))
         axes.plot(100 * row.reported, y, "D", **_dot(ORANGE, hollow=False))
     axes.set_yticks(range(len(plot.rows)), [_shortened(row.title, 40) for row in plot.rows])
     axes.invert_yaxis()
-    axes.set(xlabel="score (%)")
+    axes.set(xlabel=f"{plot.measure} (%)")
     axes.grid(visible=True, axis="x")
+    trials = [not row.reproduced for row in plot.rows]
+    _legend(figure, [
+        ("reported", "D", ORANGE, False),
+        *([("measured, 95 % interval", "o", BLUE, False)] if not all(trials) else []),
+        *([("measured in a trial", "o", BLUE, True)] if any(trials) else []),
+    ])  # fmt: skip
     return figure
 
 
@@ -286,6 +292,11 @@ def _legend_of_kinds(figure: Figure, marks: Sequence[Mark], one_colour: str = ""
     ]
     if not all(mark.rank or mark.kind == "baseline" for mark in marks):
         entries.append(("not ranked", "o", INK, True))
+    _legend(figure, entries)
+
+
+def _legend(figure: Figure, entries: Sequence[tuple[str, str, str, bool]]) -> None:
+    """Below the figure; entries of label, symbol, colour, and whether it is hollow."""
     handles = [
         figure.axes[0].plot([], [], symbol, **_dot(colour, hollow=hollow), label=label)[0]
         for label, symbol, colour, hollow in entries

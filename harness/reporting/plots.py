@@ -219,10 +219,12 @@ class Reported(Plot):
     """The first score of each measured row of a report, in the report's order."""
 
     rows: tuple[Comparison, ...]
+    measure: str
+    """Which scores these are."""
     name: ClassVar[str] = "reported"
     caption: ClassVar[str] = (
-        "Reported scores (diamonds) and measured ones with 95 % intervals (dots). Hollow dots are "
-        "trials: the quick profile, a subset, random weights or other images, no reproductions."
+        "Reported scores and measured ones with 95 % intervals. Trials are no reproductions: the "
+        "quick profile, a subset, random weights or other images."
     )
 
 

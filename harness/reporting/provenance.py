@@ -7,6 +7,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +16,10 @@ from harness.reporting.rows import Row
 from harness.schema.augmentation import NAMED_POLICIES, Step
 from harness.schema.dataset import Split
 from harness.schema.protocol import Phase, Protocol
+from harness.schema.records import RunRecord
 
+MOST_KEYS = 4
+"""In a heading; boards that differ in more are named by their variants, where these have names."""
 OPTION_KEYS = ("augmentation", "loss", "test_views")
 """Keys of a protocol that ``options_in_words`` describes."""
 
@@ -46,13 +50,34 @@ def _differences(boards: Sequence[Board]) -> list[list[str]]:
         | json.loads(board.protocol.canonical())
         for board in boards
     ]
-    texts = pd.json_normalize(settings).map(json.dumps)
+    texts = _texts(settings)
     differing = texts.loc[:, texts.nunique() > 1]
-    return [
-        [f"{key} {json.loads(text)}" for key, text in row.items() if text not in ("NaN", "null")]
+    found = [
+        [f"{key} {json.loads(text)}" for key, text in row.items() if text != "null"]
         or ["default settings"] * len(row[:1])
         for _, row in differing.iterrows()
     ]
+    variants = ["; ".join(dict.fromkeys(filter(None, map(variant_of, b.rows)))) for b in boards]
+    if max(map(len, found)) > MOST_KEYS and len(set(variants)) == len(variants) and all(variants):
+        return [[variant] for variant in variants]
+    return found
+
+
+def _texts(settings: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """A line for each, a column for each key of nested settings; values as JSON, absent ones null.
+
+    Each is flattened alone: in a common table integers beside absent ones would be floats.
+    """
+    flat = [pd.json_normalize(one).to_dict("records")[0] for one in settings]
+    return pd.DataFrame(
+        [{key: json.dumps(value) for key, value in one.items()} for one in flat]
+    ).fillna("null")  # fmt: skip
+
+
+def variant_of(row: Row) -> str:
+    """The name that a settings file gave to the row's protocol; empty for the base protocol."""
+    names = [record.variant for record in row.records if isinstance(record, RunRecord)]
+    return ", ".join(dict.fromkeys(filter(None, names)))
 
 
 PHASES = {"fine_tuning": "fine-tuned", "from_scratch": "trained from scratch"}
@@ -79,9 +104,9 @@ def differing_settings(places: Sequence[tuple[Board, Row]]) -> list[str]:
         has = [bool(keys.get(phase)) for keys in settings]
         for names, present in zip(found, has, strict=True):
             names += [words] if present and not all(has) else []
-    texts = pd.json_normalize(settings).map(json.dumps)
+    texts = _texts(settings)
     for column in texts:
-        known = texts[column].map(lambda text: text not in ("NaN", "null"))
+        known = texts[column] != "null"
         if texts[column][known].nunique() > 1:
             for names, text in zip(found, texts[column].where(known), strict=True):
                 names += [f"{column} {json.loads(text)}"] if isinstance(text, str) else []

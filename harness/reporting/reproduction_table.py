@@ -15,7 +15,7 @@ from harness.reporting.templates import environment
 from harness.schema.records import Finished
 
 WORDS = {
-    "accuracy": "accuracy", "macro_precision": "precision", "macro_recall": "recall",
+    "accuracy": "accuracy", "macro_precision": "macro precision", "macro_recall": "macro recall",
     "macro_f1": "macro F1", "weighted_precision": "precision, weighted by support",
     "weighted_recall": "recall, weighted by support", "weighted_f1": "F1, weighted by support",
     "precision_above_half": "precision above .5", "recall_above_half": "recall above .5",
@@ -59,7 +59,7 @@ COLUMNS: tuple[Column[Line], ...] = (
     Column("difference", "Difference", lambda line: line.difference, points),
     Column("inside", "Inside", lambda line: line.inside, lambda inside: "yes" if inside else "no",
            align="center"),
-    Column("online", "Online (%)", _first(_online), percent),
+    Column("online", "Online (%)", _first(_online), number(0, 100)),
     Column("shifted_macro_f1", "Shifted F1 (%)", _first(lambda line: line.measured.shifted_f1),
            percent),
     Column("parameters_reported", "Parameters reported",
@@ -69,13 +69,17 @@ COLUMNS: tuple[Column[Line], ...] = (
     Column("seeds", "Seeds", _first(lambda line: len(line.measured.records) or None)),
     Column("run", "Run", _first(lambda line: line.measured.records[0].run.id
                                 if line.measured.records else None), align="left"),
-    Column("not_reproduced", "No reproduction: it has",
+    Column("not_reproduced", "Not a reproduction because of",
            _first(lambda line: ", ".join(line.measured.reasons) or None), align="left"),
 )  # fmt: skip
 LEGEND = (
-    "In brackets the 95 % interval of the measured score. Inside: whether the reported score is "
-    "in it. Online: the score on the challenge's hidden, corrupted images; beside it the macro F1 "
-    "of this program's shifted test. ±: standard deviation over the classes."
+    "In brackets the 95 % interval of the measured score: what other test images would give; "
+    "other splits and seeds are not in it. Inside: whether the reported score is in it. A reported "
+    "score has such an error of its own, from test images that are not these, so that one just "
+    "outside may still agree. Difference: measured minus reported, in points. Online: accuracy on "
+    "the challenge's hidden, corrupted images; beside it the macro F1 of this program's shifted "
+    "test, which has corruptions of its own. Macro: mean over the classes; ±: standard deviation "
+    "over the classes."
 )
 
 
@@ -106,7 +110,9 @@ def plots(everything: Sequence[Reproduction]) -> dict[str, tuple[Plot, ...]]:
         lines = [line for line in reproduction.lines() if line.first and line.average]
         if lines:
             title = printable(f"Report {reproduction.number}: {reproduction.report.title}")
-            found[reproduction.slug] = (Reported(title, tuple(map(_comparison, lines))),)
+            measures = " or ".join(dict.fromkeys(WORDS[line.measure] for line in lines))
+            rows = tuple(map(_comparison, lines))
+            found[reproduction.slug] = (Reported(title, rows, measures),)
     return found
 
 
@@ -149,16 +155,17 @@ def summary(found: Reproduction) -> str:
     """What was measured, and what of it is a reproduction."""
     measured = [row for row in found.rows if row.averages]
     reproduced = [row for row in measured if row.reproduced]
-    text = f"{len(measured)} of {len(found.rows)} rows are measured"
+    text = f"{len(measured)} of {len(found.rows)} rows measured"
     if not measured:
         return f"{text}."
     if not reproduced:
         reasons = dict.fromkeys(reason for row in measured for reason in row.reasons)
-        return f"{text}; none is a reproduction: {', '.join(reasons)}."
+        return f"{text}; none is a reproduction, because of {', '.join(reasons)}."
     inside = [line.inside for line in found.lines() if line.measured.reproduced]
     return (
-        f"{text}, {len(reproduced)} of them as reproductions: of their {len(inside)} reported "
-        f"scores {sum(map(bool, inside))} are inside the 95 % interval of the measured ones."
+        f"{text}, {len(reproduced)} of them a reproduction as far as the assumptions below hold; "
+        f"{sum(map(bool, inside))} of {len(inside)} reported scores lie inside the 95 % interval "
+        "of the measured one."
     )
 
 
@@ -171,14 +178,14 @@ def sentences(found: Reproduction, name: str) -> str:
     for sign, verb in ((1, "higher"), (-1, "lower")):
         off = [line for line in lines if not line.inside and sign * (line.difference or 0) > 0]
         named = ", ".join(
-            f"{escape(line.measured.preset.row.label)} ({points(line.difference or 0)})"
+            f"{escape(line.measured.preset.row.label)} ({points(line.difference or 0)} points)"
             for line in off
         )
         if off:
-            words.append(f"Measured {verb} than reported: {named}.")
+            words.append(f"Measured {verb} than reported, outside the interval: {named}.")
     agreeing = [escape(line.measured.preset.row.label) for line in lines if line.inside]
     if agreeing:
-        words.insert(0, f"As reported: {', '.join(agreeing)}.")
+        words.insert(0, f"The reported score is inside the interval: {', '.join(agreeing)}.")
     correlation = order(lines)
     if correlation:
         words.append(

@@ -12,10 +12,9 @@ from harness.evaluation.significance import Paired
 from harness.reporting import ablation
 from harness.reporting.columns import FIRST, shown_in
 from harness.reporting.leaderboard import Board, compare_placed
-from harness.reporting.provenance import differing_settings
+from harness.reporting.provenance import differing_settings, variant_of
 from harness.reporting.rows import Row
 from harness.reporting.table import Column, Emphasis, Table, points
-from harness.schema.records import RunRecord
 
 SIGNIFICANT = 0.05
 
@@ -91,12 +90,6 @@ def _join(boards: Sequence[Board]) -> JoinedBoards:
         )
     )  # fmt: skip
     return JoinedBoards(tuple(boards), tuple(lines))
-
-
-def variant_of(row: Row) -> str:
-    """The name that a settings file gave to the row's protocol; empty for the base protocol."""
-    names = [record.variant for record in row.records if isinstance(record, RunRecord)]
-    return ", ".join(dict.fromkeys(filter(None, names)))
 
 
 def table(joined: JoinedBoards) -> Table[Line]:

@@ -121,7 +121,8 @@ class PresetRow(NamedTuple):
         parts = [self.report.settings, self.table.settings, self.row.settings]
         if profile == "quick":
             scratch = False if find(self.row.recipe).pretrained else {"epochs": TRIAL_EPOCHS}
-            parts += [_trial(), {"protocol": {"from_scratch": scratch}}]
+            own = {"profile": self.report.settings.get("profile", {})}
+            parts += [_trial(), {"protocol": {"from_scratch": scratch}}, own]
         return Preset(self.name, tuple(parts))
 
 
