@@ -68,7 +68,7 @@ def write_split(options: DataOptions, out: Path) -> str:
 def draw_preview(
     options: DataOptions, out: Path, *, per_class: int, shift: bool, policies: Sequence[str]
 ) -> None:
-    """Draw images of each class as PNG, or what augmentation policies or the shifted test do.
+    """Draw images of each class, or what augmentation policies or the shifted test do.
 
     Raises UserError.
     """
@@ -99,6 +99,8 @@ def class_table(options: DataOptions, out: Path) -> list[str]:
     """
     from harness.reporting.class_chart import draw
 
+    if out.suffix.lower() not in {"", ".png"}:
+        raise UserError(f"{out}: the chart is a PNG; write {out.with_suffix('.png')}")
     settings = load_settings(options)
     data, loss = settings.benchmark.data, settings.benchmark.protocol.loss
     uncleaned = data.model_copy(update={"clean": False, "manifest": None})

@@ -40,7 +40,7 @@ def fetch(source: str) -> None:
 def preview(
     out: Path, per_class: int, shift: bool, policies: tuple[str, ...], **source: Any
 ) -> None:
-    """Write a contact sheet of a data set as PNG."""
+    """Write a contact sheet of a data set as an image: PNG, JPEG or WebP by its name."""
     from harness.commands.data import draw_preview
     from harness.commands.settings import DataOptions
 

@@ -98,10 +98,19 @@ def draw(
 
 
 def save(sheet: Image, path: Path) -> None:
-    """Write a sheet as PNG. Raises DataError where ``path`` cannot be written."""
+    """Write a sheet in the format of the suffix; without one as PNG.
+
+    Raises DataError where ``path`` cannot be written, or its suffix is that of no image.
+    """
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    kind = known.get(path.suffix.lower()) if path.suffix else "PNG"
+    if kind not in Image.SAVE:
+        raise DataError(f"{path}: {path.suffix} is no kind of image; write .png, .jpg or .webp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(path, "PNG")
+        sheet.save(path, kind, quality=95)
     except OSError as error:
         raise DataError(f"{path}: the preview cannot be written: {error}") from error
 

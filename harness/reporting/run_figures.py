@@ -37,20 +37,22 @@ def draw(record: RunRecord, folder: Path) -> tuple[Path, Path]:
 
 
 def learning_curve(record: RunRecord, result: Finished) -> Figure:
-    """Losses and macro F1 over the epochs of all phases, with the boundaries marked."""
+    """Losses, macro F1 and accuracy over the epochs of all phases, with the boundaries marked."""
     figure, left = single_axes(7, 4)
     right = left.twinx()
-    for axes, field, colour, name in (
-        (left, "train_loss", BLUE, "training loss"),
-        (left, "validation_loss", ORANGE, "validation loss"),
-        (right, "train_f1", PURPLE, "training macro F1"),
-        (right, "validation_f1", GREEN, "validation macro F1"),
+    for axes, field, colour, line, name in (
+        (left, "train_loss", BLUE, "-", "training loss"),
+        (left, "validation_loss", ORANGE, "-", "validation loss"),
+        (right, "train_f1", PURPLE, "-", "training macro F1"),
+        (right, "validation_f1", GREEN, "-", "validation macro F1"),
+        (right, "train_accuracy", PURPLE, "--", "training accuracy"),
+        (right, "validation_accuracy", GREEN, "--", "validation accuracy"),
     ):
         values = [getattr(epoch, field) for epoch in result.history]
         if None not in values:  # Older records have no scores of the training batches.
-            axes.plot(range(1, len(values) + 1), values, color=colour, label=name)
+            axes.plot(range(1, len(values) + 1), values, color=colour, ls=line, label=name)
     left.set(xlabel="epoch", ylabel="cross-entropy", ylim=(0, None))
-    right.set(ylabel="macro F1", ylim=(0, 1))
+    right.set(ylabel="macro F1, accuracy", ylim=(0, 1))
     phases = [line.phase for line in result.history]
     for i in (i for i in range(1, len(phases)) if phases[i] != phases[i - 1]):
         left.axvline(i + 0.5, color=INK, linestyle=":")

@@ -95,3 +95,11 @@ def test_where_it_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(DataError, match="the preview cannot be written"):
         class_preview(dataset(2), tmp_path / "file" / "sheet.png")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.jpg", "JPEG"), ("a.webp", "WEBP"), ("a", "PNG")])
+def test_the_name_says_the_format(tmp_path: Path, name: str, kind: str) -> None:
+    class_preview(dataset(2), tmp_path / name, per_class=1)
+    assert Image.open(tmp_path / name).format == kind
+    with pytest.raises(DataError, match=r"a\.txt: \.txt is no kind of image; write \.png"):
+        class_preview(dataset(2), tmp_path / "a.txt", per_class=1)
