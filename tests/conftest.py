@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Small matrices, and as many processes as cores: further threads would only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # A busy machine is no reason to fail: tests never assert times.
 # Where a change is judged the same examples are tried each time; elsewhere always new ones.
 settings.register_profile(

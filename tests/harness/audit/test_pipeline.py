@@ -177,12 +177,9 @@ def test_the_key_covers_all_that_embeddings_depend_on(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
-def test_another_backend_finds_the_same(workspace: Workspace) -> None:
-    source = find("smear@400", 96)
-    usual, other = (
-        run_audit(source, workspace),
-        run_audit(source, replace(workspace, backend="jax")),
-    )
+def test_another_backend_finds_the_same(smear: AuditedSource, workspace: Workspace) -> None:
+    usual = smear
+    other = run_audit(find("smear@400", 96), replace(workspace, backend="jax"))
     np.testing.assert_allclose(usual.embeddings, other.embeddings, atol=1e-3)
     assert (usual.embeddings != other.embeddings).any()  # Computed, not found.
     assert usual.audit.manifest(usual.origin) == other.audit.manifest(other.origin)

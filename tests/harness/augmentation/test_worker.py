@@ -45,7 +45,7 @@ def made_run(folder: Path, policy: str, **changes: Any) -> Run:
         image_size=32, inference_batch=16, frozen=short, augmentation=augmentation
     ).model_copy(update=changes)
     return Run(
-        recipe="mobilenetv2",
+        recipe="basic",
         weights=Weights(source="random"),
         protocol=protocol,
         data=open_dataset(folder).fingerprint,

@@ -194,13 +194,14 @@ def test_intervals_hold_the_truth_as_often_as_they_say(images: int, target: floa
 @pytest.mark.parametrize("images", [100, 400, 2400])
 @pytest.mark.parametrize("target", [0.7, 0.9, 0.98, 0.995])
 def test_coverage_is_within_three_points(images: int, target: float) -> None:
-    f1, accuracy = coverage(images, target, sets=2000, seed=1)
+    sets = 2000 if images == 100 else 1000  # Few images are the hard case.
+    f1, accuracy = coverage(images, target, sets=sets, seed=1)
     print(f"coverage: {images} images, macro F1 {target}: {f1:.3f}, accuracy {accuracy:.3f}")
     assert f1 > 0.92
     if images >= FEW_IMAGES * CLASSES:  # Below that, intervals near a score of 1 hold it too often.
         assert f1 < 0.98
         assert accuracy < 0.995
-    assert accuracy > 0.93 - 3 * 0.0049
+    assert accuracy > 0.93 - 3 * (0.05 * 0.95 / sets) ** 0.5
 
 
 def test_split_spread() -> None:

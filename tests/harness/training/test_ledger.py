@@ -19,7 +19,6 @@ from harness.schema.protocol import Loss, Phase
 from harness.schema.records import Finished, RunRecord
 from tests.harness.conftest import made_outcome, made_record
 from tests.harness.reporting.test_markdown import boards
-from tests.harness.training.test_resume import execute, job_of
 from tests.harness.training.test_trainer import IMAGENET, protocol, smear, train
 
 __all__ = ["smear"]
@@ -53,7 +52,7 @@ def test_micro_batches_do_not_count_twice(smear: Path, tmp_path: Path, micro_bat
     from harness.schema.run import Weights
 
     random = Weights(source="random")
-    trained = train(smear, "lite0", random, SCRATCH, tmp_path, micro_batches=micro_batches)
+    trained = train(smear, "basic", random, SCRATCH, tmp_path, micro_batches=micro_batches)
     assert trained.counts == {
         "epochs_on_features": 0,
         "feature_rows_learnt": 0,
@@ -83,31 +82,6 @@ def test_oversampled_rows_count_as_often_as_they_are_learnt(smear: Path, tmp_pat
     counts = train(smear, "lite0", IMAGENET, chosen, tmp_path).counts
     assert counts["images_embedded"] == 64
     assert counts["feature_rows_learnt"] > counts["epochs_on_features"] * 64
-
-
-@pytest.mark.slow
-def test_a_run_that_goes_on_accounts_for_what_was_before(smear: Path, tmp_path: Path) -> None:
-    """Two real workers, one of them killed and resumed: the same counts; energy is not claimed."""
-    chosen = protocol(fine_tuning=Phase(epochs=3, batch_size=16, unfreeze=2, patience=3))
-    ledgers: dict[str, Ledger] = {}
-    for name, kill_at in (("whole", 0), ("resumed", 2)):
-        job = job_of(smear, tmp_path / name, "lite0", IMAGENET, chosen)
-        if kill_at:
-            assert execute(job, kill_at).status == "failed"
-        outcome = execute(job).outcome
-        assert outcome is not None
-        assert outcome.ledger is not None
-        assert (outcome.resumed > 0) == bool(kill_at)
-        ledgers[name] = outcome.ledger
-        on_images = [line for line in outcome.history if line.phase != "frozen"]
-        before = sum(line.seconds for line in on_images[: outcome.resumed])
-        assert 0 < outcome.ledger.device_seconds < outcome.timings.total + before
-    counts = [ledger.model_dump(exclude={"device_seconds", "energy_joules", "waiting_seconds"})
-              for ledger in ledgers.values()]  # fmt: skip
-    assert counts[0] == counts[1]
-    assert counts[0]["images_learnt"] == 3 * 64
-    assert ledgers["resumed"].energy_joules is None
-    assert ledgers["whole"].energy_exclusive
 
 
 def test_time_under_the_device_lock_counts_and_waiting_does_not(

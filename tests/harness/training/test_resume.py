@@ -12,15 +12,20 @@ import numpy as np
 import pytest
 
 from harness.data.image_cache import open_dataset
+from harness.data.shifted_test import get_or_corrupt
+from harness.data.splitting import split_indices
+from harness.errors import WeightsError
 from harness.execution.devices import Device
 from harness.execution.processes import ProcessResult, WorkerProcess
+from harness.schema.dataset import Dataset
 from harness.schema.events import EpochEvent, Event
 from harness.schema.protocol import Head, Optimizer, Phase, Protocol, Schedule
-from harness.schema.run import Job, Weights
+from harness.schema.run import Job, Run, Weights
+from harness.storage.files import read_arrays
 from harness.storage.predictions import read_predictions
-from harness.storage.records import PREDICTIONS
+from harness.storage.records import BACKBONE_WEIGHTS, FEATURES, HEAD_WEIGHTS, PREDICTIONS
 from harness.training.model import equal_micro_batches
-from tests.harness.training.test_trainer import IMAGENET, made_run, protocol, smear, train
+from tests.harness.training.test_trainer import IMAGENET, SMALL, made_run, protocol, smear, train
 from zoo.registry import find
 from zoo.weights import imagenet_file
 
@@ -31,7 +36,8 @@ TUNED = protocol(
     fine_tuning=Phase(
         epochs=9, batch_size=16, unfreeze=0.5, patience=3, schedule=PLATEAU,
         optimizer=Optimizer(learning_rate=3e-3),
-    )
+    ),
+    test_views=2,
 )  # fmt: skip
 SCRATCH = protocol(
     from_scratch=Phase(
@@ -41,16 +47,26 @@ SCRATCH = protocol(
 )  # fmt: skip
 
 
-def job_of(folder: Path, output: Path, recipe: str, weights: Weights, chosen: Protocol) -> Job:
+def job_of(
+    folder: Path,
+    output: Path,
+    recipe: str,
+    weights: Weights,
+    chosen: Protocol,
+    shifted: bool = False,
+) -> Job:
+    data = open_dataset(folder)
     file = imagenet_file(find(recipe)) if weights.source == "imagenet" else None
+    test = split_indices(SMALL, data).test
     return Job(
-        run=made_run(open_dataset(folder), recipe, weights, chosen),
+        run=made_run(data, recipe, weights, chosen),
         data=str(folder),
         weights=(str(file) if file else None,),
         output=str(output),
         device="cpu",
         device_name="Test CPU",
         checkpoint_seconds=0,
+        shifted=str(get_or_corrupt(folder, data, test, SMALL, "full")) if shifted else None,
     )
 
 
@@ -72,8 +88,12 @@ def outcome_of(ended: ProcessResult, output: Path) -> dict[str, Any]:
     """Everything that must be the same, however often the run was resumed."""
     assert ended.outcome is not None, ended.failed
     parts = read_predictions(output / PREDICTIONS)
+    assert ended.outcome.ledger is not None
+    not_counted = {"device_seconds", "energy_joules", "waiting_seconds"}
     return {
         "weights": weights_hash(output),
+        "ledger": ended.outcome.ledger.model_dump(exclude=not_counted),
+        "features": {name: rows.tobytes() for name, rows in read_arrays(output / FEATURES).items()},
         "history": tuple(
             line.model_copy(update={"seconds": 0.0}) for line in ended.outcome.history
         ),
@@ -100,20 +120,30 @@ def weights_hash(output: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("recipe", "weights", "chosen"),
+    ("recipe", "weights", "chosen", "kills"),
     [
-        pytest.param("lite0", IMAGENET, TUNED, id="fine-tuning"),
-        pytest.param("mobilenet", Weights(source="random"), SCRATCH, id="from scratch"),
+        pytest.param("lite0", IMAGENET, TUNED, (2, 4), id="fine-tuning"),
+        pytest.param("mobilenet", Weights(source="random"), SCRATCH, (3,), id="from scratch"),
     ],
 )
 def test_a_killed_run_is_resumed_exactly(
-    smear: Path, tmp_path: Path, recipe: str, weights: Weights, chosen: Protocol
+    smear: Path,
+    tmp_path: Path,
+    recipe: str,
+    weights: Weights,
+    chosen: Protocol,
+    kills: tuple[int, ...],
 ) -> None:
-    """Killed twice while it writes a checkpoint or just after, with plateau and early stopping."""
+    """Killed while it writes a checkpoint or just after, with plateau and early stopping.
+
+    So two processes agree bit for bit, and the ledger accounts for what was before.
+    """
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    expected = outcome_of(execute(job_of(smear, whole, recipe, weights, chosen)), whole)
-    job = job_of(smear, killed, recipe, weights, chosen)
-    for epoch in (2, 4):
+    shifted = chosen is TUNED
+    at_once = execute(job_of(smear, whole, recipe, weights, chosen, shifted))
+    expected = outcome_of(at_once, whole)
+    job = job_of(smear, killed, recipe, weights, chosen, shifted)
+    for epoch in kills:
         ended = execute(job, kill_at=epoch)
         assert ended.failed is not None
         assert ended.failed.reason == "killed (signal 9)"
@@ -126,10 +156,46 @@ def test_a_killed_run_is_resumed_exactly(
     assert timings.total >= timings.start + timings.build + timings.training + timings.evaluation
     curve = [line for line in ended.outcome.history if line.phase != "frozen"]
     assert len(curve) > 4
+    _check_ledgers(at_once, ended)
     if chosen is TUNED:
         assert len({line.learning_rate for line in curve}) > 1, (
             "the learning rate must have been reduced"
         )
+        parts = {"shifted", "every-shift", "plain-test", "plain-shifted"}
+        assert parts < set(expected["predictions"])
+        _check_saved_weights(job.run, killed, open_dataset(smear))
+
+
+def _check_ledgers(whole: ProcessResult, resumed: ProcessResult) -> None:
+    """Every epoch is counted once; the energy of a killed process is not claimed."""
+    for ended in (whole, resumed):
+        outcome = ended.outcome
+        assert outcome is not None
+        assert outcome.ledger is not None
+        on_images = [line for line in outcome.history if line.phase != "frozen"]
+        assert outcome.ledger.images_learnt == 64 * len(on_images)
+        before = sum(line.seconds for line in on_images[: outcome.resumed])
+        assert 0 < outcome.ledger.device_seconds < outcome.timings.total + before
+    assert whole.outcome is not None
+    assert whole.outcome.ledger is not None
+    assert whole.outcome.ledger.energy_exclusive
+    assert resumed.outcome is not None
+    assert resumed.outcome.ledger is not None
+    assert resumed.outcome.ledger.energy_joules is None
+
+
+def _check_saved_weights(run: Run, artefacts: Path, data: Dataset) -> None:
+    """They give the network that has predicted: Standardise, fine-tuned layers and all."""
+    from harness.training.explanation import TrainedNetwork
+    from harness.training.trained_network import load
+
+    network, head = load(TrainedNetwork(run=run, artefacts=str(artefacts), remedy=""), 8)
+    stored = read_predictions(artefacts / PREDICTIONS)["plain-test"]
+    predicted = np.asarray(head(network(data.images[stored.ids], training=False)))
+    np.testing.assert_allclose(predicted, stored.probabilities, atol=1e-4)
+    (artefacts / HEAD_WEIGHTS).write_bytes((artefacts / BACKBONE_WEIGHTS).read_bytes())
+    with pytest.raises(WeightsError, match=r"head: weights .* do not fit: the file holds"):
+        load(TrainedNetwork(run=run, artefacts=str(artefacts), remedy=""), 8)
 
 
 @pytest.mark.slow

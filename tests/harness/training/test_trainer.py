@@ -11,7 +11,6 @@ import pytest
 
 from harness.data.image_cache import open_dataset
 from harness.data.sources import prepare
-from harness.errors import WeightsError
 from harness.execution.devices import Device
 from harness.execution.processes import WorkerProcess
 from harness.schema.dataset import Dataset, Split, Subset
@@ -19,8 +18,7 @@ from harness.schema.protocol import Head, Loss, Optimizer, Phase, Protocol
 from harness.schema.records import Epoch
 from harness.schema.run import Job, Run, Weights
 from harness.storage.files import read_arrays
-from harness.storage.predictions import read_predictions
-from harness.storage.records import BACKBONE_WEIGHTS, FEATURES, HEAD_WEIGHTS, PREDICTIONS
+from harness.storage.records import FEATURES
 from zoo.registry import RECIPES, REPORT_RECIPES, find
 from zoo.weights import imagenet_file
 
@@ -167,7 +165,7 @@ def test_micro_batches_of_an_oversampled_set_that_is_smaller_than_a_batch(
     phase = Phase(epochs=1, batch_size=95)  # Of 64 cells, 96 with their repeats.
     chosen = protocol(from_scratch=phase, loss=Loss(oversampling=True))
     random = Weights(source="random")
-    trained = train(smear, "mobilenet", random, chosen, tmp_path, micro_batches=2)
+    trained = train(smear, "basic", random, chosen, tmp_path, micro_batches=2)
     assert trained.history[0].samples == 95
     assert trained.phases[-1].micro_batches == 5
 
@@ -400,60 +398,7 @@ def test_oversampling_trains_on_the_rare_again(smear: Path, tmp_path: Path) -> N
     assert more.history[0].train_loss != plain.history[0].train_loss
     scratch = Phase(epochs=1, batch_size=16)
     chosen = protocol(from_scratch=scratch, loss=loss)
-    train(smear, "mobilenet", Weights(source="random"), chosen, tmp_path)
-
-
-@pytest.mark.slow
-def test_two_executions_agree_bit_for_bit(smear: Path, tmp_path: Path) -> None:
-    """Two processes, both phases: identical predictions, features and learning curves."""
-    from harness.data.shifted_test import get_or_corrupt
-    from harness.data.splitting import split_indices
-
-    data = open_dataset(smear)
-    shifted = get_or_corrupt(smear, data, split_indices(SMALL, data).test, SMALL, "full")
-    chosen = protocol(test_views=2, fine_tuning=Phase(epochs=2, batch_size=16, unfreeze=0.6))
-    device = Device("cpu", "Test CPU")
-    results = []
-    for name in ("one", "two"):
-        job = Job(
-            run=made_run(data, "lite0", IMAGENET, chosen),
-            data=str(smear),
-            weights=(str(imagenet_file(find("lite0"))),),
-            output=str(tmp_path / name),
-            device=device.id,
-            device_name=device.name,
-            shifted=str(shifted),
-        )
-        results.append(WorkerProcess()(job, device.environment, lambda _: None))
-    one, two = (read_predictions(tmp_path / name / PREDICTIONS) for name in ("one", "two"))
-    assert {"shifted", "every-shift", "plain-test", "plain-shifted"} < set(one)
-    for part in one:
-        np.testing.assert_array_equal(one[part].probabilities, two[part].probabilities)
-    features = [read_arrays(tmp_path / name / FEATURES) for name in ("one", "two")]
-    for part in features[0]:
-        np.testing.assert_array_equal(features[0][part], features[1][part])
-    curves = [
-        [line.model_copy(update={"seconds": 0.0}) for line in result.outcome.history]
-        for result in results
-        if result.outcome is not None
-    ]
-    assert len(curves) == 2
-    assert curves[0] == curves[1]
-    _check_saved_weights(made_run(data, "lite0", IMAGENET, chosen), tmp_path / "one", data)
-
-
-def _check_saved_weights(run: Run, artefacts: Path, data: Dataset) -> None:
-    """They give the network that has predicted: Standardise, fine-tuned layers and all."""
-    from harness.training.explanation import TrainedNetwork
-    from harness.training.trained_network import load
-
-    network, head = load(TrainedNetwork(run=run, artefacts=str(artefacts), remedy=""), 8)
-    stored = read_predictions(artefacts / PREDICTIONS)["plain-test"]
-    predicted = np.asarray(head(network(data.images[stored.ids], training=False)))
-    np.testing.assert_allclose(predicted, stored.probabilities, atol=1e-4)
-    (artefacts / HEAD_WEIGHTS).write_bytes((artefacts / BACKBONE_WEIGHTS).read_bytes())
-    with pytest.raises(WeightsError, match=r"head: weights .* do not fit: the file holds"):
-        load(TrainedNetwork(run=run, artefacts=str(artefacts), remedy=""), 8)
+    train(smear, "basic", Weights(source="random"), chosen, tmp_path)
 
 
 def test_weights_that_do_not_fit_are_the_users_fault(smear: Path, tmp_path: Path) -> None:
