@@ -61,7 +61,7 @@ def find_outcome(*folders: Path) -> Outcome | None:
     return None
 
 
-def bring_home(kept: Path, output: Path) -> None:
+def restore_kept(kept: Path, output: Path) -> None:
     """Copy what was kept to the run's artefacts. Raises OSError."""
     for path in sorted(kept.iterdir()) if kept.exists() else ():
         write_atomically(output / path.name, path.read_bytes())

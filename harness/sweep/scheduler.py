@@ -322,7 +322,7 @@ class _Sweep:
             return None, reason if is_new else "left pending, as said above"
         output, *kept = self._folders(planned)
         for folder in kept:
-            unrecorded.bring_home(folder, output)
+            unrecorded.restore_kept(folder, output)
         record = _run_record(planned, result, self.context)
         self.context.store.save(record)
         unrecorded.discard(output, *kept)
