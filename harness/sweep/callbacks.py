@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from harness.schema.events import Event
 from harness.schema.records import RunRecord
-from harness.sweep.planner import PlannedRun
+
+if TYPE_CHECKING:  # It loads what finds weights, which ``status`` does without.
+    from harness.sweep.planner import PlannedRun
 
 
 class ProgressCallback:

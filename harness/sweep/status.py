@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic_core import from_json
 
@@ -23,8 +24,10 @@ from harness.schema.records import Failed, RunRecord
 from harness.storage.files import open_new, read_plain
 from harness.storage.records import Store
 from harness.sweep.callbacks import ProgressCallback
-from harness.sweep.planner import PlannedRun
 from harness.sweep.run_state import RunState
+
+if TYPE_CHECKING:
+    from harness.sweep.planner import PlannedRun
 
 STATUS_FILE = "status.json"
 INTERVAL_SECONDS = 1.0
