@@ -17,7 +17,7 @@ import numpy as np
 from keras import ops
 
 from harness.execution.locks import DeviceLock
-from harness.training.compilation import CompileTimer, array_spec, compiled, to_numpy
+from harness.training.compilation import CompileTimer, Inference, to_numpy
 from zoo.factory import flatten_layers
 
 
@@ -32,16 +32,7 @@ class BatchNormEstimator:
         self.layers = [x for x in layers if isinstance(x, batch_norm) and x.trainable]
         self._dropouts = [x for x in layers if isinstance(x, keras.layers.Dropout)]
         self._model, self._device_lock = model, device_lock
-        self._compile_timer = compile_timer
-        match keras.backend.backend():
-            case "jax":
-                self._step = self._jax_step()
-            case "torch":
-                import torch
-
-                self._step = torch.no_grad()(self._batch_statistics)
-            case _:
-                self._step = compiled(self._batch_statistics)
+        self._step = Inference(self._batch_statistics, model.variables, compile_timer)
 
     def estimate(self, take: Callable[[np.ndarray], Any], batches: Iterable[np.ndarray]) -> None:
         """Set means and variances to those of some training images.
@@ -53,7 +44,7 @@ class BatchNormEstimator:
         with self._training_mode():
             for rows in batches:
                 with self._device_lock.shared():
-                    of_batch = self._compile_timer.call(self._step, take(rows))
+                    of_batch = self._step(take(rows))
                     # On a device of the run's own it is read when all batches are queued.
                     statistics.append(of_batch if self._device_lock.own else to_numpy(of_batch))
         means, variances = np.split(np.array([*map(to_numpy, statistics)], float), 2, axis=1)
@@ -69,10 +60,7 @@ class BatchNormEstimator:
         """Compile for uint8 images of this shape (B, S, S, 3) before the first estimate."""
         if self.layers:
             with self._training_mode():
-                variables = self._model.trainable_variables, self._model.non_trainable_variables
-                values = [[v.value for v in part] for part in variables]
-                images = array_spec(shape, "uint8")
-                self._compile_timer.compile_ahead(self._program, *values, images)
+                self._step.compile_ahead(shape)
 
     @contextmanager
     def _training_mode(self) -> Iterator[None]:
@@ -91,25 +79,9 @@ class BatchNormEstimator:
             for layer, rate in zip(self._dropouts, rates, strict=True):
                 layer.rate = rate
 
-    @property
-    def _variables(self) -> list[keras.Variable]:
-        """The means of all layers, then their variances."""
-        means = [layer.moving_mean for layer in self.layers]
-        return means + [layer.moving_variance for layer in self.layers]
-
     def _batch_statistics(self, images: Any) -> Any:
-        """Means, then variances, of a batch at all layers, in one vector."""
+        """The means of a batch at all layers, then the variances, in one vector."""
         self._model(images, training=True)
-        return ops.concatenate([ops.convert_to_tensor(v) for v in self._variables])
-
-    def _jax_step(self) -> Callable[[Any], Any]:
-        trainable, others = self._model.trainable_variables, self._model.non_trainable_variables
-        index = {id(variable): i for i, variable in enumerate(others)}
-        places = [index[id(variable)] for variable in self._variables]
-
-        def statistics(learnt: list[Any], state: list[Any], images: Any) -> Any:
-            _, state = self._model.stateless_call(learnt, state, images, training=True)
-            return ops.concatenate([state[place] for place in places])
-
-        self._program = step = compiled(statistics)
-        return lambda images: step([v.value for v in trainable], [v.value for v in others], images)
+        means = [layer.moving_mean for layer in self.layers]
+        variances = [layer.moving_variance for layer in self.layers]
+        return ops.concatenate([ops.convert_to_tensor(v) for v in means + variances])

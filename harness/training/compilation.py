@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +81,47 @@ class CompileTimer:
         to_numpy(result)
         times.append(time.perf_counter() - start)
         return result
+
+
+class Inference:
+    """A function of a batch of images, compiled, with the values that ``variables`` have by then.
+
+    Nothing recompiles when others of them become trainable.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        variables: Sequence[keras.Variable],
+        compile_timer: CompileTimer,
+    ) -> None:
+        self._function, self._variables, self._compile_timer = function, variables, compile_timer
+        match keras.backend.backend():
+            case "jax":
+                self._program = compiled(self._stateless)
+                self._step = lambda images: self._program(self._values(), images)
+            case "torch":
+                import torch
+
+                self._step = torch.no_grad()(function)
+            case _:
+                self._step = compiled(function)
+
+    def __call__(self, images: Any) -> Any:
+        return self._compile_timer.call(self._step, images)
+
+    def compile_ahead(self, shape: tuple[int, ...]) -> None:
+        """Compile for uint8 images of this shape (B, S, S, 3) before the first call."""
+        images = array_spec(shape, "uint8")
+        self._compile_timer.compile_ahead(self._program, self._values(), images)
+
+    def _values(self) -> list[Any]:
+        return [variable.value for variable in self._variables]
+
+    def _stateless(self, values: list[Any], images: Any) -> Any:
+        mapping = list(zip(self._variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            return self._function(images)
 
 
 @dataclass

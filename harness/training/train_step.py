@@ -14,7 +14,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from harness.training.compilation import CompileTimer, array_spec, compiled, to_numpy
+from harness.training.compilation import (
+    CompileTimer,
+    Inference,
+    array_spec,
+    compiled,
+    to_numpy,
+)
 from harness.training.model import jit
 from zoo.batchnorm_folding import fold_batchnorm
 
@@ -26,46 +32,17 @@ HEAD_BATCH = 1024
 """Rows of features that a head's program classifies, the last ones filled up."""
 
 
-class Forward:
+class Forward(Inference):
     """A network's output, float32, for a batch of images on the host or the device."""
 
     def __init__(self, network: keras.Model, compile_timer: CompileTimer | None = None) -> None:
         # Only TensorFlow's CPU kernels leave each BatchNorm as two passes over the feature maps.
         fold = keras.backend.backend() == "tensorflow" and not jit()
         self._network = fold_batchnorm(network) if fold else network
-        self._compile_timer = compile_timer or CompileTimer()
-        match keras.backend.backend():
-            case "jax":
-                self._step = self._jax_step()
-            case "torch":
-                import torch
-
-                self._step = torch.no_grad()(self._features)
-            case _:
-                self._step = compiled(self._features)
-
-    def __call__(self, images: Any) -> Any:
-        return self._compile_timer.call(self._step, images)
-
-    def compile_ahead(self, shape: tuple[int, ...]) -> None:
-        """Compile for uint8 images of this shape (B, S, S, 3) before the first call."""
-        values = [variable.value for variable in self._network.variables]
-        images = array_spec(shape, "uint8")
-        self._compile_timer.compile_ahead(self._program, values, images)
+        super().__init__(self._features, self._network.variables, compile_timer or CompileTimer())
 
     def _features(self, images: Any) -> Any:
         return ops.cast(self._network(images, training=False), "float32")
-
-    def _jax_step(self) -> Callable[[Any], Any]:
-        # All variables in one list: nothing recompiles when other variables become trainable.
-        variables = self._network.variables
-
-        def features(values: list[Any], images: Any) -> Any:
-            with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
-                return self._features(images)
-
-        self._program = step = compiled(features)
-        return lambda images: step([variable.value for variable in variables], images)
 
 
 def classify(head: keras.Model, features: np.ndarray) -> np.ndarray:
