@@ -64,23 +64,16 @@ def is_results(folder: Path) -> bool:
     return any((folder / name).exists() for name in RESULTS_HOLD)
 
 
-def check_results(folder: Path) -> Path:
-    """A folder that is there, or can be made. Raises UserError for anything else."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; --results names a folder")
-    return folder
-
-
-def check_weights_dir(folder: Path | None) -> Path | None:
+def check_folder(_: Any, param: click.Parameter, folder: Any) -> Any:
     """A folder that is there, or can be made. Raises UserError for anything else."""
     if folder is not None and folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; --weights-dir names a folder")
+        raise UserError(f"{folder}: is a file; {param.opts[0]} names a folder")
     return folder
 
 
 def check_existing_results(folder: Path) -> Path:
     """A folder with results. Raises UserError that names the nearest one."""
-    if is_results(check_results(folder)):
+    if is_results(folder):
         return folder
     parent = folder.parent
     others = [e for e in parent.iterdir() if is_results(e)] if parent.is_dir() else []
@@ -115,18 +108,18 @@ def _results(default: str = "results", **settings: Any) -> Any:
     )  # fmt: skip
 
 
-results = _results(callback=lambda ctx, param, folder: check_results(folder))
-existing_results = _results(callback=lambda ctx, param, folder: check_existing_results(folder))
-reproduction_results = _results(
-    "results/reproductions", callback=lambda ctx, param, folder: check_results(folder)
+results = _results(callback=check_folder)
+existing_results = _results(
+    callback=lambda *context: check_existing_results(check_folder(*context))
 )
+reproduction_results = _results("results/reproductions", callback=check_folder)
 cleaning = several(
     click.option("--clean", is_flag=True, help="Leave out what 'data audit' would remove."),
     click.option("--mask", is_flag=True, help="Paint everything white but the cells."),
 )
 weights_dir = click.option(
     "--weights-dir", type=FILE, envvar="WBC_BENCH_WEIGHTS", show_envvar=True,
-    callback=lambda ctx, param, folder: check_weights_dir(folder), metavar="FOLDER",
+    callback=check_folder, metavar="FOLDER",
     help="Where ImageNet weights lie, and are downloaded to.  [Keras's own folder]",
 )  # fmt: skip
 training = several(

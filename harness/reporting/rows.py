@@ -73,20 +73,18 @@ class Row:
     @cached_property
     def per_seed(self) -> tuple[Row, ...]:
         """A row for each seed."""
-        triples = zip(self.records, self.evaluations, self.parts, strict=True)
-        return tuple(
-            replace(self, records=(record,), evaluations=(evaluation,), parts=(parts,))
-            for record, evaluation, parts in triples
-        )
+        return tuple(self._at([i]) for i in range(len(self.records)))
 
     def of_seeds(self, seeds: Collection[int]) -> Row:
         """The row with these of its seeds alone."""
-        kept = [single for single in self.per_seed if single.seeds[0] in seeds]
+        return self._at([i for i, seed in enumerate(self.seeds) if seed in seeds])
+
+    def _at(self, places: Sequence[int]) -> Row:
         return replace(
             self,
-            records=tuple(single.records[0] for single in kept),
-            evaluations=tuple(single.evaluations[0] for single in kept),
-            parts=tuple(single.parts[0] for single in kept),
+            records=tuple(self.records[i] for i in places),
+            evaluations=tuple(self.evaluations[i] for i in places),
+            parts=tuple(self.parts[i] for i in places),
         )
 
     @property

@@ -103,6 +103,8 @@ class Job(FrozenModel):
     """Seconds of training that a checkpoint saves, at least."""
     epochs: EpochCacheSettings | None = None
     """None without augmentation."""
+    trial: bool = False
+    """Score it on the validation images alone, as a trial of a search."""
 
     @property
     def own_device(self) -> bool:

@@ -1,7 +1,8 @@
 """The child process that executes one Run: ``python -m harness.training.worker``.
 
-The Job is one line of JSON on stdin; events and the Outcome are lines of JSON on stdout. What
-libraries print goes to the log. The process ends when its stdin closes, with its parent.
+The Job is one line of JSON on stdin; events and the Outcome (of a trial the TrialOutcome) are lines
+of JSON on stdout. What libraries print goes to the log. The process ends when its stdin closes,
+with its parent.
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ def _execute(job_text: str, emit: Emit) -> dict[str, Any]:
         with device_lock.preparing():  # Loading a framework keeps a core busy for seconds.
             import keras  # noqa: F401
 
-            from harness.training.job import execute
-        outcome = execute(job, device_lock, monitor, emit, START)
-    return outcome.model_dump(mode="json")
+            from harness.training.job import execute, execute_trial
+        if job.trial:
+            return execute_trial(job, device_lock, emit).model_dump(mode="json")
+        return execute(job, device_lock, monitor, emit, START).model_dump(mode="json")
 
 
 if __name__ == "__main__":

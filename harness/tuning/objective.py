@@ -29,7 +29,7 @@ from harness.sweep.scheduler import SweepContext
 from harness.training.head import fit_head
 from harness.training.loop import Diverged
 
-COMMAND_MODULE = "harness.training.trial_worker"
+COMMAND_MODULE = "harness.training.worker"
 POLL_SECONDS = 0.5
 """Between two looks for a GPU that no sweep uses."""
 
@@ -64,6 +64,7 @@ class Training:
         device, release = self._acquire()
         try:
             job = self.context.job(self._run(protocol), device)
+            job = job.model_copy(update={"trial": True})
             environment = self.context.environment(device)
             outcome, reason = run_task(COMMAND_MODULE, job, environment, self.on_event)
         finally:
