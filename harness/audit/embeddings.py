@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.data.image_cache import open_dataset, resizer_version
 from harness.errors import DataError
-from harness.execution import processes
+from harness.execution import compile_cache, processes
 from harness.execution.devices import Device
 from harness.schema.base import FrozenModel
 from harness.schema.events import Event
@@ -84,7 +84,9 @@ def compute_embeddings(
     """
     dataset, embedder = open_dataset(folder), embedder or Embedder()
     _, row = np.unique(dataset.groups, return_inverse=True)
-    compute = partial(_run_child, embedder, folder, device, report, backend)
+    compiled = compile_cache.environment(cache / "compiled", device, backend)
+    environment = {**device.environment, **compiled, "KERAS_BACKEND": backend}
+    compute = partial(_run_child, embedder, folder, device, report, environment)
     artifacts = ArtifactCache(cache / "embeddings")
     name = key(dataset.fingerprint, backend, embedder)
     artifact = artifacts.get_or_create(name, compute, verify=True)
@@ -109,7 +111,7 @@ def _run_child(
     data: Path,
     device: Device,
     report: Callable[[Event], None],
-    backend: Backend,
+    environment: Mapping[str, str],
     folder: Path,
 ) -> None:
     job = EmbeddingJob(
@@ -122,7 +124,6 @@ def _run_child(
         batch=BATCH,
         device=device.id,
     )
-    environment = {**device.environment, "KERAS_BACKEND": backend}
     _, reason = processes.run_task(COMMAND_MODULE, job, environment, report)
     if not reason and not (folder / FILE).exists():
         reason = "the child process wrote none"

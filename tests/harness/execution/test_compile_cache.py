@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,13 +18,15 @@ from harness.execution.devices import Device
 ROOT = Path(__file__).parents[3]
 GPU, CPU = Device("gpu:0", "Test GPU"), Device("cpu", "Test CPU")
 PROGRAM = """
-import resource, sys
+import resource, signal, sys
 from harness.execution import compile_cache
 compile_cache.enter_folder()
 import keras
 import numpy as np
 from harness.training.compilation import CompileTimer, array_spec, compiled, count_programs
-if sys.argv[1] == "full":  # What a disk without room looks like: no file grows beyond 100 bytes.
+if sys.argv[1] == "killed":  # Instead of an error, as below: it dies while it writes an entry.
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+if sys.argv[1]:  # What a disk without room looks like: no file grows beyond 100 bytes.
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 count = count_programs()
 timer = CompileTimer()
@@ -40,11 +43,11 @@ def no_cache_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
 
 
-def start(folder: Path, disk: str = "") -> subprocess.Popen[str]:
+def start(folder: Path, fault: str = "") -> subprocess.Popen[str]:
     """A process that compiles a small program with the cache in ``folder``."""
     variables = {**CPU.environment, **environment(folder, CPU, "jax"), "KERAS_BACKEND": "jax"}
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, disk],
+        [sys.executable, "-c", PROGRAM, fault],
         env={**os.environ, **variables, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
@@ -64,7 +67,8 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, int, float]:
 def test_a_program_is_compiled_once_whatever_happens_to_its_entry(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     writers = [start(one), start(one)]  # Of the same entries, at the same time.
-    (_, count, result), (_, _, same) = (finish(process) for process in writers)
+    (found, made, result), (_, _, same) = (finish(process) for process in writers)
+    count = found + made  # One may be late, and find what the other has made.
     assert count > 0
     assert same == result
     # Keys do not depend on the folder, so a cache can be taken elsewhere.
@@ -82,6 +86,20 @@ def test_a_program_is_compiled_once_whatever_happens_to_its_entry(tmp_path: Path
     assert finish(start(one, "full")) == (0, count, result)
     clean(one, 10**9)
     assert not list(one.rglob("*-cache"))
+
+
+@pytest.mark.slow
+def test_an_entry_of_a_killed_process_is_compiled_again(tmp_path: Path) -> None:
+    killed = start(tmp_path, "killed")
+    killed.communicate()
+    assert killed.returncode == -signal.SIGXFSZ
+    (entry,) = tmp_path.rglob("*-cache")
+    assert is_torn(entry.read_bytes())
+    clean(tmp_path, 10**9)
+    assert not entry.exists()
+    cached, count, _ = finish(start(tmp_path))
+    assert cached == 0
+    assert count > 0
 
 
 def write_entry(path: Path, content: bytes, age: float) -> Path:
