@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from harness.commands.settings import Settings, toml_lines
 from harness.config import overlay
 from harness.errors import DataError, UserError
 from harness.reporting.publish import read_boards, reproductions_of
-from harness.reporting.reproduction import reproductions
+from harness.reporting.reproduction import IMAGE_TOLERANCE, reproductions
 from harness.reporting.reproduction_table import summary
 from harness.reports.preset import PresetRow, find_rows, packaged, rows_of
 from harness.storage.files import write_atomically
@@ -46,6 +46,8 @@ def reproduce(targets: Sequence[str], request: Request, *, only_plan: bool = Fal
         (group, _experiment(group, request, console, download=not only_plan))
         for group in _groups(rows, request)
     ]
+    for line in dict.fromkeys(line for pair in experiments for line in _other_images(*pair)):
+        console.print(line, highlight=False)
     plans = [_plan(group, experiment, console) for group, experiment in experiments]
     if only_plan:
         _show(plans, console)
@@ -148,13 +150,23 @@ def _experiment(group: Group, request: Request, console: Console, *, download: b
     recipes = tuple(dict.fromkeys(find(row.row.recipe) for row in group.rows))
     experiment = find_inputs(request, group.settings, recipes, console, download=download)
     found = experiment.summary
-    for row in group.rows:
-        if len(found.class_names) != row.report.classes:
+    for number, told in {row.number: row.report for row in group.rows}.items():
+        if len(found.class_names) != told.classes:
             raise DataError(
-                f"report {row.number} has {row.report.classes} classes, "
+                f"report {number} has {told.classes} classes, "
                 f"but {found.name} has {len(found.class_names)}: {', '.join(found.class_names)}"
             )
     return experiment
+
+
+def _other_images(group: Group, experiment: Experiment) -> Iterator[str]:
+    """A line for each report whose images these are not, in the profile that might reproduce it."""
+    found = experiment.summary
+    for number, told in {row.number: row.report for row in group.rows}.items():
+        other = abs(found.images / told.images - 1) > IMAGE_TOLERANCE
+        if other and group.settings.profile == "full":
+            images = f"{found.name} has {found.images:,} images, the report {told.images:,}"
+            yield f"no reproduction of report {number}: {images}"
 
 
 def _plan(group: Group, experiment: Experiment, console: Console) -> Plan:

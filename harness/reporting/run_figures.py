@@ -57,7 +57,8 @@ def learning_curve(record: RunRecord, result: Finished) -> Figure:
     for i in (i for i in range(1, len(phases)) if phases[i] != phases[i - 1]):
         left.axvline(i + 0.5, color=INK, linestyle=":")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.legend(handles=[*left.get_lines()[:2], *right.get_lines()], loc="center right")
+    lines = [*left.get_lines()[:2], *right.get_lines()]
+    figure.legend(handles=lines, loc="outside lower center", ncols=3)
     left.set_title(_title(record))
     return figure
 

@@ -13,10 +13,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from harness.config import Preset, SettingsFile, check_keys, load, read_toml
-from harness.errors import ConfigError, UnknownName, UserError
+from harness.errors import ConfigError, UnknownName, UserError, did_you_mean
 from harness.schema.base import FrozenModel
 from harness.schema.dataset import Split
 from harness.schema.problems import describe
@@ -50,6 +50,14 @@ class ReportedRow(FrozenModel):
     """Score on the challenge's hidden, corrupted test images."""
     parameters: str = ""
     """As printed."""
+
+    @field_validator("reported", "deviation", mode="before")
+    @classmethod
+    def _known_measures(cls, scores: Any) -> Any:
+        for name in scores if isinstance(scores, dict) else ():
+            if name not in get_args(Measure):
+                raise ValueError(f"unknown score {name!r}{did_you_mean(name, get_args(Measure))}")
+        return scores
 
 
 class ReportedTable(FrozenModel):
@@ -160,6 +168,8 @@ def find_report(name: str) -> tuple[str, Report]:
     """
     if name.endswith(".toml"):
         path = Path(name)
+        if not path.exists():
+            raise ConfigError(f"{name}: no such preset; 'wbc-bench reproduce' lists the reports")
         return path.stem, read_preset(path)
     reports = packaged()
     known = {alias: number for number, report in reports.items() for alias in report.aliases}

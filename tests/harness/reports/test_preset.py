@@ -110,7 +110,7 @@ def test_a_preset_of_the_users(tmp_path: Path) -> None:
         ("images =", "image =", "unknown key 'image'; did you mean 'images'?"),
         ("recipe =", "recepie =", "'tables.one.rows.1.recepie'; did you mean 'recipe'?"),
         ('"vgg16"', '"resnet59"', "A: unknown recipe 'resnet59'; did you mean 'resnet50'?"),
-        ("macro_f1", "makro_f1", "macro_f1"),
+        ("macro_f1", "makro_f1", "unknown score 'makro_f1'; did you mean 'macro_f1'?"),
         ("[tables.one]", "[settings.protocol]\nimage_sizes = 9\n[tables.one]",
          "unknown key 'settings.protocol.image_sizes'; did you mean 'image_size'?"),
         ("rows = [{", 'rows = ["A", {', "tables.one.rows must be a list of tables"),
