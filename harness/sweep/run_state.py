@@ -18,7 +18,6 @@ WINDOW_SECONDS = 10.0
 """Over which images per second are averaged."""
 STALE_SECONDS = 30.0
 """Without an image, after which there is no rate: the run may be waiting for its device."""
-SAVED = ("phase", "waiting", "total", "done", "rate", "resident_mb", "device_mb")
 
 
 class _Saved(FrozenModel):
@@ -137,8 +136,7 @@ class RunState:
     # As JSON
 
     def to_dict(self) -> dict[str, Any]:
-        epoch = self.epoch.model_dump(mode="json") if self.epoch else None
-        return {"epoch": epoch} | {name: getattr(self, name) for name in SAVED}
+        return _Saved.model_validate(self, from_attributes=True).model_dump(mode="json")
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> RunState:

@@ -10,6 +10,7 @@ Sources: MobileNetV3: Howard et al., 2019, arXiv:1905.02244. U-Net: Ronneberger,
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -29,16 +30,6 @@ def BasicCNN(input_tensor: keras.KerasTensor, pooling: str | None = None, **_: A
         x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
         x = layers.MaxPooling2D()(x)
     return _model(input_tensor, layers.Flatten()(x) if pooling else x)
-
-
-def MobileNetV3Light(**arguments: Any) -> keras.Model:
-    """A MobileNetV3 of width 16, 32, 64, 128. Out: (B, 1280); without ``pooling`` a map."""
-    return _mobilenet_v3(16, **arguments)
-
-
-def MobileNetV3Heavy(**arguments: Any) -> keras.Model:
-    """A MobileNetV3 of width 96, 192, 384, 768. Out: (B, 1280); without ``pooling`` a map."""
-    return _mobilenet_v3(96, **arguments)
 
 
 def UNetClassifier(
@@ -63,7 +54,10 @@ def UNetClassifier(
 def _mobilenet_v3(
     width: int, input_tensor: keras.KerasTensor, pooling: str | None = None, **_: Any
 ) -> keras.Model:
-    """Four stages of inverted residual blocks, the last two 5x5 with squeeze-and-excitation."""
+    """Four stages of inverted residual blocks, the last two 5x5 with squeeze-and-excitation.
+
+    The width doubles with each stage. Out: (B, 1280); without ``pooling`` a map.
+    """
     x = _normalise(layers.Conv2D(width, 3, 2, "same", use_bias=False)(input_tensor), "hard_silu")
     for stage in range(4):
         for block in range(MOBILENET_BLOCKS):
@@ -71,6 +65,10 @@ def _mobilenet_v3(
             x = _inverted_residual(x, width * 2**stage, stride, late=stage >= 2)
     x = layers.Conv2D(MOBILENET_FEATURES, 1, use_bias=False)(x)
     return _model(input_tensor, _pooled(_normalise(x, "hard_silu"), pooling))
+
+
+MobileNetV3Light = partial(_mobilenet_v3, 16)
+MobileNetV3Heavy = partial(_mobilenet_v3, 96)
 
 
 def _inverted_residual(
