@@ -163,9 +163,9 @@ def summary(found: Reproduction) -> str:
         return f"{text}; none is a reproduction, because of {', '.join(reasons)}."
     inside = [line.inside for line in found.lines() if line.measured.reproduced]
     return (
-        f"{text}, {len(reproduced)} of them a reproduction as far as the assumptions below hold; "
-        f"{sum(map(bool, inside))} of {len(inside)} reported scores lie inside the 95 % interval "
-        "of the measured one."
+        f"{text}, {len(reproduced)} of them a reproduction as far as the preset's "
+        f"assumptions hold; {sum(map(bool, inside))} of {len(inside)} reported scores lie inside "
+        "the 95 % interval of the measured one."
     )
 
 
