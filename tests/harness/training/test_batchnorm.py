@@ -51,7 +51,13 @@ def test_statistics_are_those_of_all_images(tmp_path: Path) -> None:
     assert next(x.rate for x in model.layers if isinstance(x, layers.Dropout)) == 0.5
 
 
-@pytest.mark.parametrize("recipe", EACH_RECIPE)
+# VGG and ConvNeXt have no BatchNorm; EfficientNetV2-M and L have the layers of S.
+OTHERS = ("vgg", "convnext", "efficientnetv2m", "efficientnetv2l")
+
+
+@pytest.mark.parametrize(
+    "recipe", [each for each in EACH_RECIPE if not str(each.id).startswith(OTHERS)]
+)
 def test_no_network_remembers_earlier_statistics(recipe: Recipe, tmp_path: Path) -> None:
     """The same weights after a very different history predict the same."""
     from harness.training.batchnorm import BatchNormEstimator
@@ -63,8 +69,7 @@ def test_no_network_remembers_earlier_statistics(recipe: Recipe, tmp_path: Path)
     network = build(recipe, recipe.minimum_size)
     unfreeze(network, 1.0, pretrained=False)
     estimator = BatchNormEstimator(network, DeviceLock("cpu", tmp_path), CompileTimer())
-    if not estimator.layers:
-        return
+    assert estimator.layers
     images, batches = pixels(recipe.minimum_size, 8), np.arange(8).reshape(2, 4)
     predictions = []
     for history in (0.0, 50.0):
