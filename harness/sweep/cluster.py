@@ -258,10 +258,10 @@ class Cluster:
             try:
                 ended: TaskResult = future.result(timeout=POLL_SECONDS)
                 return ended
-            except TimeoutError:
-                if future.done():
-                    continue
-                if self.stopped:
+            except (TimeoutError, UnboundLocalError):  # Dask's sync raises either when it is late.
+                if future.status == "error":
+                    raise  # By the task itself.
+                if self.stopped and not future.done():
                     raise futures.CancelledError from None
 
 
