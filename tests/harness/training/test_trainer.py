@@ -256,6 +256,7 @@ def test_a_trial_scores_what_the_run_will(smear: Path, tmp_path: Path) -> None:
         output=str(tmp_path / "trial"),
         device="cpu",
         device_name="Test CPU",
+        trial=True,
     )
     outcome, reason = run_task(COMMAND_MODULE, job, Device("cpu", "").environment, lambda _: None)
     assert not reason
