@@ -31,7 +31,7 @@ from zoo.registry import find
 
 @dataclass(frozen=True)
 class Group:
-    """Rows on the same images, split alike: one sweep."""
+    """Rows on the same images and split: one sweep."""
 
     rows: tuple[PresetRow, ...]
     settings: Settings
@@ -101,15 +101,15 @@ def write_settings(targets: Sequence[str], path: Path) -> Path:
     if len({row.table_name for row in rows}) > 1:
         tables = ", ".join(first.report.tables)
         raise UserError(f"report {first.number} has several tables: name one of {tables}")
-    alike = all(row.row.settings == first.row.settings for row in rows)
-    if alike:
+    same_settings = all(row.row.settings == first.row.settings for row in rows)
+    if same_settings:
         common = overlay(common, first.row.settings, "")
     variants: dict[str, Any] = {}
     lines = [f"# Report {first.number}, {first.report.title}: {first.table.title}", "#"]
     for place, row in enumerate(rows, start=1):
-        own = {} if alike else row.row.settings.get("protocol", {})
+        own = {} if same_settings else row.row.settings.get("protocol", {})
         variant = f" --variant row{place}" if own else ""
-        if "image_size" in own or (not alike and set(row.row.settings) - {"protocol"}):
+        if "image_size" in own or (not same_settings and set(row.row.settings) - {"protocol"}):
             own_file = f"reproduce {row.number}/{row.table_name}/{row.row.recipe} --write FILE"
             lines.append(f"# {row.row.label}: on other images; wbc-bench {own_file}")
             continue
@@ -150,10 +150,10 @@ def _experiment(group: Group, request: Request, console: Console, *, download: b
     recipes = tuple(dict.fromkeys(find(row.row.recipe) for row in group.rows))
     experiment = find_inputs(request, group.settings, recipes, console, download=download)
     found = experiment.summary
-    for number, told in {row.number: row.report for row in group.rows}.items():
-        if len(found.class_names) != told.classes:
+    for number, preset in {row.number: row.report for row in group.rows}.items():
+        if len(found.class_names) != preset.classes:
             raise DataError(
-                f"report {number} has {told.classes} classes, "
+                f"report {number} has {preset.classes} classes, "
                 f"but {found.name} has {len(found.class_names)}: {', '.join(found.class_names)}"
             )
     return experiment
@@ -162,10 +162,10 @@ def _experiment(group: Group, request: Request, console: Console, *, download: b
 def _other_images(group: Group, experiment: Experiment) -> Iterator[str]:
     """A line for each report whose images these are not, in the profile that might reproduce it."""
     found = experiment.summary
-    for number, told in {row.number: row.report for row in group.rows}.items():
-        other = abs(found.images / told.images - 1) > IMAGE_TOLERANCE
+    for number, preset in {row.number: row.report for row in group.rows}.items():
+        other = abs(found.images / preset.images - 1) > IMAGE_TOLERANCE
         if other and group.settings.profile == "full":
-            images = f"{found.name} has {found.images:,} images, the report {told.images:,}"
+            images = f"{found.name} has {found.images:,} images, the report {preset.images:,}"
             yield f"no reproduction of report {number}: {images}"
 
 

@@ -189,7 +189,7 @@ def _parts(folder: Path, found: dict[str, list[Path]]) -> dict[str, int] | None:
     DataError where they are not one of each part.
     """
     inner = {name: frozenset(_by_folder(folder / name, files)) for name, files in found.items()}
-    alike = [
+    same_folders = [
         name
         for name, own in inner.items()
         if len(own) > 1 and "" not in own and list(inner.values()).count(own) > 1
@@ -197,15 +197,15 @@ def _parts(folder: Path, found: dict[str, list[Path]]) -> dict[str, int] | None:
     named = {name: _part_named(name) for name in found}
     flat = any("" in own for own in inner.values())
     exact = all(any(name.casefold() in words for words in PARTS) for name in found)
-    if not alike and (None in named.values() or (flat and not exact)):
+    if not same_folders and (None in named.values() or (flat and not exact)):
         return None
     parts = [part for part in named.values() if part is not None]
     one_each = len(parts) == len(found) > 1 == max(Counter(parts).values())
     if one_each and not flat and all(inner.values()):
         return {name: part for name, part in named.items() if part is not None}
-    listed = ", ".join(map(text_of, sorted(alike or found)))
-    inside = ", ".join(map(text_of, sorted(inner[alike[0]])[:3])) if alike else ""
-    same = f" hold the same sub-folders ({inside}, ...): they" if alike else ""
+    listed = ", ".join(map(text_of, sorted(same_folders or found)))
+    inside = ", ".join(map(text_of, sorted(inner[same_folders[0]])[:3])) if same_folders else ""
+    same = f" hold the same sub-folders ({inside}, ...): they" if same_folders else ""
     raise DataError(
         f"{folder}: {listed}{same} are parts of a split, not classes; give one of them"
         ", or a folder with train, validation and test alone to take their split"
