@@ -142,21 +142,26 @@ def _images(
         folder = find_decoded(record.run.data, cache_folder())
         if folder is not None:
             return PreparedData(open_dataset(folder), folder)
-        name, *changes = record.data.name.split(", ")
+        name, changes = _source(record)
         if name.partition("@")[0] in NAMES:
-            made = {"source": name, "clean": "cleaned" in changes, "mask": "masked" in changes}
-            data = settings.benchmark.data.model_copy(update={**made, "manifest": None})
+            read = {"source": name, **changes, "manifest": None}
+            data = settings.benchmark.data.model_copy(update=read)
             benchmark = settings.benchmark.model_copy(update={"data": data})
             settings = replace(settings, benchmark=benchmark)
     return prepare(settings, progress)
 
 
+def _source(record: Record) -> tuple[str, dict[str, bool]]:
+    """The name of a record's source, and the options that changed its images."""
+    name, *changes = record.data.name.split(", ")
+    return name, {"clean": "cleaned" in changes, "mask": "masked" in changes}
+
+
 def _check_same_images(records: Iterable[RunRecord], data: PreparedData) -> None:
     for record in records:
         if record.run.data != data.dataset.fingerprint:
-            name, *changes = record.data.name.split(", ")
-            flags = {"cleaned": " --clean", "masked": " --mask"}
-            typed = "".join(flag for change, flag in flags.items() if change in changes)
+            name, changes = _source(record)
+            typed = "".join(f" --{option}" for option, given in changes.items() if given)
             raise DataError(
                 f"{data.dataset.name}: not the images of {record.run.recipe} "
                 f"({record.data.name}, {record.data.images:,} images at "

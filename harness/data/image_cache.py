@@ -13,6 +13,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -132,9 +133,12 @@ def find_decoded(fingerprint: str, cache: Path) -> Path | None:
     """The folder of the decoded images that have this fingerprint; None where it is not there."""
     artifacts = ArtifactCache(cache)
     for path in sorted(cache.glob("[!.]*/meta.json")):
-        folder = artifacts.find(path.parent.name, verify=True)
-        if folder is not None and _meta(folder)["fingerprint"] == fingerprint:
-            return folder
+        # Only the one that is sought is checksummed, and noted as used.
+        with suppress(DataError):
+            if _meta(path.parent).get("fingerprint") == fingerprint:
+                folder = artifacts.find(path.parent.name, verify=True)
+                if folder is not None:
+                    return folder
     return None
 
 

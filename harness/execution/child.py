@@ -48,9 +48,8 @@ def serve(execute: Callable[[str, Emit], dict[str, Any]]) -> int:
             stdout.flush()
 
     try:
-        address_space.check(
-            address_space.FRAMEWORK_GB
-        )  # A worker of a cluster has limits of its own.
+        # Here, since a worker of a cluster has limits of its own.
+        address_space.check(address_space.FRAMEWORK_GB)
         emit(DoneEvent(outcome=execute(task, emit)))
     except UserError as error:
         emit(FailedEvent(reason=str(error), status="wrong input"))

@@ -86,9 +86,9 @@ def _paragraph(first: Placed, second: Placed) -> str:
         f"  difference {100 * test.difference:+.2f} points, 95 % interval {100 * test.low:+.2f} to "
         f"{100 * test.high:+.2f}: {verdict} ({p_equals(test.p)}; {_seeds(row, other, test)})",
     ]
+    ordered = same_order(first, second)
+    labels = ordered[0].parts[0]["test"].labels
     for seed in sorted({*row.seeds} & {*other.seeds}):
-        ordered = same_order(first, second)
-        labels = ordered[0].parts[0]["test"].labels
         a, b = (r.y_pred[r.seeds.index(seed)] for r in ordered)
         mcnemar = significance.mcnemar(labels, a, b)
         lines.append(

@@ -66,7 +66,7 @@ def _differences(boards: Sequence[Board]) -> list[list[str]]:
 def _texts(settings: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """A line for each, a column for each key of nested settings; values as JSON, absent ones null.
 
-    Each is flattened alone: in a common table integers beside absent ones would be floats.
+    Each is flattened alone: in a common table integers of a column with gaps would become floats.
     """
     flat = [pd.json_normalize(one).to_dict("records")[0] for one in settings]
     return pd.DataFrame(

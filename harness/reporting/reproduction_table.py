@@ -77,7 +77,7 @@ LEGEND = (
     "other splits and seeds are not in it. Inside: whether the reported score is in it. A reported "
     "score has such an error of its own, from test images that are not these, so that one just "
     "outside may still agree. Difference: measured minus reported, in points. Online: accuracy on "
-    "the challenge's hidden, corrupted images; beside it the macro F1 of this program's shifted "
+    "the challenge's hidden, corrupted images; compare the macro F1 of this program's shifted "
     "test, which has corruptions of its own. Macro: mean over the classes; ±: standard deviation "
     "over the classes."
 )

@@ -127,7 +127,7 @@ def rate(images_per_second: float) -> str:
 
 
 SMALLEST_P = 1e-16
-"""Below this a p is not told: the tails of the distributions behind it are approximations."""
+"""Below this no p is printed: the tails of the distributions behind it are approximations."""
 
 
 def p_value(p: float) -> str:
