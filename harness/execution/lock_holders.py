@@ -83,7 +83,9 @@ def _describe(pid: int) -> str:
     with suppress(OSError, ValueError, IndexError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         state, parent = fields[0], int(fields[1])
-    if folder := _results_folder(pid):
+    if parent == os.getppid():
+        text += " (another run of this sweep)"
+    elif folder := _results_folder(pid):
         text += f" (sweep in {folder})"
     if state not in ("T", "t"):
         return text
