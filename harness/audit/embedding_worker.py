@@ -18,13 +18,11 @@ from harness.schema.events import PhaseEvent
 
 def _execute(job_text: str, emit: Emit) -> dict[str, Any]:
     from harness.audit.embeddings import EmbeddingJob
-    from harness.execution import compile_cache
     from harness.execution.lock_holders import Waits
     from harness.execution.locks import DeviceLock
 
     job = EmbeddingJob.model_validate_json(job_text)
     device_lock = DeviceLock(job.device, waits=Waits(wait_reporter(emit)))
-    compile_cache.enter_folder()
     emit(PhaseEvent(name="start", steps=1))
     with device_lock.shared():
         import keras

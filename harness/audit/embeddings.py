@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.data.image_cache import open_dataset, resizer_version
 from harness.errors import DataError
-from harness.execution import compile_cache, processes
+from harness.execution import processes
 from harness.execution.devices import Device
 from harness.schema.base import FrozenModel
 from harness.schema.events import Event
@@ -84,8 +84,7 @@ def compute_embeddings(
     """
     dataset, embedder = open_dataset(folder), embedder or Embedder()
     _, row = np.unique(dataset.groups, return_inverse=True)
-    compiled = compile_cache.environment(cache / "compiled", device, backend)
-    environment = {**device.environment, **compiled, "KERAS_BACKEND": backend}
+    environment = processes.worker_environment(device, backend, cache / "compiled")
     compute = partial(_run_child, embedder, folder, device, report, environment)
     artifacts = ArtifactCache(cache / "embeddings")
     name = key(dataset.fingerprint, backend, embedder)

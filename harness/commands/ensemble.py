@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.commands.resolve import Request
 from harness.commands.run import run
-from harness.commands.settings import DataOptions
+from harness.commands.settings import DataOptions, cache_folder
 from harness.ensembling import builder, throughput
 from harness.ensembling.builder import FittedEnsembles
 from harness.ensembling.members import group_members
@@ -31,7 +31,8 @@ def combine(
     for group in group_members(store, members):
         fitted = builder.fit_ensembles(group, chosen)
         if measure:
-            throughput.measure_all(store, list(fitted.records), devices.visible()[0])
+            cache, (device, *_) = cache_folder() / "compiled", devices.visible()
+            throughput.measure_all(store, list(fitted.records), device, cache)
         yield fitted
 
 

@@ -17,6 +17,7 @@ from harness.data.contact_sheet import draw, save
 from harness.data.image_cache import find_decoded, open_dataset
 from harness.data.sources import NAMES
 from harness.errors import DataError, UserError, WeightsError
+from harness.execution.processes import worker_environment
 from harness.reporting.compare import rows_named
 from harness.reporting.explanation_sheets import SIDE, Chosen, Maps, choose
 from harness.reporting.publish import read_boards
@@ -78,7 +79,10 @@ def draw_explanations(options: ExplainOptions) -> Iterator[str]:
                 status.update(f"explained {event.done} of {event.total} images")
 
         status.update("starting")
-        found = explain(task, settings.devices[0], settings.benchmark.backend, show)
+        environment = worker_environment(
+            settings.devices[0], settings.benchmark.backend, cache_folder() / "compiled"
+        )
+        found = explain(task, environment, show)
     explained: dict[str, Explanation] = {}
     for record, explanation in zip(runs.values(), found, strict=True):
         name = _name(record, runs.values())
@@ -115,12 +119,10 @@ def _members(store: Store, record: Record) -> list[Record]:
     if not isinstance(record, EnsembleRecord):
         return [record]
     by_id = {one.subject.id: one for one in store.all_records()}
-    triples = zip(record.ensemble.members, record.recipes, record.shares, strict=True)
-    used = [(id_, recipe) for id_, recipe, share in triples if share > 0]
-    for id_, recipe in used:
+    for id_, recipe in zip(record.used_members, record.used_recipes, strict=True):
         if id_ not in by_id:
             raise UserError(f"{store.root}: the run of the member {recipe} ({id_}) is not there")
-    return [by_id[id_] for id_, _ in used]
+    return [by_id[id_] for id_ in record.used_members]
 
 
 def _settings(options: ExplainOptions, record: Record) -> Settings:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from harness.errors import UserError, is_no_access, is_no_room, is_out_of_memory
-from harness.execution import address_space
+from harness.execution import address_space, compile_cache
 from harness.schema.events import (
     DoneEvent,
     Event,
@@ -50,6 +50,7 @@ def serve(execute: Callable[[str, Emit], dict[str, Any]]) -> int:
     try:
         # Here, since a worker of a cluster has limits of its own.
         address_space.check(address_space.FRAMEWORK_GB)
+        compile_cache.enter_folder()
         emit(DoneEvent(outcome=execute(task, emit)))
     except UserError as error:
         emit(FailedEvent(reason=str(error), status="wrong input"))

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import is_out_of_memory
-from harness.execution import address_space
+from harness.execution import address_space, compile_cache
+from harness.execution.devices import Device
 from harness.schema.base import FrozenModel
 from harness.schema.events import (
     WAITING,
@@ -32,7 +33,7 @@ from harness.schema.events import (
     read_event,
 )
 from harness.schema.records import Failed, Outcome
-from harness.schema.run import Job
+from harness.schema.run import Backend, Job
 from harness.storage.files import open_new
 
 LOG = "log.txt"
@@ -52,6 +53,15 @@ def module_command(module: str) -> tuple[str, ...]:
     be; Python passes the option on to processes that the child spawns.
     """
     return (sys.executable, "-P", "-m", module)
+
+
+def worker_environment(device: Device, backend: Backend, cache: Path | None) -> dict[str, str]:
+    """Environment variables of a worker that computes on a device.
+
+    ``cache``: folder of compiled programs; None: it compiles its own.
+    """
+    compiled = compile_cache.environment(cache, device, backend) if cache else {}
+    return {**device.environment, **compiled, "KERAS_BACKEND": backend}
 
 
 @dataclass(frozen=True)

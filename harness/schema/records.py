@@ -93,6 +93,7 @@ class Environment(FrozenModel):
     python: Name
     keras: Name
     backend: Name
+    """Name and version."""
     numpy: Name
     platform: Name
     cores: Count
@@ -296,9 +297,16 @@ class EnsembleRecord(Evaluation):
 
     @property
     def used_recipes(self) -> tuple[str, ...]:
-        return tuple(
-            name for name, share in zip(self.recipes, self.shares, strict=True) if share > 0
-        )
+        return self._used(self.recipes)
+
+    @property
+    def used_members(self) -> tuple[str, ...]:
+        """Ids of the runs of ``used_recipes``."""
+        return self._used(self.ensemble.members)
+
+    def _used(self, of_members: tuple[str, ...]) -> tuple[str, ...]:
+        pairs = zip(of_members, self.shares, strict=True)
+        return tuple(name for name, share in pairs if share > 0)
 
 
 def external_run(fingerprint: str) -> Run:

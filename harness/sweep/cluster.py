@@ -34,10 +34,10 @@ from distributed import Client, Future, get_worker
 from distributed.scheduler import KilledWorker
 
 from harness.errors import UserError
-from harness.execution import compile_cache, devices
+from harness.execution import devices
 from harness.execution.devices import Device
 from harness.execution.locks import acquire_gpu
-from harness.execution.processes import LOG, ProcessResult
+from harness.execution.processes import LOG, ProcessResult, worker_environment
 from harness.schema.events import Event, read_event, write_event
 from harness.schema.records import Failed
 from harness.schema.run import Backend, Job
@@ -310,11 +310,7 @@ def execute_task(version: str, pickled: bytes, weights: Sequence[bytes | None]) 
             }
         )
         compiled = Path(worker.local_directory) / "wbc-bench-compiled"
-        environment = {
-            **device.environment,
-            **compile_cache.environment(compiled, device, task.backend),
-            "KERAS_BACKEND": task.backend,
-        }
+        environment = worker_environment(device, task.backend, compiled)
         launcher = task.make_launcher()
         with _stopped_when_dropped(worker, launcher):
             result = launcher(

@@ -19,10 +19,9 @@ from joblib import Parallel, delayed
 
 from harness.errors import NoAccess, NoRoom, StoreError, UserError, unwritable
 from harness.evaluation import metrics
-from harness.execution import compile_cache
 from harness.execution.devices import Device
 from harness.execution.locks import RunLock, acquire_gpu
-from harness.execution.processes import ProcessResult
+from harness.execution.processes import ProcessResult, worker_environment
 from harness.schema.augmentation import EpochCacheSettings
 from harness.schema.dataset import DataSummary
 from harness.schema.events import Event
@@ -108,9 +107,7 @@ class SweepContext:
 
     def environment(self, device: Device) -> dict[str, str]:
         """Environment variables of a worker on a device."""
-        cache = self.compile_cache
-        compiled = compile_cache.environment(cache, device, self.backend) if cache else {}
-        return {**device.environment, **compiled, "KERAS_BACKEND": self.backend}
+        return worker_environment(device, self.backend, self.compile_cache)
 
 
 @dataclass

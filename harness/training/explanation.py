@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,10 @@ import numpy as np
 
 from harness.errors import UserError
 from harness.evaluation.deletion import DeletionCurves
-from harness.execution.devices import Device
 from harness.execution.processes import run_task
 from harness.schema.base import FrozenModel
 from harness.schema.events import Event
-from harness.schema.run import Backend, Run
+from harness.schema.run import Run
 from harness.storage.files import read_arrays
 from harness.storage.records import BACKBONE_WEIGHTS, HEAD_WEIGHTS
 
@@ -74,10 +73,12 @@ class Explanation:
 
 
 def explain(
-    task: ExplainTask, device: Device, backend: Backend, report: Callable[[Event], None]
+    task: ExplainTask, environment: Mapping[str, str], report: Callable[[Event], None]
 ) -> Sequence[Explanation | str]:
-    """An explanation for each network, or the reason why there is none. Raises UserError."""
-    environment = {**device.environment, "KERAS_BACKEND": backend}
+    """An explanation for each network, or the reason why there is none. Raises UserError.
+
+    ``environment``: of the child process.
+    """
     with tempfile.TemporaryDirectory() as folder:
         task = task.model_copy(update={"output": folder})
         outcome, reason = run_task(COMMAND_MODULE, task, environment, report)

@@ -23,7 +23,6 @@ def main() -> int:
 
 
 def _execute(job_text: str, emit: Emit) -> dict[str, Any]:
-    from harness.execution import compile_cache
     from harness.execution.energy import EnergyMeter
     from harness.execution.lock_holders import Waits
     from harness.execution.locks import DeviceLock, DeviceTurn, artefacts_lock
@@ -31,12 +30,9 @@ def _execute(job_text: str, emit: Emit) -> dict[str, Any]:
     from harness.schema.run import Job
 
     job = Job.model_validate_json(job_text)
-
     waits = Waits(wait_reporter(emit))
     turn = DeviceTurn(job.device, job.device_turns, job.order)
     device_lock = DeviceLock(job.device, own=job.own_device, turn=turn, waits=waits)
-    compile_cache.enter_folder()
-
     with (
         artefacts_lock(Path(job.output), waits),
         ResourceMonitor(EnergyMeter.of_device(job.device), emit) as monitor,

@@ -14,22 +14,33 @@ from harness.errors import UserError
 from harness.execution.devices import Device
 from harness.reporting.publish import write_tables
 from harness.schema.protocol import Protocol
+from harness.schema.records import Finished, RunRecord
 from harness.storage.records import Store
 from tests.harness.conftest import made_record, save_finished
 
 CPU = Device("cpu", "Test CPU")
 
 
+def made_on_jax(record: RunRecord) -> RunRecord:
+    assert isinstance(record.result, Finished)
+    environment = record.result.environment.model_copy(update={"backend": "jax 0.8.1"})
+    result = record.result.model_copy(update={"environment": environment})
+    return record.model_copy(update={"result": result})
+
+
 @pytest.mark.slow
 def test_members_are_timed_one_after_the_other(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for name in ("lite0", "mobilenetv2"):
-        save_finished(store, made_record(name))
+        save_finished(store, made_on_jax(made_record(name)))
     (together,) = group_members(store, ["lite0", "mobilenetv2"])
     fitted = fit_ensembles(together, ("soft vote", "weighted vote"))
     write_tables(tmp_path)
     assert "§ Computed from the members' rates" in (tmp_path / "LEADERBOARD.md").read_text()
-    measure_all(store, list(fitted.records), CPU)
+    measure_all(store, list(fitted.records), CPU, tmp_path / "compiled")
+    assert list((tmp_path / "compiled").rglob("*-cache")), (
+        "with the members' backend, and its cache"
+    )
     soft, weighted = store.ensembles()
     assert soft.cost is not None
     assert weighted.cost is not None
@@ -49,4 +60,4 @@ def test_members_are_timed_one_after_the_other(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_cannot_be_built_is_named() -> None:
     with pytest.raises(UserError, match=r"inceptionv3.*was not measured.*too small"):
-        measure(("inceptionv3", "lite0"), Protocol(image_size=32), CPU)
+        measure(("inceptionv3", "lite0"), Protocol(image_size=32), CPU, {})
