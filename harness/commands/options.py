@@ -13,7 +13,7 @@ from harness.errors import UserError, did_you_mean
 
 CONFIG = "benchmark.toml"
 FILE = click.Path(path_type=Path)
-RESULTS_HOLD = ("records", "external", "outside", "ensembles", "artefacts", "LEADERBOARD.md")
+RESULTS_HOLD = ("records", "external", "ensembles", "artefacts", "LEADERBOARD.md")
 """Any of these makes a folder a results folder."""
 
 

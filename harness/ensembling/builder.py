@@ -71,14 +71,13 @@ def fit_ensembles(
 ) -> FittedEnsembles:
     """Fit every rule and store its predictions and record.
 
-    If ``pending``, only those that are missing, or scored on the images they were fitted on.
+    If ``pending``, only those that are missing.
     Raises UserError if no rule could be fitted, StoreError for what cannot be read.
     """
     records, left_out = [], []
     for rule in rules:
         ensemble = Ensemble(rule=rule, members=tuple(r.subject.id for r in members.records))
-        stored = members.store.find(ensemble) if pending else None
-        if stored and not stored.fitted_on_validation:
+        if pending and members.store.find(ensemble):
             continue
         try:
             records.append(_fit_ensemble(members, ensemble))

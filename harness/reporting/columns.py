@@ -281,8 +281,7 @@ MEASURED: tuple[Column[Row], ...] = (
     Column("errors_caught", "Errors among the least confident 2 %",
            _calibrated(lambda c: c.caught), mark=_errors_mark, shown=(CALIBRATION,)),
     Column("validation_macro_f1", "Validation F1 (%)",
-           lambda row: row.validation(lambda m: m.macro_f1), percent,
-           mark=lambda row: "∥" if row.fitted_on_validation else "", shown=(SCORES,)),
+           lambda row: row.validation(lambda m: m.macro_f1), percent, shown=(SCORES,)),
     Column("shifted_macro_f1", "Shifted F1 (%)", lambda row: row.shifted_f1, percent,
            shown=(FIRST, SCORES),
            explanation="macro F1 on a copy of the test images, each corrupted by one of eleven "

@@ -180,7 +180,7 @@ def _rule_and_soft_vote(
 ) -> tuple[Predictions, Predictions] | None:
     """Of the validation images."""
     parts = [board.predictions.get(id_, {}) for id_ in record.ensemble.members]
-    if record.ensemble.rule == "soft vote" or record.fitted_on_validation:
+    if record.ensemble.rule == "soft vote":
         return None
     if not all("validation" in part for part in parts):
         return None

@@ -15,7 +15,6 @@ from harness.reporting.reproduction import Reproduction
 from harness.reports.preset import Report, packaged, read_preset
 from harness.schema.records import Record
 from harness.storage.files import write_atomically
-from harness.storage.migration import migrate
 from harness.storage.records import Store, check_same_images
 
 
@@ -78,9 +77,8 @@ def published_texts(
 def write_tables(results: Path) -> tuple[Path, ...]:
     """Write the tables, the page and the figures that changed; returns the first two's paths.
 
-    Records of older versions are migrated first. Raises StoreError.
+    Raises StoreError.
     """
-    migrate(results)
     store, ranked = Store(results), read_boards(results)
     reproduced = reproductions_of(store, ranked)
     figures = FigureCache(results, ranked, reproduction_table.plots(reproduced))

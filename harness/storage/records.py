@@ -59,8 +59,6 @@ RECORD_NAME = re.compile(r"[^.].*-[0-9a-f]{16}\.json", re.DOTALL)
 """Of a file that may be a record; it is one if the content has that name."""
 NAMED_FILES = 3
 """The most foreign files that one warning names."""
-FORMER_EXTERNAL = "outside"
-"""Where older versions keep what is in ``external`` now."""
 
 MOST_RECORD_BYTES = 1 << 26
 NO_SCHEMA = 10_000
@@ -87,26 +85,20 @@ class Store:
 
     def external_records(self) -> tuple[ExternalRecord, ...]:
         """All external predictions' records by file name. Raises StoreError."""
-        return self._read_all(ExternalRecord, "external", FORMER_EXTERNAL)
+        return self._read_all(ExternalRecord, "external")
 
     def all_records(self) -> tuple[Record, ...]:
         """Every record of every kind. Raises StoreError."""
         return (*self.records(), *self.ensembles(), *self.external_records())
 
-    def _read_all(self, kind: type[RecordT], *folders: str) -> tuple[RecordT, ...]:
+    def _read_all(self, kind: type[RecordT], name: str) -> tuple[RecordT, ...]:
         """Each record under its own name; whatever else lies there is named and left out."""
-        paths: dict[str, Path] = {}
-        foreign: list[Path] = []
-        for folder in map(self.root.joinpath, reversed(folders)):
-            own = {path.name: path for path in record_files(folder)}
-            paths |= own
-            foreign += [
-                path
-                for path in folder.glob("*.json*")
-                if path.name not in own and path.suffix != ".tmp"
-            ]
+        folder = self.root / name
+        paths = record_files(folder)
+        others = {*folder.glob("*.json*")} - {*paths}
+        foreign = [path for path in others if path.suffix != ".tmp"]
         records = []
-        for _, path in sorted(paths.items()):
+        for path in paths:
             record = read_record(path, kind)
             if self.record_path(record.subject).name == path.name:
                 records.append(record)
@@ -142,13 +134,13 @@ class Store:
                 name = f"{subject.rule.replace(' ', '-')}-{subject.id}.json"
                 return self.root / "ensembles" / name
             case External():
-                name = f"{subject.name}-{subject.id}.json"
-                path, former = (self.root / f / name for f in ("external", FORMER_EXTERNAL))
-                return former if former.exists() and not path.exists() else path
+                return self.root / "external" / f"{subject.name}-{subject.id}.json"
 
     def save(self, record: Record) -> None:
         """Write a record, after everything that it stands for."""
-        write_record(no_link_between(self.root, self.record_path(record.subject)), record)
+        path = no_link_between(self.root, self.record_path(record.subject))
+        text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+        write_atomically(path, text.encode())
 
     def record_version(self, run: Run) -> tuple[int, int] | None:
         """Changes whenever the record of a run is written; None while there is none."""
@@ -344,8 +336,3 @@ def _check_fit(path: Path, parts: Mapping[str, Predictions], record: Record) -> 
         expected = of_record.images if of_record else 0
         if images != expected:
             raise StoreError(f"{path}: {images} {part} images, the record has {expected}")
-
-
-def write_record(path: Path, record: Record) -> None:
-    text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, text.encode())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
+import pytest
 
 from harness.ensembling.builder import MOST_SEARCHED, fit_ensembles, vote_mismatch
 from harness.ensembling.members import EnsembleMembers, group_members
+from harness.errors import StoreError
 from harness.storage.records import Store
 from tests.harness.conftest import made_record, save_finished
 from zoo.registry import RECIPES
@@ -33,15 +34,15 @@ def test_validation_predictions_are_recomputed_from_the_shares_of_the_folds(tmp_
     assert mismatch == "the stored validation predictions are not the vote of its members"
 
 
-def test_an_ensemble_scored_on_the_images_of_its_fit_is_pending(tmp_path: Path) -> None:
+def test_a_record_of_a_rule_that_was_scored_on_the_images_of_its_fit_is_rejected(
+    tmp_path: Path,
+) -> None:
     group, rules = make_group(tmp_path), ("soft vote", "greedy", "stacking")
     fitted = fit_ensembles(group, rules).records
     assert fit_ensembles(group, rules, pending=True).records == ()
-    greedy = fitted[1]
-    group.store.save(greedy.model_copy(update={"folds": 0, "fold_shares": ()}))
-    (again,) = fit_ensembles(group, rules, pending=True).records
-    assert again.fold_shares == greedy.fold_shares
-    np.testing.assert_allclose(again.shares, greedy.shares)
+    group.store.save(fitted[1].model_copy(update={"folds": 0, "fold_shares": ()}))
+    with pytest.raises(StoreError, match=r"folds belong to the rules .* delete it and run again"):
+        group.store.ensembles()
 
 
 def test_the_whole_zoo_is_searched() -> None:

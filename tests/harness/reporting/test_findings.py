@@ -300,22 +300,6 @@ def test_a_rule_is_compared_with_the_vote_that_chooses_nothing(tmp_path: Path) -
     assert "Gain over soft vote (points, 95 % interval)" in markdown([board])
 
 
-def test_a_score_on_the_images_of_the_fit_is_marked_and_never_chosen(tmp_path: Path) -> None:
-    """As in records of versions that scored every rule on the images that it was fitted on."""
-    store = Store(tmp_path)
-    make_vote(tmp_path)
-    for record in store.ensembles():
-        store.save(record.model_copy(update={"folds": 0, "fold_shares": ()}))
-    (board,) = read_boards(tmp_path)
-    assert findings.chosen(board.ensembles).ensembles[0].ensemble.rule == "soft vote"
-    rows = {row.ensembles[0].ensemble.rule: row for row in board.ensembles}
-    assert rows["stacking"].fitted_on_validation
-    assert findings.gain_over_soft_vote(board, rows["stacking"]) is None
-    page = markdown([board])
-    assert "∥ By an earlier version" in page
-    assert "∥" not in markdown([make_vote(tmp_path)])
-
-
 def test_the_words_name_what_validation_would_have_chosen(tmp_path: Path) -> None:
     board = make_vote(tmp_path)
     gain = findings.gain_of_ensembles(board)
