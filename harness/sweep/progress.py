@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pydantic import Field
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -32,9 +33,8 @@ TABLE_WIDTH, BAR_WIDTH = 96, 24
 """Columns of the terminal that the table needs without bars, and the longest bar."""
 
 
-@dataclass
 class _TimedState(RunState):
-    start: float = field(default_factory=time.monotonic)
+    start: float = Field(default_factory=time.monotonic)
 
 
 @dataclass

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
-from harness.schema.base import Amount, Count, FrozenModel, Name, Text
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from harness.schema.base import Amount, Count, Name, Text
 from harness.schema.events import EpochEvent, Event, MemoryEvent, PhaseEvent, StepEvent, WaitEvent
 from harness.schema.records import Epoch
 
@@ -20,37 +20,25 @@ STALE_SECONDS = 30.0
 """Without an image, after which there is no rate: the run may be waiting for its device."""
 
 
-class _Saved(FrozenModel):
-    """What a file says of a state."""
-
-    epoch: Epoch | None
-    phase: Name
-    waiting: Text = ""
-    total: Count
-    done: Count
-    rate: Amount | None
-    resident_mb: Amount | None
-    device_mb: Amount | None
-
-
-@dataclass
-class RunState:
+class RunState(BaseModel):
     """The state of one run after ``update`` with each of its events; None: unknown."""
 
-    phase: str = "start"
-    waiting: str = ""
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    phase: Name = "start"
+    waiting: Text = ""
     """Whom the run waits for, if it does."""
-    total: int = 1
+    total: Count = 1
     """Epochs of a training phase, at most; images of another."""
-    done: int = 0
+    done: Count = 0
     epoch: Epoch | None = None
     """The last one of this phase."""
-    rate: float | None = None
+    rate: Amount | None = None
     """Images per second through the backbone in this phase, over the last seconds."""
-    resident_mb: float | None = None
-    device_mb: float | None = None
-    clock: Callable[[], float] = time.monotonic
-    _samples: deque[tuple[float, int]] = field(default_factory=deque)
+    resident_mb: Amount | None = None
+    device_mb: Amount | None = None
+    clock: Callable[[], float] = Field(time.monotonic, exclude=True)
+    _samples: deque[tuple[float, int]] = PrivateAttr(default_factory=deque)
     """(time, images done) in the window."""
 
     def update(self, event: Event) -> bool:
@@ -98,8 +86,6 @@ class RunState:
         elif self.rate is None and epoch.seconds:
             self.rate = epoch.samples / epoch.seconds
 
-    # As text
-
     @property
     def short(self) -> str:
         """The phase with its epoch where it trains, else with its share done."""
@@ -132,13 +118,3 @@ class RunState:
         """Of the host and, after a +, of the device: "1.2+80 GB"."""
         known = [mb * 1024**2 / 1e9 for mb in (self.resident_mb, self.device_mb) if mb]
         return "+".join(f"{gb:.{int(gb < 10)}f}" for gb in known) + " GB" if known else ""
-
-    # As JSON
-
-    def to_dict(self) -> dict[str, Any]:
-        return _Saved.model_validate(self, from_attributes=True).model_dump(mode="json")
-
-    @classmethod
-    def from_dict(cls, saved: Mapping[str, Any]) -> RunState:
-        """Raises ValueError for what another version saved."""
-        return cls(**dict(_Saved.model_validate(saved)))

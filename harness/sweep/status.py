@@ -6,15 +6,12 @@ Whether it is still under way is what its run lock says, not that file.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from pydantic_core import from_json
 
 from harness.errors import StoreError
 from harness.execution.locks import RUN_LOCK, LockOwner, RunLock
@@ -61,7 +58,7 @@ def _write(path: Path, state: RunState) -> None:
     temporary = path.with_name(f"{path.name}-new")
     try:
         with open_new(temporary) as file:
-            file.write(json.dumps(state.to_dict()).encode())
+            file.write(state.model_dump_json().encode())
         temporary.replace(path)
     except OSError:
         with suppress(OSError):  # Where the folder is gone or may not be written.
@@ -70,7 +67,7 @@ def _write(path: Path, state: RunState) -> None:
 
 def _read(path: Path) -> RunState:
     try:
-        return RunState.from_dict(from_json(read_plain(path, MOST_STATE_BYTES)))
+        return RunState.model_validate_json(read_plain(path, MOST_STATE_BYTES))
     except (OSError, StoreError, ValueError):
         return RunState()  # Nothing yet, or by another version.
 

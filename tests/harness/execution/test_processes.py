@@ -184,4 +184,4 @@ def test_waiting_for_a_device_is_no_part_of_a_runs_time(tmp_path: Path) -> None:
     assert state.waiting == ""
     state.update(WaitEvent(reason="waiting for cpu, held by pid 1", seconds=5))
     assert state.sentence == "start: waiting for cpu, held by pid 1"
-    assert RunState.from_dict(state.to_dict()).waiting == state.waiting
+    assert RunState.model_validate_json(state.model_dump_json()).waiting == state.waiting

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 
 import pytest
@@ -117,12 +116,12 @@ def test_it_survives_the_file_that_status_reads() -> None:
     run.step(1, 10, 50)
     run.step(2, 30, 50)
     run.memory(500.0)
-    restored = RunState.from_dict(json.loads(json.dumps(run.state.to_dict())))
+    restored = RunState.model_validate_json(run.state.model_dump_json())
     assert restored.sentence == "judging, 30 of 50"
     assert (restored.images_per_second, restored.memory) == ("20.0", "0.5 GB")
     run.phase("fine-tuning", 20)
     run.epoch(line(2))
-    restored = RunState.from_dict(json.loads(json.dumps(run.state.to_dict())))
+    restored = RunState.model_validate_json(run.state.model_dump_json())
     assert restored.sentence == run.state.sentence
     assert restored.epoch == line(2)
 

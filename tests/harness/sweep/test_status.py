@@ -68,6 +68,6 @@ def test_a_status_file_of_another_version_is_ignored(tmp_path: Path) -> None:
     planned, store = made_planned("lite0"), Store(tmp_path)
     lock = RunLock(store.artefacts(planned.run))
     assert lock.acquire_for("lite0", 0)
-    (store.artefacts(planned.run) / "status.json").write_text('{"phase": "features"}')
+    (store.artefacts(planned.run) / "status.json").write_text('{"stage": "features"}')
     (run,) = running_runs(store, 0)
     assert run.state.sentence == "start"
