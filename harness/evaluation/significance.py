@@ -11,11 +11,14 @@ is not statsmodels', whose import alone takes a second.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
+from typing import TypeVar
 
 import numpy as np
+
+K = TypeVar("K", bound=Hashable)
 
 PSEUDO_IMAGES = 2.0
 """Images that are added to the counts before resampling, spread evenly over all cells.
@@ -24,6 +27,7 @@ Without them a class without errors never errs in a resample, and 95 % intervals
 .995 on 400 images cover the truth in 83 % of cases; with them in 95 %. Agresti and Coull add a
 little to each count in the same way (1998, American Statistician 52).
 """
+SIGNIFICANT = 0.05
 FEW_IMAGES = 10
 """Per class: with fewer, or with fewer than classes, resampled scores are corrected.
 
@@ -108,6 +112,10 @@ class Paired:
     p: float
     seeds: int = 1
     """Of the row with more; 1: what other seeds would give is not in interval and p."""
+
+    @property
+    def significant(self) -> bool:
+        return self.p < SIGNIFICANT
 
 
 def mcnemar(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
@@ -236,6 +244,12 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
     steps = values[order] * np.arange(len(values), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return adjusted
+
+
+def adjusted(tests: Mapping[K, Paired]) -> dict[K, Paired]:
+    """The tests with their p adjusted by ``holm`` for their number."""
+    p_values = map(float, holm([test.p for test in tests.values()]))
+    return {key: replace(tests[key], p=p) for key, p in zip(tests, p_values, strict=True)}
 
 
 # --- an ensemble's members ---------------------------------------------------------------------

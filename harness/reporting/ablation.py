@@ -10,27 +10,24 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from statistics import fmean
 from typing import Any, Literal
 
 from harness.evaluation import robustness, significance
 from harness.evaluation.significance import Paired
 from harness.reporting.leaderboard import Board
-from harness.reporting.provenance import options_in_words
+from harness.reporting.provenance import OPTION_KEYS, options_in_words
 from harness.reporting.rows import Row, compare_rows, title_of
 from harness.reporting.table import Column, Emphasis, Table, percent, points
-from harness.schema.augmentation import Augmentation
 from harness.schema.predictions import SHIFTED
-from harness.schema.protocol import Loss, Protocol
+from harness.schema.protocol import Protocol
 
-OPTIONS: tuple[tuple[str, ...], ...] = (
-    ("test_views",), ("loss", "oversampling"), ("loss", "class_weight"),
-    ("loss", "label_smoothing"), ("augmentation",),
-)  # fmt: skip
-"""Paths of the options in a protocol. A board is compared with the board that lacks one of its
-options, the first of these."""
-PLAIN = Protocol(loss=Loss(), augmentation=Augmentation())
-SIGNIFICANT = 0.05
+OPTIONS = ("test_views", "loss.oversampling", "loss.class_weight", "loss.label_smoothing",
+           "augmentation")  # fmt: skip
+"""What a protocol can add. A board is compared with the board that lacks one of its options, the
+first of these."""
+PLAIN = Protocol()
 
 Test = Literal["test", "shifted"]
 PARTS: dict[Test, str] = {"test": "test", "shifted": SHIFTED}
@@ -63,14 +60,9 @@ class Change:
     """The score of one network on one board, and its difference to the reference board."""
 
     macro_f1: float
-    difference: float | None
-    """None without a reference."""
-    p: float
-    """Two-sided, adjusted by Holm for all comparisons of the study on the same test."""
-
-    @property
-    def significant(self) -> bool:
-        return self.difference is not None and self.p < SIGNIFICANT
+    test: Paired | None
+    """Adjusted by Holm for all comparisons of the study on the same part; None without a
+    reference."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +75,8 @@ class Line:
     """None where the network is not on the board or has no predictions of the test."""
 
     @property
-    def differences(self) -> list[float]:
-        return [c.difference for c in self.changes if c and c.difference is not None]
+    def tests(self) -> list[Paired]:
+        return [change.test for change in self.changes if change and change.test]
 
 
 @cache
@@ -106,7 +98,7 @@ def in_order(boards: Sequence[Board]) -> tuple[Board, ...]:
 def _common(board: Board) -> tuple[str, ...]:
     """What the boards of a study share."""
     where = board.data.name, board.profile, board.fingerprint, board.split.canonical()
-    return *where, _plain(_effective(board.protocol)).canonical()
+    return *where, board.protocol.with_defaults(*OPTION_KEYS).canonical()
 
 
 def _study(group: Sequence[Board]) -> Study:
@@ -126,61 +118,44 @@ def _study(group: Sequence[Board]) -> Study:
         )
         for name, weights in shared
     )
-    protocols = [_effective(board.protocol) for board in boards]
-    return Study(boards, tuple(_reference(protocol, protocols) for protocol in protocols), networks)
+    options = [options_of(board.protocol) for board in boards]
+    return Study(boards, tuple(_reference(own, options) for own in options), networks)
+
+
+def options_of(protocol: Protocol) -> dict[str, Any]:
+    """The options that are on, with their values."""
+    found = {
+        name: value
+        for name in OPTIONS
+        if (value := attrgetter(name)(protocol)) != attrgetter(name)(PLAIN)
+    }
+    augmentation = protocol.augmentation
+    if not (augmentation.policy or augmentation.validation_share):
+        found.pop("augmentation", None)  # Its other settings have no effect.
+    return found
 
 
 def _order(protocol: Protocol) -> tuple[Any, ...]:
     """Sort key: plain first, then one option, two, ...; boards with the same options together."""
-    protocol = _effective(protocol)
-    on = [_value(protocol, option) != _value(PLAIN, option) for option in reversed(OPTIONS)]
-    return sum(on), [not is_on for is_on in on], protocol.canonical()
+    options = options_of(protocol)
+    return len(options), [name not in options for name in reversed(OPTIONS)], protocol.canonical()
 
 
-def _reference(protocol: Protocol, others: Sequence[Protocol]) -> int | None:
-    """The index of the protocol without one of this protocol's options, else of the plain one."""
-    for candidate in (*(_without(protocol, option) for option in OPTIONS), _plain(protocol)):
-        if candidate != protocol and candidate in others:
-            return others.index(candidate)
-    return None
-
-
-def _effective(protocol: Protocol) -> Protocol:
-    """The protocol without settings of an augmentation that is off."""
-    augmentation = protocol.augmentation
-    off = not (augmentation.policy or augmentation.validation_share)
-    return _without(protocol, ("augmentation",)) if off else protocol
-
-
-def _value(protocol: Protocol, option: tuple[str, ...]) -> Any:
-    value: Any = protocol
-    for key in option:
-        value = getattr(value, key)
-    return value
-
-
-def _without(protocol: Protocol, option: tuple[str, ...]) -> Protocol:
-    key, *inner = option
-    value = _value(PLAIN, option)
-    if inner:
-        value = getattr(protocol, key).model_copy(update={inner[0]: value})
-    return protocol.model_copy(update={key: value})
-
-
-def _plain(protocol: Protocol) -> Protocol:
-    for option in OPTIONS:
-        protocol = _without(protocol, option)
-    return protocol
+def _reference(own: dict[str, Any], others: Sequence[dict[str, Any]]) -> int | None:
+    """The index of the options without one of these, else without any."""
+    fewer = [{name: own[name] for name in own if name != lacking} for lacking in own]
+    return next((others.index(options) for options in (*fewer, {}) if own and options in others),
+                None)  # fmt: skip
 
 
 # --- the changes ---------------------------------------------------------------------------------
 
 
 @cache
-def changes(study: Study, test: Test) -> tuple[tuple[Change | None, ...], ...]:
-    """(boards, networks): each network's score on each board and its change."""
-    compared: dict[tuple[int, int], Paired] = {}
+def lines(study: Study, test: Test) -> tuple[Line, ...]:
+    """One line a board: each network's score on it, and its change."""
     scores: dict[tuple[int, int], float] = {}
+    tests: dict[tuple[int, int], Paired] = {}
     for i, (board, reference) in enumerate(zip(study.boards, study.references, strict=True)):
         for j, network in enumerate(study.networks):
             row = _row(board, network)
@@ -190,18 +165,16 @@ def changes(study: Study, test: Test) -> tuple[tuple[Change | None, ...], ...]:
             scores[i, j] = score
             before = None if reference is None else _row(study.boards[reference], network)
             if before and network.seeds and (paired := compare_rows(row, before, PARTS[test])):
-                compared[i, j] = paired
-    adjusted = significance.holm([paired.p for paired in compared.values()])
-    p_values = dict(zip(compared, map(float, adjusted), strict=True))
-    found_changes = {
-        place: Change(score, compared[place].difference, p_values[place])
-        if place in compared
-        else Change(score, None, 1.0)
-        for place, score in scores.items()
-    }
+                tests[i, j] = paired
+    adjusted = significance.adjusted(tests)
+    changes = {place: Change(score, adjusted.get(place)) for place, score in scores.items()}
     return tuple(
-        tuple(found_changes.get((i, j)) for j in range(len(study.networks)))
-        for i in range(len(study.boards))
+        Line(
+            label(board),
+            None if reference is None else label(study.boards[reference]),
+            tuple(changes.get((i, j)) for j in range(len(study.networks))),
+        )
+        for i, (board, reference) in enumerate(zip(study.boards, study.references, strict=True))
     )
 
 
@@ -231,16 +204,6 @@ def label(board: Board) -> str:
     return "; ".join(options_in_words(board.protocol)) or "plain"
 
 
-def lines(study: Study, test: Test) -> list[Line]:
-    """One line a board."""
-    return [
-        Line(label(board), None if place is None else label(study.boards[place]), changed)
-        for board, place, changed in zip(
-            study.boards, study.references, changes(study, test), strict=True
-        )
-    ]
-
-
 def table(study: Study, test: Test) -> Table[Line] | None:
     """A row for each board, a column for each network; None without predictions of the test."""
     rows = lines(study, test)
@@ -250,8 +213,8 @@ def table(study: Study, test: Test) -> Table[Line] | None:
         Column("options", "Options", lambda line: line.options, align="left"),
         Column("reference", "Compared with", lambda line: line.reference, align="left"),
         *(_network_column(j, network) for j, network in enumerate(study.networks)),
-        Column("mean", "Mean change", lambda line: fmean(line.differences)
-               if line.differences else None, points),
+        Column("mean", "Mean change", lambda line: fmean(test.difference for test in line.tests)
+               if line.tests else None, points),
     ]  # fmt: skip
     return Table(columns, rows)
 
@@ -261,13 +224,15 @@ def _network_column(j: int, network: Network) -> Column[Line]:
         change = line.changes[j]
         return change.macro_f1 if change else None
 
-    def emphasis(line: Line) -> Emphasis:
+    def test(line: Line) -> Paired | None:
         change = line.changes[j]
-        return "**" if change and change.significant else ""
+        return change.test if change else None
+
+    def emphasis(line: Line) -> Emphasis:
+        return "**" if (found := test(line)) and found.significant else ""
 
     def difference(line: Line) -> str:
-        change = line.changes[j]
-        return f"({points(change.difference)})" if change and change.difference is not None else ""
+        return f"({points(found.difference)})" if (found := test(line)) else ""
 
     heading = f"{network.title} †" if network.weights == "random" else network.title
     return Column(network.recipe, heading, score, percent, mark=difference, emphasis=emphasis)
@@ -279,12 +244,12 @@ def significant_changes(
     """How many changes were tested; and by options, the significant ones: title, difference."""
     rows = lines(study, test)
     significant = [
-        (line.options, [(network.title, c.difference)
-                        for network, c in zip(study.networks, line.changes, strict=True)
-                        if c and c.difference is not None and c.significant])
+        (line.options, [(network.title, change.test.difference)
+                        for network, change in zip(study.networks, line.changes, strict=True)
+                        if change and change.test and change.test.significant])
         for line in rows
     ]  # fmt: skip
-    compared = sum(len(line.differences) for line in rows)
+    compared = sum(len(line.tests) for line in rows)
     return compared, [(options, changed) for options, changed in significant if changed]
 
 

@@ -76,7 +76,7 @@ def _paragraph(first: Placed, second: Placed) -> str:
     where = ["", ""] if same else [f": {s}" for s in differing_settings((first, second))]
     names = [_name(one) + place for one, place in zip((row, other), where, strict=True)]
     better = names[0] if test.difference > 0 else names[1]
-    verdict = f"{better} is better" if test.p < 0.05 else "no significant difference"
+    verdict = f"{better} is better" if test.significant else "no significant difference"
     lines = [
         f"{board.data.name}{profile if same else ''}, {board.data.test:,} test images",
         *(

@@ -62,7 +62,7 @@ class Member:
     @property
     def verdict(self) -> str:
         """That no loss is significant does not show that there is none: the interval must."""
-        if self.gain.p < 0.05:
+        if self.gain.significant:
             return "helps" if self.gain.difference > 0 else "hurts"
         return "can be dropped" if self.gain.high < NEGLIGIBLE else "inconclusive"
 
@@ -126,11 +126,10 @@ def _membership(board: Board, row: Row, votes: np.ndarray) -> Membership:
     disagreement = np.mean([d.disagreement for d in diversities], axis=0)
     q_statistic = np.stack([d.q_statistic for d in diversities])
     withouts = [_soft_votes(np.delete(votes, i, axis=1)) for i in range(len(names))]
-    gains = [
-        statistics.paired(board.labels, together, without, classes, same_networks=True)
-        for without in withouts
-    ]
-    adjusted = statistics.holm([gain.p for gain in gains])
+    gains = statistics.adjusted({
+        i: statistics.paired(board.labels, together, without, classes, same_networks=True)
+        for i, without in enumerate(withouts)
+    })  # fmt: skip
     analysed = []
     for i, (name, without) in enumerate(zip(names, withouts, strict=True)):
         others = np.arange(len(names)) != i
@@ -140,7 +139,7 @@ def _membership(board: Board, row: Row, votes: np.ndarray) -> Membership:
                 title=title_of(name),
                 alone=_mean_f1(board, y_pred[:, i]),
                 without=_mean_f1(board, without),
-                gain=replace(gains[i], p=float(adjusted[i])),
+                gain=gains[i],
                 disagreement=float(disagreement[i, others].mean()),
                 q_statistic=float(np.nanmean(q)) if np.isfinite(q).any() else None,
             )

@@ -16,8 +16,6 @@ from harness.reporting.provenance import differing_settings, variant_of
 from harness.reporting.rows import Row
 from harness.reporting.table import Column, Emphasis, Table, points
 
-SIGNIFICANT = 0.05
-
 
 @dataclass(frozen=True, eq=False)
 class Line:
@@ -28,7 +26,6 @@ class Line:
     variant: str
     reference: bool
     change: Paired | None
-    p: float = 1.0
     """Adjusted by Holm for all changes of the table."""
 
 
@@ -68,21 +65,18 @@ def _join(boards: Sequence[Board]) -> JoinedBoards:
     before = {(row.name, row.weights): (reference, row) for row in reference.networks}
     pairs = [(board, row) for board in boards for row in board.networks]
     settings = dict(zip((row for _, row in pairs), differing_settings(pairs), strict=True))
-    changes = {
+    changes = significance.adjusted({
         row: compare_placed((board, row), before[row.name, row.weights])
         for board, row in pairs
         if board is not reference and (row.name, row.weights) in before
-    }  # fmt: skip
-    adjusted = significance.holm([paired.p for paired in changes.values()])
-    p_values = dict(zip(changes, map(float, adjusted), strict=True))
+    })  # fmt: skip
     best: dict[str, float] = {}
     for _, row in pairs:
         best[row.name] = max(row.macro_f1, best.get(row.name, 0.0))
     lines = [
-        Line(row, settings[row], variant_of(row), board is reference,
-             changes.get(row), p_values.get(row, 1.0))
+        Line(row, settings[row], variant_of(row), board is reference, changes.get(row))
         for board, row in pairs
-    ]  # fmt: skip
+    ]
     lines.sort(
         key=lambda line: (
             -best[line.row.name], line.row.name, line.row.weights, not line.reference,
@@ -108,7 +102,7 @@ def table(joined: JoinedBoards) -> Table[Line]:
         )  # fmt: skip
 
     def bold(line: Line) -> Emphasis:
-        return "**" if line.change and line.p < SIGNIFICANT else ""
+        return "**" if line.change and line.change.significant else ""
 
     columns: list[Column[Line]] = [
         Column("title", "Network", network, align="left"),

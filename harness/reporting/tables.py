@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
@@ -165,26 +165,21 @@ MEMBER_COLUMNS: tuple[Column[Member], ...] = (
 
 def views_table(board: Board) -> Table[Row] | None:
     """One test view against the average of all, on both tests; None where there is only one."""
-    effects = {row: findings.effect_of_views(row) for row in board.networks}
-    tests = [test for test in ("test", SHIFTED) if any(test in e for e in effects.values())]
-    if not tests:
-        return None
-    keys = [(row, test) for row in effects for test in tests if test in effects[row]]
-    adjusted = significance.holm([effects[row][test].p for row, test in keys])
-    p_of = dict(zip(keys, map(float, adjusted), strict=True))
-    columns: list[Column[Row]] = [NETWORK]
-    for test in tests:
-        columns += _view_columns(test, effects, p_of)
-    return Table(columns, board.networks)
+    effects = significance.adjusted({
+        (row, test): effect
+        for row in board.networks
+        for test, effect in findings.effect_of_views(row).items()
+    })  # fmt: skip
+    tests = [test for test in ("test", SHIFTED) if any(test == part for _, part in effects)]
+    columns = [column for test in tests for column in _view_columns(test, effects)]
+    return Table([NETWORK, *columns], board.networks) if columns else None
 
 
-def _view_columns(
-    test: str, effects: dict[Row, dict[str, Paired]], p_of: dict[tuple[Row, str], float]
-) -> list[Column[Row]]:
+def _view_columns(test: str, effects: Mapping[tuple[Row, str], Paired]) -> list[Column[Row]]:
     name = "Test" if test == "test" else "Shifted"
 
     def of_effect(measure: Callable[[Row, Paired], Any]) -> Callable[[Row], Any]:
-        return lambda row: measure(row, effects[row][test]) if test in effects[row] else None
+        return lambda row: measure(row, effects[row, test]) if (row, test) in effects else None
 
     def score(row: Row) -> float:
         f1 = row.macro_f1 if test == "test" else row.shifted_f1
@@ -198,9 +193,10 @@ def _view_columns(
                of_effect(lambda row, _: score(row)), percent),
         Column(f"{test}_change", "Change (points, 95 % interval)",
                of_effect(lambda _, effect: effect.difference), number(2, 100, "+"),
-               mark=lambda row: interval_mark(effects[row][test]),
-               emphasis=lambda row: "**" if p_of.get((row, test), 1.0) < 0.05 else ""),
-        Column(f"{test}_p", "p", lambda row: p_of.get((row, test)), p_value),
+               mark=lambda row: interval_mark(effects[row, test]),
+               emphasis=lambda row: "**" if (row, test) in effects
+               and effects[row, test].significant else ""),
+        Column(f"{test}_p", "p", of_effect(lambda _, effect: effect.p), p_value),
     ]  # fmt: skip
 
 

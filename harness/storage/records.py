@@ -94,9 +94,10 @@ class Store:
     def _read_all(self, kind: type[RecordT], name: str) -> tuple[RecordT, ...]:
         """Each record under its own name; whatever else lies there is named and left out."""
         folder = self.root / name
-        paths = record_files(folder)
-        others = {*folder.glob("*.json*")} - {*paths}
-        foreign = [path for path in others if path.suffix != ".tmp"]
+        paths = dict.fromkeys(record_files(folder))
+        foreign = [
+            path for path in folder.glob("*.json*") if path not in paths and path.suffix != ".tmp"
+        ]
         records = []
         for path in paths:
             record = read_record(path, kind)

@@ -8,7 +8,7 @@ import pytest
 from harness.config import augmentation_named
 from harness.evaluation import metrics
 from harness.reporting import ablation
-from harness.reporting.ablation import Study, changes, label, significant_changes, studies
+from harness.reporting.ablation import Study, label, lines, significant_changes, studies
 from harness.reporting.leaderboard import boards
 from harness.reporting.markdown import markdown
 from harness.schema.predictions import Predictions
@@ -95,10 +95,13 @@ def test_a_clear_change_is_significant_and_a_small_one_is_not() -> None:
     )
     (lite0, vgg16), order = (0, 1), [network.recipe for network in study.networks]
     assert order == ["lite0", "vgg16"]
-    (_, clean), (_, shifted) = changes(study, "test"), changes(study, "shifted")
-    assert clean[vgg16] is not None
-    assert clean[vgg16].difference == pytest.approx(0.15, abs=0.01)
-    significant = [[bool(c and c.significant) for c in line] for line in (clean, shifted)]
+    tests = [
+        [change.test for change in line.changes if change]
+        for line in (lines(study, "test")[1], lines(study, "shifted")[1])
+    ]
+    assert tests[0][vgg16] is not None
+    assert tests[0][vgg16].difference == pytest.approx(0.15, abs=0.01)
+    significant = [[bool(test and test.significant) for test in line] for line in tests]
     assert significant == [[False, True], [True, False]]
     table = ablation.table(study, "test")
     assert table is not None
@@ -117,9 +120,7 @@ def test_the_p_of_many_changes_is_adjusted() -> None:
     more = [(protocol, name, 0.8, 0.8) for name in others for protocol in (PLAIN, MIXED)]
     (alone,), (among,) = study_of(*runs), study_of(*runs, *more)
     column = [network.recipe for network in among.networks].index("vgg16")
-    one, same = changes(alone, "test")[1][0], changes(among, "test")[1][column]
-    assert one is not None
-    assert same is not None
+    (one,), same = lines(alone, "test")[1].tests, lines(among, "test")[1].tests[column]
     assert one.difference == same.difference
     assert same.p == pytest.approx(min(1, 6 * one.p))
 
