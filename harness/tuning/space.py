@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from pydantic import ValidationError
@@ -33,42 +34,37 @@ def check(space: SearchSpace, protocol: Protocol, *, from_scratch: bool) -> None
 
 def suggest(choose: Suggest, space: SearchSpace, protocol: Protocol) -> Parameters:
     """The parameters of one trial; those of a hidden layer depend on how many there are."""
-    chosen: Parameters = {}
-
-    def draw(name: str, values: Sequence[Value]) -> None:
-        if values:
-            chosen[name] = choose(name, values)
-
-    draw("layers", space.layers)
-    for layer in range(1, int(chosen.get("layers", len(protocol.head.units))) + 1):
-        draw(f"units_{layer}", space.units)
-        draw(f"dropout_{layer}", space.dropout)
-        draw(f"batch_norm_{layer}", space.batch_norm)
-    for name in ("learning_rate", "batch_size", "unfreeze", "fine_tuning_rate", "policy"):
-        draw(name, getattr(space, name))
-    return chosen
-
-
-class _OpenChoice(Exception):
-    """A parameter that is not fixed yet."""
+    layers = choose("layers", space.layers) if space.layers else None
+    return _with_layers(layers) | {
+        name: choose(name, values) for name, values in _choices(layers, space, protocol).items()
+    }
 
 
 def grid(space: SearchSpace, protocol: Protocol) -> Iterator[Parameters]:
     """Every combination of values, each once."""
-    begun: list[Parameters] = [{}]
-    while begun:
-        fixed = begun.pop()
+    for layers in space.layers or (None,):
+        choices = _choices(layers, space, protocol)
+        for values in product(*choices.values()):
+            yield _with_layers(layers) | dict(zip(choices, values, strict=True))
 
-        def choose(name: str, values: Sequence[Value], fixed: Parameters = fixed) -> Value:
-            if name not in fixed:
-                raise _OpenChoice(name, values)
-            return fixed[name]
 
-        try:
-            yield suggest(choose, space, protocol)
-        except _OpenChoice as choice:
-            name, values = choice.args
-            begun += [{**fixed, name: value} for value in reversed(values)]
+def _with_layers(layers: Value | None) -> Parameters:
+    return {} if layers is None else {"layers": layers}
+
+
+def _choices(
+    layers: Value | None, space: SearchSpace, protocol: Protocol
+) -> dict[str, Sequence[Value]]:
+    """The values of every other parameter that is searched, with so many hidden layers."""
+    count = len(protocol.head.units) if layers is None else int(layers)
+    choices: dict[str, Sequence[Value]] = {
+        f"{name}_{layer}": getattr(space, name)
+        for layer in range(1, count + 1)
+        for name in ("units", "dropout", "batch_norm")
+    }
+    for name in ("learning_rate", "batch_size", "unfreeze", "fine_tuning_rate", "policy"):
+        choices[name] = getattr(space, name)
+    return {name: values for name, values in choices.items() if values}
 
 
 def changes(
