@@ -14,7 +14,6 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, replace
-from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -123,32 +122,23 @@ def cleaned(source: Source, manifest: Manifest) -> Source:
             raise _misfit(manifest, source, reason)
         kept = np.ones(len(content.labels), bool)
         kept[[removal.index for removal in manifest.removals]] = False
-        return replace(
-            content,
-            labels=content.labels[kept],
-            batches=lambda: _remaining_batches(content, manifest, source),
-            given=None if content.given is None else content.given[kept],
-            files=tuple(compress(content.files, kept)),
-        )
+        checked = replace(content, batches=lambda: _checked_batches(content, manifest, source))
+        return checked.take(kept)
 
     count = f"{len(manifest.removals):,} image{'s' if len(manifest.removals) > 1 else ''} removed"
     description = f"{count}, manifest {manifest.identity[:16]}"
     return source.changed("cleaned", description, manifest.identity, read)
 
 
-def _remaining_batches(content: Content, manifest: Manifest, source: Source) -> Iterator[Batch]:
+def _checked_batches(content: Content, manifest: Manifest, source: Source) -> Iterator[Batch]:
     digests = {removal.index: removal.sha256 for removal in manifest.removals}
     start = 0
     for batch in content.batches():
-        removed = [i for i in range(len(batch)) if start + i in digests]
-        for i in removed:
-            if original_digest(batch[i]).hex() != digests[start + i]:
-                reason = f"image {start + i} is not the one that was audited"
+        for i in range(start, start + len(batch)):
+            if i in digests and original_digest(batch[i - start]).hex() != digests[i]:
+                reason = f"image {i} is not the one that was audited"
                 raise _misfit(manifest, source, reason)
-        if isinstance(batch, np.ndarray):
-            yield np.delete(batch, removed, axis=0) if removed else batch
-        else:
-            yield [image for i, image in enumerate(batch) if start + i not in digests]
+        yield batch
         start += len(batch)
 
 

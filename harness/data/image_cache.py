@@ -14,8 +14,8 @@ import json
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass, field, replace
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,24 @@ class Content:
     """Names of the images' files, relative to the source; empty for arrays."""
     notes: tuple[str, ...] = ()
     """What the reader did that a user of the images must know."""
+
+    def take(self, kept: np.ndarray) -> Content:
+        """The images where ``kept`` (N,) bool is true."""
+
+        def batches() -> Iterator[Batch]:
+            start = 0
+            for batch in self.batches():
+                part = kept[start : start + len(batch)]
+                yield batch[part] if isinstance(batch, np.ndarray) else list(compress(batch, part))
+                start += len(batch)
+
+        return replace(
+            self,
+            labels=self.labels[kept],
+            batches=batches,
+            given=None if self.given is None else self.given[kept],
+            files=tuple(compress(self.files, kept)),
+        )
 
 
 @dataclass(frozen=True)

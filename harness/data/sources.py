@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from harness.data.image_cache import Batch, Content, Source, get_or_decode
 from harness.data.readers import folder as image_folder
 from harness.data.readers import medmnist, npz
@@ -47,25 +49,19 @@ def kept(source: Source, begin: int, end: int) -> Source:
     def read(content: Content) -> Content:
         if end > (count := len(content.labels)):
             raise DataError(f"{source.name} has {count:,} images; keep = [{begin}, {end}] is more")
-        return replace(
-            content,
-            labels=content.labels[begin:end],
-            batches=lambda: _batches_between(content.batches(), begin, end),
-            given=None if content.given is None else content.given[begin:end],
-            files=content.files[begin:end],
-        )
+        first = replace(content, batches=lambda: _batches_until(content.batches(), end))
+        return first.take((begin <= np.arange(count)) & (np.arange(count) < end))
 
     images = f"{begin:,} to {end - 1:,}"
     return source.changed(images, f"its images {images}", f"{begin} {end}", read)
 
 
-def _batches_between(batches: Iterator[Batch], begin: int, end: int) -> Iterator[Batch]:
-    start = 0
-    for batch in batches:
-        yield batch[max(begin - start, 0) : max(end - start, 0)]
-        start += len(batch)
-        if start >= end:
-            return
+def _batches_until(batches: Iterator[Batch], end: int) -> Iterator[Batch]:
+    """Those with the images before ``end``; the others are not decoded."""
+    while end > 0:
+        batch = next(batches)
+        yield batch
+        end -= len(batch)
 
 
 def find(source: str, image_size: int) -> Source:
