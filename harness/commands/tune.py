@@ -50,8 +50,7 @@ class Search:
 
     @property
     def from_scratch(self) -> bool:
-        run = self.base.run
-        return run.weights.source == "random" and run.protocol.from_scratch is not None
+        return self.base.run.from_scratch is not None
 
     @property
     def on_features(self) -> bool:

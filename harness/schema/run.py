@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 from harness.schema.augmentation import EpochCacheSettings
 from harness.schema.base import MOST, FrozenModel
 from harness.schema.dataset import Split
-from harness.schema.protocol import Protocol
+from harness.schema.protocol import Phase, Protocol
 from zoo.errors import UnknownName
 from zoo.registry import find
 
@@ -71,6 +71,16 @@ class Run(FrozenModel):
     @cached_property
     def id(self) -> str:
         return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
+
+    @property
+    def from_scratch(self) -> Phase | None:
+        """The only phase, where random weights have one."""
+        return self.protocol.from_scratch if self.weights.source == "random" else None
+
+    @property
+    def phase_on_images(self) -> Phase | None:
+        """That of all layers or the last ones; None where the backbone stays frozen."""
+        return self.from_scratch or self.protocol.fine_tuning
 
 
 class Job(FrozenModel):

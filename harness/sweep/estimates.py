@@ -62,8 +62,8 @@ def estimate_seconds(
     if protocol.augmentation.policy:  # Besides the plain training images.
         epochs = min(protocol.augmentation.frozen_epochs, protocol.frozen.epochs)
         features += epochs * rows / rate
-    if planned.run.weights.source == "random" and protocol.from_scratch:
-        training = protocol.from_scratch.epochs * epoch + features
+    if scratch := planned.run.from_scratch:
+        training = scratch.epochs * epoch + features
     elif protocol.fine_tuning:
         training = 2 * features + protocol.fine_tuning.epochs * epoch + HEAD_SECONDS
     else:
@@ -120,10 +120,8 @@ def disk_mb(planned: PlannedRun, data: DataSummary) -> float:
     While it runs, a checkpoint of weights and optimizer may come on top, two while it is written.
     """
     images = data.train + data.validation + data.test
-    protocol, random = planned.run.protocol, planned.run.weights.source == "random"
-    is_trained = protocol.from_scratch if random else protocol.fine_tuning
-    weights = planned.recipe.parameters if is_trained else 0
-    features = images * planned.recipe.features_at(protocol.image_size)
+    weights = planned.recipe.parameters if planned.run.phase_on_images else 0
+    features = images * planned.recipe.features_at(planned.run.protocol.image_size)
     return 4 * (features + weights) / 1024**2
 
 

@@ -19,7 +19,6 @@ from harness.data.splitting import split_indices
 from harness.execution.locks import DeviceLock
 from harness.schema.dataset import Dataset
 from harness.schema.events import COMPILING, WAITING
-from harness.schema.protocol import Phase
 from harness.schema.records import Epoch
 from harness.schema.run import Run
 from harness.training.checkpoint import CheckpointManager
@@ -93,7 +92,8 @@ class RunContext:
     """That it took to build the backbone."""
 
     def __post_init__(self) -> None:
-        set_xla(xla_pays(self._phase_on_images, self.stream.rows))  # Of all steps made from here.
+        # Of all steps that are made from here on.
+        set_xla(xla_pays(self.run.phase_on_images, self.stream.rows))
         inference_batch = self.run.protocol.inference_batch
         batch_size = math.ceil(inference_batch / self.options.micro_batches)
         self.compile_timer = CompileTimer()
@@ -130,13 +130,6 @@ class RunContext:
 
     def ids(self, part: str) -> np.ndarray:
         return np.asarray(getattr(self.parts, part))
-
-    @property
-    def _phase_on_images(self) -> Phase | None:
-        protocol = self.run.protocol
-        if self.run.weights.source == "random" and protocol.from_scratch is not None:
-            return protocol.from_scratch
-        return protocol.fine_tuning
 
     @cached_property
     def validation_targets(self) -> np.ndarray:

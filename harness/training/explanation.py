@@ -40,12 +40,8 @@ class TrainedNetwork(FrozenModel):
         return Path(self.artefacts) / BACKBONE_WEIGHTS
 
     @property
-    def from_scratch(self) -> bool:
-        return self.run.weights.source == "random" and self.run.protocol.from_scratch is not None
-
-    @property
     def backbone_trained(self) -> bool:
-        return self.from_scratch or self.run.protocol.fine_tuning is not None
+        return self.run.phase_on_images is not None
 
 
 class ExplainTask(FrozenModel):

@@ -23,7 +23,7 @@ def load(trained: TrainedNetwork, classes: int) -> tuple[keras.Model, keras.Mode
     if trained.backbone_trained:
         load_weights(network, trained.backbone_file)
     width, constants = network.output.shape[-1], None
-    if run.protocol.head.standardise and not trained.from_scratch:
+    if run.protocol.head.standardise and not run.from_scratch:
         constants = Standardizer(np.zeros(width, np.float32), np.ones(width, np.float32))
     head = build_head(run.protocol.head, width, classes, constants)
     load_weights(head, trained.head_file, constants=2 * width if constants else 0)

@@ -155,8 +155,8 @@ def train_phases(
     frozen. ``on_frozen_phase_end``: receives the head before the fine-tuning.
     """
     protocol = context.run.protocol
-    if context.run.weights.source == "random" and protocol.from_scratch is not None:
-        return (train_from_scratch(context, protocol.from_scratch),), {}
+    if scratch := context.run.from_scratch:
+        return (train_from_scratch(context, scratch),), {}
     features = extract_features(context, ("train", "validation"))
     frozen = train_head(context, features, protocol.frozen)
     if protocol.fine_tuning is None:
