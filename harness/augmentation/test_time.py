@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-COUNT = 8
-
 
 def apply_view(images: np.ndarray, view: int) -> np.ndarray:
     """Images (n, S, S, 3) in one view, 0-7, as a contiguous copy; those of view 0 as they are.

@@ -104,7 +104,7 @@ def half_width(shifted: Predictions, run: Run) -> float:
 
 def _confusions(shifted: Predictions, run: Run) -> np.ndarray:
     """Counts (corruptions, severities, K, K) of the mixed copy, true classes before predicted."""
-    y_pred, classes = shifted.probabilities.argmax(axis=1), shifted.probabilities.shape[1]
+    y_pred, classes = shifted.y_pred, shifted.probabilities.shape[1]
     pairs = _pairs(shifted.labels.tobytes(), run.data, run.split)
     cells = (pairs * classes + shifted.labels) * classes + y_pred
     shape = (len(CORRUPTIONS), len(SEVERITIES), classes, classes)
@@ -150,8 +150,8 @@ def _groups(names: Sequence[str], confusions: np.ndarray) -> tuple[Group, ...]:
 
 def _score(part: Predictions) -> float:
     """Macro F1 of the classes that have an image."""
-    y_pred, classes = part.probabilities.argmax(axis=1), part.probabilities.shape[1]
-    return macro_f1(part.labels, y_pred, classes) * classes / len(np.unique(part.labels))
+    classes = part.probabilities.shape[1]
+    return macro_f1(part.labels, part.y_pred, classes) * classes / len(np.unique(part.labels))
 
 
 # --- test-time views -----------------------------------------------------------------------------
@@ -165,15 +165,8 @@ def effect_of_views(seeds: Sequence[Mapping[str, Predictions]]) -> dict[str, Pai
     effects = {}
     for name in ("test", SHIFTED):
         if all(name in parts and PLAIN + name in parts for parts in seeds):
-            averaged, single = (
-                np.stack([parts[part].probabilities.argmax(axis=1) for parts in seeds])
-                for part in (name, PLAIN + name)
-            )
-            part = seeds[0][name]
-            classes = part.probabilities.shape[1]
-            effects[name] = significance.paired(
-                part.labels, averaged, single, classes, same_networks=True
-            )
+            averaged, single = ([parts[n] for parts in seeds] for n in (name, PLAIN + name))
+            effects[name] = significance.paired_predictions(averaged, single, same_networks=True)
     return effects
 
 

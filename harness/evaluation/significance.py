@@ -18,6 +18,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from harness.schema.predictions import Predictions
+
 K = TypeVar("K", bound=Hashable)
 
 PSEUDO_IMAGES = 2.0
@@ -159,6 +161,15 @@ def paired(
     difference = float(scores[0].mean() - scores[1].mean())
     p, width = two_sided(abs(difference) / sd, share, freedom), critical_value(share, freedom) * sd
     return Paired(difference, difference - width, difference + width, p, max(len(a), len(b)))
+
+
+def paired_predictions(
+    ours: Sequence[Predictions], theirs: Sequence[Predictions], *, same_networks: bool = False
+) -> Paired:
+    """``paired`` of two rows' predictions of the same images, one for each seed."""
+    a, b = (np.stack([part.y_pred for part in parts]) for parts in (ours, theirs))
+    classes = ours[0].probabilities.shape[1]
+    return paired(ours[0].labels, a, b, classes, same_networks=same_networks)
 
 
 def _variance(samples: Sequence[np.ndarray]) -> tuple[float, int]:

@@ -42,8 +42,7 @@ def choose(test: Predictions, per_class: int, only: Sequence[int] = ()) -> list[
     The right ones are drawn at random, the wrong ones are those with the most confidence. With
     ``only`` exactly these ids, and the classes that they have.
     """
-    predicted, confidence = test.probabilities.argmax(axis=1), test.probabilities.max(axis=1)
-    right = predicted == test.labels
+    right, confidence = test.y_pred == test.labels, test.probabilities.max(axis=1)
     shown = np.isin(test.ids, only) if only else np.ones(len(test.ids), bool)
     most = len(only) or per_class
     chosen = []

@@ -167,11 +167,7 @@ def gain_over_soft_vote(board: Board, row: Row) -> Paired | None:
     known = [pair for pair in pairs if pair]
     if not known or len(known) < len(pairs):
         return None
-    rule, vote = (
-        np.stack([pair[i].probabilities.argmax(axis=1) for pair in known]) for i in (0, 1)
-    )
-    labels, classes = known[0][0].labels, len(board.data.class_names)
-    return statistics.paired(labels, rule, vote, classes, same_networks=True)
+    return statistics.paired_predictions(*zip(*known, strict=True), same_networks=True)
 
 
 def _rule_and_soft_vote(

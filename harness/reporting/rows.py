@@ -106,7 +106,7 @@ class Row:
     @cached_property
     def y_pred(self) -> np.ndarray:
         """(seeds, n): the predicted class of each test image."""
-        return np.stack([parts["test"].probabilities.argmax(axis=1) for parts in self.parts])
+        return np.stack([parts["test"].y_pred for parts in self.parts])
 
     def test(self, measure: Callable[[Metrics], float]) -> float:
         """A test metric, averaged over the seeds."""
@@ -160,9 +160,7 @@ def compare_rows(row: Row, other: Row, part: str = "test") -> Paired | None:
     known = [[parts[part] for parts in side.parts if part in parts] for side in sides]
     if any(len(found) < len(side.parts) for found, side in zip(known, sides, strict=True)):
         return None
-    a, b = (np.stack([p.probabilities.argmax(axis=1) for p in found]) for found in known)
-    first = known[0][0]
-    return significance.paired(first.labels, a, b, first.probabilities.shape[1])
+    return significance.paired_predictions(*known)
 
 
 # --- from records --------------------------------------------------------------------------------
@@ -223,13 +221,9 @@ def _note(records: Sequence[Record]) -> str:
 
 def _on_weights(record: RunRecord) -> str:
     """The note of the plan, which does not know that random weights were trained from scratch."""
-    run = record.run
-    from_scratch = run.weights.source == "random" and run.protocol.from_scratch
-    return (
-        record.note.replace("random weights", "trained from scratch")
-        if from_scratch
-        else record.note
-    )
+    if record.run.from_scratch:
+        return record.note.replace("random weights", "trained from scratch")
+    return record.note
 
 
 def with_distinct_titles(rows: Sequence[Row], members: Mapping[str, Record]) -> list[Row]:

@@ -19,6 +19,11 @@ class Predictions:
     features: np.ndarray | None = None
     """Pooled features of the backbone, float32 (n, width)."""
 
+    @property
+    def y_pred(self) -> np.ndarray:
+        """(n,): the predicted classes."""
+        return self.probabilities.argmax(axis=1)
+
 
 SHIFTED, EVERY_SHIFT, PLAIN, FROZEN = "shifted", "every-shift", "plain-", "frozen"
 """Further parts: the mixed shifted copy; the test images with all 55 corruptions and severities,
