@@ -20,7 +20,7 @@ import numpy as np
 
 from harness.data.image_cache import Batch, Content, Source, original_digest
 from harness.errors import DataError
-from harness.storage.files import csv_cell, text_of_cell
+from harness.storage.csv_table import csv_cell, parse_table
 
 COLUMNS = ("index", "sha256", "kind", "reason")
 FILE = "file"
@@ -77,33 +77,25 @@ def read_manifest(path: Path) -> Manifest:
 
 def parse(text: str, name: str) -> Manifest:
     """The manifest in a CSV text. Raises DataError naming the line that is invalid."""
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except csv.Error as error:
-        raise DataError(f"{name}: not a manifest: {error}") from None
-    if not rows or tuple(rows[0]) not in (COLUMNS, (*COLUMNS, FILE)):
+    header, rows, lines = parse_table(text, name)
+    if tuple(header) not in (COLUMNS, (*COLUMNS, FILE)):
         raise DataError(f"{name}: not a manifest: its first line must be {','.join(COLUMNS)}")
     removals: dict[int, Removal] = {}
-    for number, row in enumerate(rows[1:], start=2):
-        if not row:
-            continue
-        if len(row) != len(rows[0]):
-            fields = f"{len(row)} fields; {','.join(rows[0])} are {len(rows[0])}"
-            raise DataError(f"{name}: line {number}: {fields}")
-        removal = _parse_removal(row, f"{name}: line {number}")
+    for row, line in zip(rows, lines, strict=True):
+        removal = _parse_removal(row, f"{name}: line {line}")
         if removal.index in removals:
-            raise DataError(f"{name}: line {number}: image {removal.index} is removed twice")
+            raise DataError(f"{name}: line {line}: image {removal.index} is removed twice")
         removals[removal.index] = removal
     return Manifest(tuple(removals[i] for i in sorted(removals)), name)
 
 
 def _parse_removal(row: list[str], where: str) -> Removal:
-    index, sha256, *_ = row
+    index, sha256, *about = row
     if not re.fullmatch(r"[0-9]{1,11}", index):
         raise DataError(f"{where}: {index[:40]!r} is not the index of an image")
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise DataError(f"{where}: {sha256[:70]!r} is not a SHA-256 (64 hexadecimal digits)")
-    return Removal(int(index), sha256, *map(text_of_cell, row[2:]))
+    return Removal(int(index), sha256, *about)
 
 
 def cleaned(source: Source, manifest: Manifest) -> Source:

@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.errors import DataError
 from harness.schema.dataset import Dataset, ImageIdentities, Parts, Split
-from harness.storage.files import csv_cell
+from harness.storage.csv_table import csv_cell
 
 TRAIN, VALIDATION, TEST, UNUSED = range(4)
 PARTS = ("train", "validation", "test")

@@ -30,7 +30,7 @@ from harness.schema.ledger import Ledger
 from harness.schema.metrics import Calibrated
 from harness.schema.records import Cost, Failed, Throughput
 from harness.schema.run import EXTERNAL
-from harness.storage.files import csv_cell
+from harness.storage.csv_table import csv_cell
 
 FIRST, SCORES, COSTS, CALIBRATION = "first", "scores", "costs", "calibration"
 DETAILS = {SCORES: "All scores", COSTS: "All costs", CALIBRATION: "Calibration"}

@@ -19,7 +19,8 @@ from harness.reporting.publish import read_boards
 from harness.reporting.rows import Parts
 from harness.schema.dataset import ImageIdentities
 from harness.schema.predictions import Predictions
-from harness.storage.files import csv_cell, write_arrays, write_atomically
+from harness.storage.csv_table import csv_cell
+from harness.storage.files import write_arrays, write_atomically
 from harness.storage.records import Store
 
 Format = Literal["csv", "npz", "medmnist"]

@@ -26,7 +26,7 @@ import numpy as np
 from harness.data.image_cache import spelled
 from harness.data.readers import npz
 from harness.errors import DataError
-from harness.reporting.csv_table import is_number, plain_name, read_numbers, read_table
+from harness.storage.csv_table import is_number, plain_name, read_numbers, read_table
 
 PREFIXES = {"test": "", "validation": "validation_", "shifted": "shifted_"}
 """Part -> prefix of the names of its arrays in an npz."""

@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -30,8 +29,6 @@ DAMAGED = (
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp", re.DOTALL)
 LEFTOVER_SECONDS = 3600.0
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a formula begins with in a spreadsheet."""
 DEVICE_FOLDERS = ("/dev", "/dev/fd", "/proc/self/fd")
 AGAIN = "delete it and run again"
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -145,21 +142,6 @@ def remove_leftovers(root: Path) -> None:
                 old = time.time() - path.lstat().st_mtime > LEFTOVER_SECONDS
                 if old and TEMPORARY.fullmatch(path.name):
                     no_link_between(root, path).unlink()
-
-
-def csv_cell(value: Any) -> Any:
-    """A cell of a CSV, which no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and _is_formula(value) else value
-
-
-def text_of_cell(cell: str) -> str:
-    """The text that ``csv_cell`` was given."""
-    return cell[1:] if cell.startswith("'") and _is_formula(cell) else cell
-
-
-def _is_formula(text: str) -> bool:
-    """Also of a text that was made one already, so that each can be read back."""
-    return text.lstrip("'").startswith(FORMULA)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], compress: bool = False) -> None:

@@ -56,7 +56,7 @@ GOOD = f"3,{'a' * 64},not-a-cell,why"
         (f"-1,{'a' * 64},k,r", "line 3: '-1' is not the index"),
         (f"4,{'A' * 64},k,r", "is not a SHA-256"),
         ("4,abc,k,r", "line 3: 'abc' is not a SHA-256"),
-        (f"4,{'a' * 64},k", "line 3: 3 fields; index,sha256,kind,reason are 4"),
+        (f"4,{'a' * 64},k", "line 3 has 3 columns, line 1 has 4"),
         (GOOD, "line 3: image 3 is removed twice"),
     ],
 )
