@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -94,12 +95,8 @@ def _most_preparing(gpus: Sequence[Device]) -> int:
 
 def free_memory_gb() -> float:
     """Memory of this machine that new processes may take, GB; PREPARING_GB where unknown."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return PREPARING_GB
-    kibibytes = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    return next(kibibytes, PREPARING_GB * 1e9 / 1024) * 1024 / 1e9
+    kibibytes = proc_field("meminfo", "MemAvailable")
+    return int(kibibytes.split()[0]) * 1024 / 1e9 if kibibytes else PREPARING_GB
 
 
 def _gpus(environment: Mapping[str, str]) -> tuple[Device, ...]:
@@ -143,19 +140,21 @@ def cpu_name() -> str:
 
 
 def _processor() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine() or "CPU"
+    return (
+        proc_field("cpuinfo", "model name") or platform.processor() or platform.machine() or "CPU"
+    )
 
 
 def cpu_features() -> str:
     """The processor and its instruction sets: equal ones run the same compiled programs."""
-    return f"{platform.machine()} {_processor()} {_cpuinfo('flags') or _cpuinfo('Features')}"
+    sets = proc_field("cpuinfo", "flags") or proc_field("cpuinfo", "Features")
+    return f"{platform.machine()} {_processor()} {sets}"
 
 
-def _cpuinfo(field: str) -> str:
-    """A field of the first processor in /proc/cpuinfo; empty where there is none."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").splitlines():
+def proc_field(file: str, field: str) -> str:
+    """What a file of /proc says of a field, in its first line about it; empty where it does not."""
+    with suppress(OSError):
+        for line in Path("/proc", file).read_text(errors="replace").splitlines():
             if line.startswith(field):
-                return line.partition(":")[2].strip()
+                return line.removeprefix(field).strip(" \t:")
     return ""

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from harness.errors import is_out_of_memory
 from harness.execution import address_space, compile_cache
-from harness.execution.devices import Device
+from harness.execution.devices import Device, proc_field
 from harness.schema.base import FrozenModel
 from harness.schema.events import (
     WAITING,
@@ -75,46 +75,6 @@ class ProcessResult:
     status: Literal["finished", "stopped"] | FailureStatus
     outcome: Outcome | None = None
     failed: Failed | None = None
-
-
-@dataclass
-class Children:
-    """The living child processes of a sweep, so that all of them can be ended at once."""
-
-    stopped: bool = False
-    living: set[_Process] = field(default_factory=set)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def start(
-        self, command: tuple[str, ...], log: Path, environment: Mapping[str, str]
-    ) -> _Process | None:
-        """Start a child in a process group of its own; None once ``stop`` was called."""
-        with self._lock, open_new(log) as file:
-            if self.stopped:
-                return None
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                text=True,
-                encoding="utf-8",
-                env={**os.environ, **environment},
-                start_new_session=True,  # Ctrl-C reaches the parent alone, which ends its children.
-            )
-            self.living.add(process)
-        return process
-
-    def discard(self, process: _Process) -> None:
-        with self._lock:
-            self.living.discard(process)
-
-    def stop(self) -> None:
-        """End every child, and let none start any more."""
-        with self._lock:
-            self.stopped = True
-            living = tuple(self.living)
-        terminate(*living)
 
 
 def terminate(*processes: _Process) -> None:
@@ -208,20 +168,15 @@ def peak_resident_mb() -> float:
 
     On Linux ``ru_maxrss`` may be that of the parent: it outlasts exec, where VmHWM begins anew.
     """
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+    if kibibytes := proc_field("self/status", "VmHWM"):
+        return int(kibibytes.split()[0]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024**2 if sys.platform == "darwin" else 1024)
 
 
 def _kernel_memory_kills() -> int:
     """How many processes the kernel has killed since it booted because memory ran out."""
-    try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+    return int(proc_field("vmstat", "oom_kill ") or 0)
 
 
 @dataclass(frozen=True)
@@ -238,17 +193,26 @@ class ProcessExit:
         return isinstance(self.last_event, DoneEvent) and not self.reason
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class WorkerProcess:
-    """Launches ``python -m harness.training.worker``; limits in seconds and GB, 0 for none."""
+    """Launches ``python -m harness.training.worker``, several at once, which it can end together.
 
-    children: Children = field(default_factory=Children)
+    Limits are in seconds and GB, 0 for none.
+    """
+
     timeout: float = 0
     command: tuple[str, ...] = module_command("harness.training.worker")
     memory_gb: float = 0
+    stopped: bool = False
+    living: set[_Process] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def stop(self) -> None:
-        self.children.stop()
+        """End every child, and let none start any more."""
+        with self._lock:
+            self.stopped = True
+            living = tuple(self.living)
+        terminate(*living)
 
     def close(self) -> None:
         """Nothing is left to close: its children have ended."""
@@ -259,7 +223,7 @@ class WorkerProcess:
         """Execute a job in a child, whose events go to ``report``; whatever ends it is a result."""
         log = Path(job.output) / LOG
         ended = self.execute(job, log, environment, report)
-        if self.children.stopped and not isinstance(ended.last_event, DoneEvent):
+        if self.stopped and not isinstance(ended.last_event, DoneEvent):
             return ProcessResult("stopped")
         return _process_result(ended, log)
 
@@ -272,7 +236,7 @@ class WorkerProcess:
     ) -> ProcessExit:
         """Execute a task of any kind in a child, within the limits of time and memory."""
         log.parent.mkdir(parents=True, exist_ok=True)
-        process = self.children.start(self.command, log, environment)
+        process = self._start(log, environment)
         if process is None:
             return ProcessExit(None, 0)
         try:
@@ -280,9 +244,28 @@ class WorkerProcess:
                 last_event = _exchange(process, task, watchdog.on_event, report)
                 code = process.wait()
         finally:
-            self.children.discard(process)
+            with self._lock:
+                self.living.discard(process)
         watchdog.check_exit(code)
         return ProcessExit(last_event, code, watchdog.reason, watchdog.out_of_memory)
+
+    def _start(self, log: Path, environment: Mapping[str, str]) -> _Process | None:
+        """Start a child in a process group of its own; None once ``stop`` was called."""
+        with self._lock, open_new(log) as file:
+            if self.stopped:
+                return None
+            process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                encoding="utf-8",
+                env={**os.environ, **environment},
+                start_new_session=True,  # Ctrl-C reaches the parent alone, which ends its children.
+            )
+            self.living.add(process)
+        return process
 
 
 def run_task(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.execution.processes import Children, ProcessResult, WorkerProcess
+from harness.execution.processes import ProcessResult, WorkerProcess
 from harness.schema.events import DoneEvent, Event, PhaseEvent, WaitEvent
 from harness.schema.run import Job
 from harness.sweep.run_state import RunState
@@ -21,8 +21,12 @@ READ_JOB = "import json, os, signal, sys, time\njob = json.loads(sys.stdin.readl
 EMIT = "def emit(**e): print(json.dumps(e), flush=True)\n"
 
 
+def command_of(program: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", READ_JOB + EMIT + program)
+
+
 def launch(
-    tmp_path: Path, program: str, timeout: float = 0, children: Children | None = None
+    tmp_path: Path, program: str, timeout: float = 0, launcher: WorkerProcess | None = None
 ) -> tuple[ProcessResult, list[Event]]:
     job = Job(
         run=made_run(),
@@ -32,9 +36,8 @@ def launch(
         device="cpu",
         device_name="Test CPU",
     )
-    command = (sys.executable, "-c", READ_JOB + EMIT + program)
     events: list[Event] = []
-    launcher = WorkerProcess(children or Children(), timeout, command)
+    launcher = launcher or WorkerProcess(timeout, command_of(program))
     return launcher(job, {"MARK": "from the parent"}, events.append), events
 
 
@@ -110,26 +113,21 @@ def test_waiting_for_the_device_does_not_count_in_the_time_limit(tmp_path: Path)
 
 
 def test_stopping_ends_the_children_and_lets_none_start(tmp_path: Path) -> None:
-    children, ends = Children(), []
+    program, ends = "emit(event='phase', name='x', steps=1)\ntime.sleep(600)", []
+    launcher = WorkerProcess(command=command_of(program))
 
     def run() -> None:
-        ends.append(
-            launch(
-                tmp_path,
-                "emit(event='phase', name='x', steps=1)\ntime.sleep(600)",
-                children=children,
-            )[0]
-        )
+        ends.append(launch(tmp_path, program, launcher=launcher)[0])
 
     thread = threading.Thread(target=run)
     thread.start()
     deadline = time.monotonic() + 20
-    while not children.living and time.monotonic() < deadline:
+    while not launcher.living and time.monotonic() < deadline:
         time.sleep(0.01)
-    children.stop()
+    launcher.stop()
     thread.join(20)
     assert ends == [ProcessResult("stopped")]
-    assert launch(tmp_path, "sys.exit(0)", children=children)[0] == ProcessResult("stopped")
+    assert launch(tmp_path, program, launcher=launcher)[0] == ProcessResult("stopped")
 
 
 BUSY_WORKER = """
