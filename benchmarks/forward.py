@@ -43,11 +43,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 
+from harness.execution import devices
 from harness.execution.devices import Device, visible
 from zoo.registry import RECIPES, find
 
 if visible()[0].id == "cpu":
-    for _key, _value in Device("cpu", "CPU").environment.items():
+    for _key, _value in devices.environment(Device("cpu", "CPU")).items():
         os.environ.setdefault(_key, _value)
 
 Step = Callable[[np.ndarray], Any]

@@ -191,9 +191,10 @@ def settings(arguments: argparse.Namespace) -> str:
 def peak_of(device: Device, backend: str, precision: str) -> dict[str, Any]:
     """``peak`` in a process of its own, which frees its memory on the device when it ends."""
     from harness.errors import ConfigError
+    from harness.execution import devices
 
     command = [sys.executable, __file__, "--peak", precision, "--backend", backend]
-    environment = {**os.environ, **device.environment, "KERAS_BACKEND": backend}
+    environment = {**os.environ, **devices.environment(device), "KERAS_BACKEND": backend}
     answer = subprocess.run(command, env=environment, capture_output=True, text=True)
     if answer.returncode:
         raise ConfigError(f"{backend} does not start: {answer.stderr.strip().splitlines()[-1]}")

@@ -123,7 +123,7 @@ def main() -> int:
     stream = training_stream(job.run, open_dataset(Path(job.data)))
     warn = partial(print, file=warnings, flush=True)
     cache = EpochCache(Path(job.epochs.folder), job.epochs.limit_bytes, warn)
-    _make_epochs(stream, requests, cache, job.device)
+    _make_epochs(stream, requests, cache, job.device.id)
     return 0
 
 

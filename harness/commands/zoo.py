@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from harness.commands.console import plain_console
 from harness.errors import UserError
-from harness.execution.devices import Device
+from harness.execution.devices import Device, environment
 from harness.execution.processes import run_task
 from harness.schema.base import FrozenModel
 from harness.schema.run import RecipeName
@@ -36,7 +36,7 @@ def layer_table(name: str, size: int) -> str:
     if problem := recipe.size_problem(size):
         raise UserError(f"--size {size} is {problem}")
     task = LayerTask(recipe=recipe.name, image_size=size)
-    result, reason = run_task(LAYERS_MODULE, task, CPU.environment, lambda _: None)
+    result, reason = run_task(LAYERS_MODULE, task, environment(CPU), lambda _: None)
     if reason:
         raise UserError(f"{recipe.name} could not be built: {reason}")
     rows = [(i, *row) for i, row in enumerate(result["layers"], start=1)]

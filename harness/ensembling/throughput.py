@@ -23,8 +23,7 @@ class ThroughputTask(FrozenModel):
 
     recipes: tuple[str, ...]
     protocol: Protocol
-    device: str
-    device_name: str
+    device: Device
 
 
 def measure(
@@ -34,9 +33,7 @@ def measure(
 
     ``environment``: of the child process.
     """
-    task = ThroughputTask(
-        recipes=recipes, protocol=protocol, device=device.id, device_name=device.name
-    )
+    task = ThroughputTask(recipes=recipes, protocol=protocol, device=device)
     result, reason = run_task(COMMAND_MODULE, task, environment, lambda _: None)
     if reason:
         raise UserError(f"the throughput of {' + '.join(recipes)} was not measured: {reason}")

@@ -21,7 +21,7 @@ def _execute(task_text: str, emit: Emit) -> dict[str, Any]:
 
     task = ThroughputTask.model_validate_json(task_text)
     protocol, waits = task.protocol, Waits(wait_reporter(emit))
-    device_lock = DeviceLock(task.device, waits=waits)
+    device_lock = DeviceLock(task.device.id, waits=waits)
     with device_lock.shared():
         import keras
 
@@ -46,7 +46,7 @@ def _execute(task_text: str, emit: Emit) -> dict[str, Any]:
         while not meter.enough():
             meter.measure(predict_all, batch)
             step(len(meter.seconds), len(meter.seconds))
-    result = meter.result(len(batch), protocol.precision, task.device_name)
+    result = meter.result(len(batch), protocol.precision, task.device.name)
     return result.model_dump(mode="json")
 
 

@@ -8,8 +8,10 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+
+from harness.schema.run import Device as Device
 
 MOST_PREPARING = 8
 """Runs on each GPU that build and compile while others train."""
@@ -17,44 +19,26 @@ PREPARING_GB = 4.0
 """Memory that such a run takes at most, on the host and on the GPU."""
 
 
-@dataclass(frozen=True)
-class Device:
-    """``id`` is ``cpu`` or ``gpu:INDEX``, ``name`` the one in tables."""
-
-    id: str
-    name: str
-    shared: bool = False
-    """Whether several runs may train on it at once: then none reserves all of its memory at the
-    start, and its energy is not that of one run."""
-    turns: int = 0
-    """How many runs train on it at once, one after the other as they are ready; 0: each trains
-    from the start."""
-    preparing: bool = False
-    """Whether further runs build and compile meanwhile, and hold some of its memory."""
-    memory_gb: float = 0.0
-    """Of a GPU; 0: unknown."""
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Environment variables that a worker needs before its framework loads."""
-        if self.id == "cpu":
-            threads = str(cores())
-            return {
-                "CUDA_VISIBLE_DEVICES": "-1",
-                "JAX_PLATFORMS": "cpu",
-                # TensorFlow leaves it off on some processors, where results would differ.
-                "TF_ENABLE_ONEDNN_OPTS": "1",
-                "TF_NUM_INTRAOP_THREADS": threads,
-                "TF_NUM_INTEROP_THREADS": "1",
-                "OMP_NUM_THREADS": threads,
-            }
-        shared = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+def environment(device: Device) -> dict[str, str]:
+    """Environment variables that a worker needs before its framework loads."""
+    if device.id == "cpu":
+        threads = str(cores())
         return {
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # The order of nvidia-smi, whose index this is.
-            "CUDA_VISIBLE_DEVICES": self.id.removeprefix("gpu:"),
-            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # PyTorch needs it for deterministic sums.
-            **(shared if self.shared or self.preparing else {}),
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "JAX_PLATFORMS": "cpu",
+            # TensorFlow leaves it off on some processors, where results would differ.
+            "TF_ENABLE_ONEDNN_OPTS": "1",
+            "TF_NUM_INTRAOP_THREADS": threads,
+            "TF_NUM_INTEROP_THREADS": "1",
+            "OMP_NUM_THREADS": threads,
         }
+    shared = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    return {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # The order of nvidia-smi, whose index this is.
+        "CUDA_VISIBLE_DEVICES": device.id.removeprefix("gpu:"),
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # PyTorch needs it for deterministic sums.
+        **(shared if device.shared or device.preparing else {}),
+    }
 
 
 def visible(environment: Mapping[str, str] | None = None) -> tuple[Device, ...]:

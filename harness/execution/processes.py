@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import is_out_of_memory
-from harness.execution import address_space, compile_cache
+from harness.execution import address_space, compile_cache, devices
 from harness.execution.devices import Device, proc_field
 from harness.schema.base import FrozenModel
 from harness.schema.events import (
@@ -61,7 +61,7 @@ def worker_environment(device: Device, backend: Backend, cache: Path | None) -> 
     ``cache``: folder of compiled programs; None: it compiles its own.
     """
     compiled = compile_cache.environment(cache, device, backend) if cache else {}
-    return {**device.environment, **compiled, "KERAS_BACKEND": backend}
+    return {**devices.environment(device), **compiled, "KERAS_BACKEND": backend}
 
 
 @dataclass(frozen=True)

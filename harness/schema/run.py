@@ -6,6 +6,7 @@ No path, host or date is part of it, so the same run has the same id on every ma
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Annotated, Literal
 
@@ -83,6 +84,29 @@ class Run(FrozenModel):
         return self.from_scratch or self.protocol.fine_tuning
 
 
+@dataclass(frozen=True)
+class Device:
+    """``id`` is ``cpu`` or ``gpu:INDEX``, ``name`` the one in tables."""
+
+    id: str
+    name: str
+    shared: bool = False
+    """Whether several runs may train on it at once: then none reserves all of its memory at the
+    start, and its energy is not that of one run."""
+    turns: int = 0
+    """How many runs train on it at once, one after the other as they are ready; 0: each trains
+    from the start."""
+    preparing: bool = False
+    """Whether further runs build and compile meanwhile, and hold some of its memory."""
+    memory_gb: float = 0.0
+    """Of a GPU; 0: unknown."""
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether it is a GPU on which no other run of the sweep trains meanwhile."""
+        return self.id != "cpu" and not self.shared
+
+
 class Job(FrozenModel):
     """A run with its paths and device on this machine: the payload of a worker."""
 
@@ -95,14 +119,7 @@ class Job(FrozenModel):
     """Folder for predictions, features and trained weights."""
     kept: str | None = None
     """Folder for them where ``output`` cannot be written when the run has finished."""
-    device: str
-    device_name: str
-    device_shared: bool = False
-    """Whether other runs of the sweep may train on it at the same time."""
-    device_turns: int = Field(0, ge=0)
-    """How many runs train on it at once, in turns; 0: from the start."""
-    device_preparing: bool = False
-    """Whether other runs of the sweep build and compile on it meanwhile."""
+    device: Device
     order: int = 0
     """Place of the run in the plan: of those that are ready the first trains first."""
     shifted: str | None = None
@@ -115,8 +132,3 @@ class Job(FrozenModel):
     """None without augmentation."""
     trial: bool = False
     """Score it on the validation images alone, as a trial of a search."""
-
-    @property
-    def own_device(self) -> bool:
-        """Whether the device is a GPU on which no other run of the sweep trains meanwhile."""
-        return self.device != "cpu" and not self.device_shared

@@ -304,9 +304,7 @@ def execute_task(version: str, pickled: bytes, weights: Sequence[bytes | None]) 
                 ),
                 "output": str(output),
                 "kept": None,
-                "device": device.id,
-                "device_name": device.name,
-                "device_shared": device.shared,
+                "device": device,
             }
         )
         compiled = Path(worker.local_directory) / "wbc-bench-compiled"

@@ -48,7 +48,7 @@ def execute(
     ``emit`` sends an event to the parent; ``start``: of the process, by the clock of its waits.
     """
     make_deterministic(keras.backend.backend())
-    if job.device != "cpu":
+    if job.device.id != "cpu":
         monitor.device_memory = _device_memory_mb
     programs, clock = count_programs(), device_lock.waits.clock
     start_seconds = clock() - start
@@ -62,7 +62,7 @@ def execute(
         **result.counts,
         device_seconds=_device_seconds(device_lock, result, start_seconds),
         energy_joules=None if resumed else monitor.energy.joules,
-        energy_exclusive=not (job.device_shared or job.device_preparing),
+        energy_exclusive=not (job.device.shared or job.device.preparing),
         preparing_seconds=result.preparing_seconds,
         waiting_seconds=device_lock.waits.seconds,
         programs_compiled=programs.compiled if programs else None,
@@ -134,7 +134,7 @@ def _options(
         folder, limit = Path(job.epochs.folder), job.epochs.limit_bytes
         cache = EpochCache(folder, limit, warn=lambda text: emit(MessageEvent(text=text)))
     return TrainOptions(
-        device_name=job.device_name,
+        device_name=job.device.name,
         shifted=shifted,
         checkpoints=checkpoints,
         micro_batches=job.micro_batches,

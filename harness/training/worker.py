@@ -31,11 +31,11 @@ def _execute(job_text: str, emit: Emit) -> dict[str, Any]:
 
     job = Job.model_validate_json(job_text)
     waits = Waits(wait_reporter(emit))
-    turn = DeviceTurn(job.device, job.device_turns, job.order)
-    device_lock = DeviceLock(job.device, own=job.own_device, turn=turn, waits=waits)
+    turn = DeviceTurn(job.device.id, job.device.turns, job.order)
+    device_lock = DeviceLock(job.device.id, own=job.device.exclusive, turn=turn, waits=waits)
     with (
         artefacts_lock(Path(job.output), waits),
-        ResourceMonitor(EnergyMeter.of_device(job.device), emit) as monitor,
+        ResourceMonitor(EnergyMeter.of_device(job.device.id), emit) as monitor,
     ):
         emit(PhaseEvent(name="start", steps=1))
         with device_lock.preparing():  # Loading a framework keeps a core busy for seconds.

@@ -19,6 +19,8 @@ from harness.augmentation.training_images import training_stream
 from harness.augmentation.worker import EpochPrefetcher, process_pool
 from harness.data.image_cache import open_dataset
 from harness.data.sources import prepare
+from harness.execution import devices
+from harness.execution.devices import Device
 from harness.execution.processes import WorkerProcess
 from harness.schema.augmentation import Augmentation, EpochCacheSettings, parse
 from harness.schema.dataset import Split, Subset
@@ -60,8 +62,7 @@ def made_job(run: Run, folder: Path, tmp_path: Path, limit: int = 10**8) -> Job:
         data=str(folder),
         weights=(None,),
         output=str(tmp_path / "out"),
-        device="cpu",
-        device_name="Test CPU",
+        device=Device("cpu", "Test CPU"),
         epochs=EpochCacheSettings(folder=str(tmp_path / "epochs"), limit_bytes=limit),
     )
 
@@ -208,17 +209,13 @@ def test_a_worker_trains_on_its_epochs_and_reports_what_it_could_not_keep(
     one = 64 * (3 * 32**2 + 4 * 8)
     job = made_job(run, folder, tmp_path, limit=2 * one + 3000)
     events: list[Event] = []
-    from harness.execution.devices import Device
-
-    ended = WorkerProcess()(job, Device("cpu", "CPU").environment, events.append)
+    variables = devices.environment(job.device)
+    ended = WorkerProcess()(job, variables, events.append)
     assert ended.status == "finished", ended
     assert any("no room" in event.text for event in events if isinstance(event, MessageEvent))
     assert len(list((tmp_path / "epochs").glob("*/epoch-*"))) == 2
     roomy = made_job(run, folder, tmp_path / "roomy")
-    assert (
-        WorkerProcess()(roomy, Device("cpu", "CPU").environment, lambda _: None).status
-        == "finished"
-    )
+    assert WorkerProcess()(roomy, variables, lambda _: None).status == "finished"
     assert len(list((tmp_path / "roomy" / "epochs").glob("*/epoch-*"))) == 3
     one_way, other_way = (
         read_predictions(Path(x.output) / PREDICTIONS)["test"].probabilities for x in (job, roomy)

@@ -14,6 +14,7 @@ import pytest
 
 from harness.execution.compile_cache import FOLDER_VARIABLE, clean, environment, is_torn
 from harness.execution.devices import Device
+from harness.execution.processes import worker_environment
 
 ROOT = Path(__file__).parents[3]
 GPU, CPU = Device("gpu:0", "Test GPU"), Device("cpu", "Test CPU")
@@ -45,7 +46,7 @@ def no_cache_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def start(folder: Path, fault: str = "") -> subprocess.Popen[str]:
     """A process that compiles a small program with the cache in ``folder``."""
-    variables = {**CPU.environment, **environment(folder, CPU, "jax"), "KERAS_BACKEND": "jax"}
+    variables = worker_environment(CPU, "jax", folder)
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, fault],
         env={**os.environ, **variables, "PYTHONPATH": str(ROOT)},

@@ -11,6 +11,7 @@ import pytest
 from harness.audit import embeddings
 from harness.augmentation.worker import EpochPrefetcher
 from harness.ensembling import throughput
+from harness.execution.devices import Device
 from harness.execution.processes import WorkerProcess, run_task
 from harness.schema.augmentation import EpochCacheSettings
 from harness.schema.run import Job
@@ -36,8 +37,7 @@ def made_job(tmp_path: Path) -> Job:
         data=str(tmp_path / "no data"),
         weights=(None,),
         output=str(tmp_path / "output"),
-        device="cpu",
-        device_name="Test CPU",
+        device=Device("cpu", "Test CPU"),
         epochs=EpochCacheSettings(folder=str(tmp_path / "epochs"), limit_bytes=10**6),
     )
 

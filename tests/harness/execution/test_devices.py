@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.execution import devices
 from harness.execution.devices import Device, visible
 from harness.execution.locks import acquire_gpu
 from harness.storage.records import Store
@@ -56,7 +57,7 @@ def test_the_gpus_are_those_that_the_environment_allows(
 
 
 def test_a_gpu_is_counted_as_nvidia_smi_counts() -> None:
-    variables = Device("gpu:1", "B").environment
+    variables = devices.environment(Device("gpu:1", "B"))
     assert (variables["CUDA_DEVICE_ORDER"], variables["CUDA_VISIBLE_DEVICES"]) == (
         "PCI_BUS_ID",
         "1",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.execution.devices import Device
 from harness.execution.processes import ProcessResult, WorkerProcess
 from harness.schema.events import DoneEvent, Event, PhaseEvent, WaitEvent
 from harness.schema.run import Job
@@ -33,8 +34,7 @@ def launch(
         data="/nowhere",
         weights=(None,),
         output=str(tmp_path),
-        device="cpu",
-        device_name="Test CPU",
+        device=Device("cpu", "Test CPU"),
     )
     events: list[Event] = []
     launcher = launcher or WorkerProcess(timeout, command_of(program))

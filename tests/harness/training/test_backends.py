@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from harness.execution.devices import Device
-from harness.execution.processes import LOG, WorkerProcess
+from harness.execution.processes import LOG, WorkerProcess, worker_environment
 from harness.schema.protocol import Optimizer, Phase
 from harness.schema.records import Outcome
 from harness.storage.files import read_arrays
@@ -71,7 +71,7 @@ def left(smear: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
             pytest.skip(f"{backend} is not installed")
         if backend not in done:
             output = tmp_path_factory.mktemp(backend)
-            environment = {**Device("cpu", "Test CPU").environment, "KERAS_BACKEND": backend}
+            environment = worker_environment(Device("cpu", "Test CPU"), backend, None)
             launcher = WorkerProcess(command=(sys.executable, "-c", WORKER))
             job = job_of(smear, output, "lite0", IMAGENET, TUNED)
             ended = launcher(job, environment, lambda _: None)

@@ -72,7 +72,7 @@ def test_a_gpu_is_a_runs_own_unless_it_is_shared(tmp_path: Path) -> None:
     def own(at_hand: tuple[Device, ...], per_gpu: int) -> set[bool]:
         there = slots(at_hand, 2, per_gpu)
         context = SweepContext(Store(tmp_path), tmp_path, SUMMARY, "full", lambda: there)
-        return {context.job(made_planned(), device).own_device for device in there}
+        return {context.job(made_planned(), device).device.exclusive for device in there}
 
     assert own(gpus, 1) == {True}
     assert own(gpus, 3) == {False}

@@ -15,6 +15,7 @@ from harness.data.image_cache import open_dataset
 from harness.data.shifted_test import get_or_corrupt
 from harness.data.splitting import split_indices
 from harness.errors import WeightsError
+from harness.execution import devices
 from harness.execution.devices import Device
 from harness.execution.processes import ProcessResult, WorkerProcess
 from harness.schema.dataset import Dataset
@@ -63,8 +64,7 @@ def job_of(
         data=str(folder),
         weights=(str(file) if file else None,),
         output=str(output),
-        device="cpu",
-        device_name="Test CPU",
+        device=Device("cpu", "Test CPU"),
         checkpoint_seconds=0,
         shifted=str(get_or_corrupt(folder, data, test, SMALL, "full")) if shifted else None,
     )
@@ -81,7 +81,7 @@ def execute(job: Job, kill_at: int = 0) -> ProcessResult:
             (child,) = launcher.children.living
             os.kill(child.pid, signal.SIGKILL)
 
-    return launcher(job, Device("cpu", "Test CPU").environment, on_event)
+    return launcher(job, devices.environment(Device("cpu", "Test CPU")), on_event)
 
 
 def outcome_of(ended: ProcessResult, output: Path) -> dict[str, Any]:

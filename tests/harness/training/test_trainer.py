@@ -11,6 +11,7 @@ import pytest
 
 from harness.data.image_cache import open_dataset
 from harness.data.sources import prepare
+from harness.execution import devices
 from harness.execution.devices import Device
 from harness.execution.processes import WorkerProcess
 from harness.schema.dataset import Dataset, Split, Subset
@@ -254,11 +255,11 @@ def test_a_trial_scores_what_the_run_will(smear: Path, tmp_path: Path) -> None:
         data=str(smear),
         weights=(str(imagenet_file(find("lite0"))),),
         output=str(tmp_path / "trial"),
-        device="cpu",
-        device_name="Test CPU",
+        device=Device("cpu", "Test CPU"),
         trial=True,
     )
-    outcome, reason = run_task(COMMAND_MODULE, job, Device("cpu", "").environment, lambda _: None)
+    variables = devices.environment(job.device)
+    outcome, reason = run_task(COMMAND_MODULE, job, variables, lambda _: None)
     assert not reason
     targets = {part: one_hot[data.labels[getattr(parts, part)]] for part in ("train", "validation")}
     features = read_arrays(tmp_path / "trial" / FEATURES)
@@ -413,10 +414,9 @@ def test_weights_that_do_not_fit_are_the_users_fault(smear: Path, tmp_path: Path
         data=str(smear),
         weights=(str(path),),
         output=str(tmp_path / "out"),
-        device="cpu",
-        device_name="Test CPU",
+        device=Device("cpu", "Test CPU"),
     )
-    result = WorkerProcess()(job, Device("cpu", "Test CPU").environment, lambda _: None)
+    result = WorkerProcess()(job, devices.environment(Device("cpu", "Test CPU")), lambda _: None)
     assert result.status == "wrong input"
     assert result.failed is not None
     assert "do not fit: the file holds 9 numbers" in result.failed.reason
