@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -144,7 +145,8 @@ def _new_target(file: PredictionFile, name: str) -> Target:
     names = file.class_names or _names_by_flag(file.path, name, classes)
     if test.labels is None:
         raise UserError(f"{file.path}: labels absent; name their npy with --labels")
-    identity = json.dumps([names, test.labels.tolist(), test.sha256, test.files])
+    hashes, files = (list(test.images.get(column, ())) for column in ("sha256", "file"))
+    identity = json.dumps([names, test.labels.tolist(), hashes, files])
     fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:24]
     count = len(test.labels)
     data = DataSummary(
@@ -223,10 +225,11 @@ def _identities(
     files[: len(target.images.files)] = target.images.files
     for part in parts.keys() - target.parts.keys():
         held, ids = file.parts[part], parts[part].ids
-        if held.sha256:
-            sha256[ids] = [np.frombuffer(bytes.fromhex(digest), np.uint8) for digest in held.sha256]
-        if held.files:
-            files[ids] = held.files
+        if "sha256" in held.images:
+            digests = map(bytes.fromhex, held.images["sha256"])
+            sha256[ids] = [np.frombuffer(digest, np.uint8) for digest in digests]
+        if "file" in held.images:
+            files[ids] = held.images["file"]
     return ImageIdentities(sha256, tuple(files.tolist()) if any(files) else ())
 
 
@@ -303,30 +306,30 @@ def _by_identity(
     reference = target.parts[part]
     known = target.images.columns(reference.ids)
     labels = reference.labels if held.labels is None else held.labels
-    pairs: list[tuple[Sequence[str], Sequence[str], str]] = []
-    if held.sha256 and "sha256" in known:
-        pairs.append((held.sha256, known["sha256"], ""))
-    elif held.files and "file" in known:
-        pairs.append((*_names(held.files, known["file"]), ""))
-    elif held.index is not None and not target.external:
-        ids = list(map(str, reference.ids.tolist()))
-        if {*ids} != {str(i) for i in range(len(ids))} == {*map(str, held.index.tolist())}:
+    images: dict[Any, list[Any]] = held.images.to_dict("list")
+    how = ""
+    if "sha256" in images and "sha256" in known:
+        own, theirs = images["sha256"], known["sha256"]
+    elif "file" in images and "file" in known:
+        own, theirs = _names(images["file"], known["file"])
+    elif "index" in images and not target.external:
+        own, theirs, how = images["index"], reference.ids.tolist(), BY_INDEX
+        if {*theirs} != {*range(len(theirs))} == {*own}:
             return None, ""  # It counts the rows of its file.
-        pairs.append((list(map(str, held.index.tolist())), ids, BY_INDEX))
-    for own, theirs, how in pairs:
-        shared = sum((Counter(own) & Counter(theirs)).values())
-        if shared < len(theirs) or len(own) != len(theirs):
-            raise UserError(
-                f"{path}: other images than {target.data.name}'s {len(theirs):,} {part} images: "
-                f"{shared:,} of its {len(own):,} are among them"
-            )
-        # Copies have one identity: they are matched by label, then by order.
-        rows = np.lexsort((labels, np.array(own)))
-        order = np.lexsort((reference.labels, np.array(theirs)))
-        matched = np.empty(len(order), np.int64)
-        matched[order] = rows
-        return matched, how
-    return None, ""
+    else:
+        return None, ""
+    shared = sum((Counter(own) & Counter(theirs)).values())
+    if shared < len(theirs) or len(own) != len(theirs):
+        raise UserError(
+            f"{path}: other images than {target.data.name}'s {len(theirs):,} {part} images: "
+            f"{shared:,} of its {len(own):,} are among them"
+        )
+    # Copies have one identity: they are matched by label, then by order.
+    rows = np.lexsort((labels, np.array(own)))
+    order = np.lexsort((reference.labels, np.array(theirs)))
+    matched = np.empty(len(order), np.int64)
+    matched[order] = rows
+    return matched, how
 
 
 def _names(own: Sequence[str], known: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -341,10 +344,9 @@ def _names(own: Sequence[str], known: Sequence[str]) -> tuple[list[str], list[st
 
 def _by_order(held: PartPredictions) -> np.ndarray:
     """The file's order, or that of its own index where it counts the rows."""
-    count = len(held.probabilities)
-    if held.index is not None and sorted(held.index.tolist()) == list(range(count)):
-        return np.argsort(held.index)
-    return np.arange(count)
+    rows = np.arange(len(held.probabilities))
+    index = held.images.get("index", rows)
+    return np.argsort(index) if sorted(index) == rows.tolist() else rows
 
 
 def _is_sorted(labels: np.ndarray) -> bool:

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from harness.data.image_cache import spelled
 from harness.data.readers import npz
@@ -51,26 +52,18 @@ class PartPredictions:
 
     probabilities: np.ndarray
     labels: np.ndarray | None = None
-    sha256: tuple[str, ...] = ()
-    """Of each image, hexadecimal; empty where the file has none."""
-    files: tuple[str, ...] = ()
-    index: np.ndarray | None = None
-    lines: tuple[int, ...] = ()
-    """Of the file, of each row; empty where it has no lines."""
+    images: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """What identifies each image, as far as the file has it: sha256 (hexadecimal), file, index; and
+    the line of the file that it stands in."""
 
     def place(self, row: int) -> str:
-        return f"line {self.lines[row]}" if self.lines else f"row {row}"
+        return f"line {self.images['line'][row]}" if "line" in self.images else f"row {row}"
 
     def take(self, rows: np.ndarray) -> PartPredictions:
         """The rows in this order."""
-        return PartPredictions(
-            self.probabilities[rows],
-            None if self.labels is None else self.labels[rows],
-            tuple(self.sha256[row] for row in rows) if self.sha256 else (),
-            tuple(self.files[row] for row in rows) if self.files else (),
-            None if self.index is None else self.index[rows],
-            tuple(self.lines[row] for row in rows) if self.lines else (),
-        )
+        labels = None if self.labels is None else self.labels[rows]
+        images = self.images.iloc[rows].reset_index(drop=True)
+        return PartPredictions(self.probabilities[rows], labels, images)
 
 
 @dataclass(frozen=True)
@@ -123,15 +116,15 @@ def _with_labels(file: PredictionFile, labels: Path | None) -> PredictionFile:
 def _with_images(file: PredictionFile) -> PredictionFile:
     """With what identifies the test images from the file beside, if there is one."""
     beside, test = file.path.with_suffix(".images.csv"), file.parts["test"]
-    if test.sha256 or test.files or not beside.is_file():
+    if {"sha256", "file"} & {*test.images} or not beside.is_file():
         return file
     header, rows, lines = read_table(beside)
     columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
     if len(rows) != len(test.probabilities):
         count = len(test.probabilities)
         raise DataError(f"{beside}: {len(rows):,} images, {file.path.name} has {count:,}")
-    identified = _identities(beside, columns, lines)
-    return replace(file, parts={**file.parts, "test": replace(test, **identified)})
+    test = replace(test, images=_identities(beside, columns, lines))
+    return replace(file, parts={**file.parts, "test": test})
 
 
 def _check_probabilities(file: PredictionFile, name: str, part: PartPredictions) -> None:
@@ -211,11 +204,9 @@ def _read_npz(path: Path) -> PredictionFile:
                 if f"{prefix}{key}" in names
             }
             probabilities = load(f"{prefix}probabilities")
-            parts[part] = PartPredictions(
-                probabilities,
-                _integers(load(f"{prefix}labels"), path),
-                **_identities(path, _listed(path, identities, len(probabilities)), None),
-            )
+            labels = _integers(load(f"{prefix}labels"), path)
+            listed = _listed(path, identities, len(probabilities))
+            parts[part] = PartPredictions(probabilities, labels, _identities(path, listed))
     if "test" not in parts:
         raise DataError(f"{path}: no probabilities in it; it has {', '.join(names) or 'nothing'}")
     columns = [part.probabilities.shape[1:2] for part in parts.values()]
@@ -306,10 +297,10 @@ def _read_headed(
             among = ", ".join(names)
             raise DataError(f"{path}: line {line}: label {cell!r} is none of the columns {among}")
         labels.append(found)
-    identities = _identities(path, columns, lines)
-    whole = PartPredictions(probabilities.T, np.array(labels), **identities, lines=tuple(lines))
+    images = _identities(path, columns, lines).assign(line=lines)
+    whole = PartPredictions(probabilities.T, np.array(labels), images)
     parts = {
-        part: whole.take(np.array([i for i, own in enumerate(part_of) if own == part]))
+        part: whole.take(np.flatnonzero(np.array(part_of) == part))
         for part in dict.fromkeys(part_of)
     }
     if "test" not in parts:
@@ -318,21 +309,21 @@ def _read_headed(
 
 
 def _identities(
-    path: Path, columns: Mapping[str, list[str]], lines: list[int] | None
-) -> dict[str, Any]:
+    path: Path, columns: Mapping[str, list[str]], lines: Sequence[int] = ()
+) -> pd.DataFrame:
     """What the columns say about the images. Raises DataError for a hash that is none."""
     found: dict[str, Any] = {}
     hashes = columns.get("sha256", [])
     if any(hashes):
         for i, cell in enumerate(hashes):
             if not re.fullmatch("[0-9a-fA-F]{64}", cell):
-                where = f"row {i}" if lines is None else f"line {lines[i]}"
+                where = f"line {lines[i]}" if lines else f"row {i}"
                 raise DataError(f"{path}: {where}, column 'sha256': {cell[:70]!r} is no SHA-256")
-        found["sha256"] = tuple(cell.lower() for cell in hashes)
+        found["sha256"] = [cell.lower() for cell in hashes]
     if "image" in columns and all(re.fullmatch("[0-9]{1,9}", c) for c in columns["image"]):
         found["index"] = np.array(columns["image"], dtype=np.int64)
     files = columns.get("file" if "index" in found or any(columns.get("file", ())) else "image", [])
-    return found | ({"files": tuple(files)} if any(files) else {})
+    return pd.DataFrame(found | ({"file": files} if any(files) else {}))
 
 
 def _counts(cells: Sequence[str]) -> bool:
