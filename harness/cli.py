@@ -54,7 +54,10 @@ def run(**request: Any) -> int:
 @options.running
 @options.budget
 def plan(**request: Any) -> None:
-    """Say what would run, how long it would take, and on how many images with a budget."""
+    """Say what would run and how long it would take.
+
+    With a budget, also on how many images.
+    """
     from harness.commands.plan import show_plan
     from harness.commands.resolve import Request
 
@@ -71,10 +74,10 @@ def plan(**request: Any) -> None:
 @options.training
 @options.reproduction_results
 def reproduce(targets: tuple[str, ...], only_plan: bool, write: Path | None, **request: Any) -> int:
-    """Train the tables of the five reports (000 to 004), and compare with the reported numbers.
+    """Train the tables of the five reports.
 
-    Without a report, list them. A preset of your own is the path of its TOML file. From a settings
-    file only backend, data, weights and sweep are used.
+    Reports are 000 to 004; without one, they are listed. A preset of your own is named by the path
+    of its TOML file. From a settings file only backend, data, weights and sweep are used.
     """
     from harness.commands import reproduce as reproduction
     from harness.commands.resolve import Request
@@ -95,17 +98,17 @@ def reproduce(targets: tuple[str, ...], only_plan: bool, write: Path | None, **r
     "--method", type=click.Choice(["random", "grid", "bayes"]), default="bayes", show_default=True
 )
 @click.option(
-    "--trials", type=click.IntRange(1, 100_000), metavar="N",
-    help="At most so many, of earlier calls too.  [50; of a grid all]",
+    "--trials", type=options.Integer(1, 100_000), metavar="N",
+    help="Number of trials in all, with those of earlier calls.  [50; of a grid all]",
 )  # fmt: skip
 @click.option("--budget", type=options.Duration(), help="Begin no trial after this time: 1h.")
 @options.training
 @options.results
 def tune(recipe: str, method: Any, trials: int | None, **request: Any) -> int:
-    """Search hyperparameters on the validation images; train the best and score it once on test.
+    """Search hyperparameters on the validation images.
 
-    The values that are tried stand in [tune] of the settings file. The same command goes on, in
-    several terminals at once too.
+    The best ones are then trained, and scored once on test. [tune] of the settings file lists the
+    values that are tried. The same command goes on, also in several terminals at once.
     """
     from harness.commands.resolve import Request
     from harness.commands.tune import tune as search
@@ -116,7 +119,7 @@ def tune(recipe: str, method: Any, trials: int | None, **request: Any) -> int:
 @cli.command()
 @options.existing_results
 def status(results: Path) -> None:
-    """Show what is running in a results folder, from another terminal."""
+    """Show what is running in a results folder."""
     import time
 
     from harness.storage.records import Store
@@ -128,7 +131,10 @@ def status(results: Path) -> None:
 @cli.group(cls=options.Subcommands, invoke_without_command=True)
 @click.pass_context
 def zoo(context: click.Context) -> None:
-    """List the recipes: names, aliases, parameters, sizes, preprocessing."""
+    """List the recipes, or show the layers of one.
+
+    The list has names, aliases, parameters, image sizes and preprocessing.
+    """
     if context.invoked_subcommand is not None:
         return
     from tabulate import tabulate
@@ -154,9 +160,12 @@ def zoo(context: click.Context) -> None:
 
 @zoo.command("show")
 @options.recipe_argument("recipe")
-@click.option("--size", type=click.IntRange(16, 1024), default=96, show_default=True)
+@click.option("--size", type=options.Integer(16, 1024), default=96, show_default=True)
 def show_layers(recipe: str, size: int) -> None:
-    """Print the layers of a network at an image size: outputs, parameters, weights to learn."""
+    """Print the layers of a network at an image size.
+
+    A line for each layer: its type, output and parameters.
+    """
     from harness.commands.zoo import layer_table
 
     echo(layer_table(recipe, size))
@@ -167,7 +176,10 @@ def show_layers(recipe: str, size: int) -> None:
 @click.option("--all", "everything", is_flag=True, help="Those of every recipe of the zoo.")
 @options.weights_dir
 def fetch_weights(recipes: tuple[str, ...], everything: bool, weights_dir: Path | None) -> int:
-    """Download ImageNet weights, for machines without a network that see the same folder."""
+    """Download ImageNet weights.
+
+    Machines without a network that see the same folder can then use them.
+    """
     from harness.commands.zoo import fetch as fetch_files
 
     problems = fetch_files(recipes, weights_dir, everything=everything)
@@ -232,9 +244,10 @@ def ensemble(
     measure: bool,
     **training: Any,
 ) -> int:
-    """Combine finished runs by every rule; takes seconds and trains no backbone.
+    """Combine finished runs by every rule, in seconds.
 
-    --profile, --config and --data belong to --joint, which trains: it is `run A+B+C`.
+    No backbone is trained. --joint trains one: it is `run A+B+C`, and --profile, --config and
+    --data belong to it.
     """
     from harness.commands.ensemble import combine, train_joint
     from harness.commands.settings import DataOptions
@@ -264,7 +277,10 @@ def ensemble(
 @options.recipe_argument("second")
 @options.existing_results
 def compare(first: str, second: str, results: Path) -> None:
-    """Test whether two rows differ (paired tests; names, imports or ids)."""
+    """Test whether two rows differ, by paired tests.
+
+    A row is named by its recipe, its name as an import, or its id.
+    """
     from harness.reporting.compare import compare as compare_rows
 
     echo(compare_rows(first, second, results))
@@ -274,7 +290,7 @@ def compare(first: str, second: str, results: Path) -> None:
 @options.recipe_argument("rows", nargs=-1, required=True)
 @click.option(
     "--per-class",
-    type=click.IntRange(1, 50),
+    type=options.Integer(1, 50),
     default=4,
     show_default=True,
     help="Images that are predicted right, and as many wrong ones.",
@@ -300,10 +316,11 @@ def compare(first: str, second: str, results: Path) -> None:
 @options.cleaning
 @options.existing_results
 def explain(**request: Any) -> None:
-    """Show where networks look: Grad-CAM of test images, one sheet a class.
+    """Draw Grad-CAM maps, which show where networks look.
 
-    ROWS are names or ids of rows; of an ensemble its members are shown. Checked by deletion: pixels
-    that matter cost probability when they are removed.
+    One sheet of test images a class. ROWS are names or ids of rows; an ensemble is shown by its
+    members. A deletion test says whether the maps mean anything: pixels that matter cost
+    probability when they are removed.
     """
     from harness.commands.explain import ExplainOptions, draw_explanations
 
@@ -315,15 +332,16 @@ def explain(**request: Any) -> None:
 @click.argument("file", type=FILE)
 @click.option("--as", "name", required=True, metavar="NAME", help="Name of its row.")
 @click.option("--labels", type=FILE, help="Labels of a file without labels, as npy.")
-@click.option("--data", metavar="NAME", help="Name of its images: begins a board of its own.")
+@click.option("--data", metavar="NAME", help="Name of its images, for a board of its own.")
 @click.option("--force", is_flag=True, help="Replace an earlier import of this name.")
 @options.results
 def import_(
     file: Path, name: str, labels: Path | None, data: str | None, force: bool, results: Path
 ) -> None:
-    """Add predictions of another program to the leaderboard: npz, npy, csv.
+    """Add predictions of another program as a row.
 
-    To a board with the same test images; with --data, also to a new one, without any run.
+    FILE is an npz, npy or CSV. The row goes to a board with the same test images; with --data, also
+    to a new one, without any run.
     """
     from harness.reporting.external import import_predictions
     from harness.reporting.publish import write_tables
@@ -345,7 +363,10 @@ def import_(
 @click.option("--out", type=FILE, default=Path(), help="[this folder]")
 @options.existing_results
 def export(name: str, kind: Any, out: Path, results: Path) -> None:
-    """Write a row's predictions for other programs; `import` reads them."""
+    """Write a row's predictions for other programs.
+
+    `import` reads them too.
+    """
     from harness.reporting.export import export_predictions
 
     echo(*export_predictions(name, results, out, kind))
@@ -354,7 +375,10 @@ def export(name: str, kind: Any, out: Path, results: Path) -> None:
 @cli.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    """Print the script for shell completion: eval "$(wbc-bench completion bash)"."""
+    """Print the script for shell completion.
+
+    Put eval "$(wbc-bench completion bash)" into your shell's start-up file.
+    """
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)

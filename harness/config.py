@@ -158,9 +158,11 @@ class Benchmark(FrozenModel):
 
     def with_variants(self, names: Sequence[str]) -> Benchmark:
         """The benchmark with only these variants; ``all`` for every one. Raises UnknownName."""
+        known = (*self.variants, ALL) if self.variants else ()
         for name in names:
-            if name not in (*self.variants, ALL):
-                raise UnknownName("variant", name, (*self.variants, ALL))
+            if name not in known:
+                none = "; the settings file has no table [variants.NAME]"
+                raise UnknownName("variant", name, known, none)
         chosen = self.variants if ALL in names else {name: self.variants[name] for name in names}
         return self.model_copy(update={"variants": chosen})
 

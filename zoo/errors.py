@@ -63,7 +63,8 @@ def home_expanded(path: str | Path) -> Path:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?``, or the choices when none is similar and they are few."""
     known = sorted(known)
-    near = get_close_matches(name.lower(), known, n=1, cutoff=0.55)
+    near = get_close_matches(name.lower(), known, cutoff=0.55)
     if near:
-        return f"; did you mean {near[0]!r}?"
+        nearest = max(near, key=lambda other: sorted(other) == sorted(name.lower()))
+        return f"; did you mean {nearest!r}?"
     return f"; choose from {', '.join(known)}" if 0 < len(known) <= MOST_LISTED else ""

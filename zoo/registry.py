@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from zoo.errors import UnknownName
+from zoo.errors import UnknownName, UserError
 from zoo.recipe import KerasFile, PackageFile, Recipe
 
 # fmt: off
@@ -248,10 +248,10 @@ trains. The reports give no layer tables: see ``zoo.networks.reports``."""
 def find(name: str) -> Recipe:
     """The recipe of this name or alias, ignoring case, spaces, hyphens and underscores.
 
-    ``a+b+c`` is the joint network of these branches. Raises UnknownName with the nearest name.
+    ``a+b+c`` is the joint network of these branches. Raises UserError, with the nearest name.
     """
     if "+" in name:
-        return _joint(tuple(dict.fromkeys(find(part) for part in name.split("+"))))
+        return _joint(name, tuple(dict.fromkeys(find(part) for part in name.split("+"))))
     recipes = (*RECIPES, *REPORT_RECIPES)
     known = {spelling: recipe for recipe in recipes for spelling in (recipe.name, *recipe.aliases)}
     recipe = known.get(re.sub(r"[\s_-]", "", name.lower()))
@@ -260,10 +260,10 @@ def find(name: str) -> Recipe:
     return recipe
 
 
-def _joint(branches: tuple[Recipe, ...]) -> Recipe:
+def _joint(name: str, branches: tuple[Recipe, ...]) -> Recipe:
     """The network that concatenates the features of several backbones."""
     if len(branches) == 1:
-        return branches[0]
+        raise UserError(f"{name}: a joint network needs at least two different branches")
     return Recipe(
         name="+".join(branch.name for branch in branches),
         title="Joint " + " + ".join(branch.title for branch in branches),

@@ -127,4 +127,4 @@ def _run_child(
     if not reason and not (folder / FILE).exists():
         reason = "the child process wrote none"
     if reason:
-        raise DataError(f"the embeddings of {data} could not be computed: {reason}")
+        raise DataError(f"embeddings of {embedder.recipe} could not be computed: {reason}")

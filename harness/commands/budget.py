@@ -55,7 +55,7 @@ def fit_to_budget(
 
 
 def largest_subset(whole: DataSummary, fits: Callable[[Subset], bool]) -> Subset:
-    """The most test images that fit beside the fewest others, then the most others.
+    """The most test images that fit together with the fewest others, then the most others.
 
     Validation grows with training. Where even the smallest subset does not fit, that one.
     """

@@ -72,6 +72,10 @@ def draw_preview(
 
     Raises UserError.
     """
+    if policies and shift:
+        raise UserError(
+            "--policy shows an augmentation, --shift the shifted test; give one of them"
+        )
     dataset = prepare(load_settings(options)).dataset
     if policies:
         from harness.augmentation.preview import policies_preview, policy_preview

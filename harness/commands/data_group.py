@@ -20,7 +20,10 @@ def data() -> None:
 @data.command()
 @click.argument("source")
 def fetch(source: str) -> None:
-    """Download a public data set: bloodmnist[@28|64|128|224]."""
+    """Download a public data set.
+
+    SOURCE is bloodmnist, or bloodmnist@28, @64, @128 or @224: its size in pixels.
+    """
     from harness.data.readers.medmnist import published_file
 
     echo(published_file(source))
@@ -29,7 +32,7 @@ def fetch(source: str) -> None:
 @data.command()
 @options.source_argument
 @click.option("--out", type=FILE, default=Path("preview.png"), show_default=True)
-@click.option("--per-class", type=click.IntRange(1, 50), default=10, show_default=True)
+@click.option("--per-class", type=options.Integer(1, 50), default=10, show_default=True)
 @click.option("--shift", is_flag=True, help="Show corrupted cells, as in the shifted test.")
 @click.option(
     "--policy", "policies", metavar="NAME", multiple=True,
@@ -40,7 +43,10 @@ def fetch(source: str) -> None:
 def preview(
     out: Path, per_class: int, shift: bool, policies: tuple[str, ...], **source: Any
 ) -> None:
-    """Write a contact sheet of a data set as an image: PNG, JPEG or WebP by its name."""
+    """Draw images of each class on one sheet.
+
+    A PNG, JPEG or WebP, as the name of the file says.
+    """
     from harness.commands.data import draw_preview
     from harness.commands.settings import DataOptions
 
@@ -55,7 +61,10 @@ def preview(
 @options.profile
 @options.config
 def classes(out: Path, **source: Any) -> None:
-    """Print images and class weights of each class, before and after cleaning and balancing."""
+    """Print the images and weight of each class.
+
+    Both before and after cleaning and balancing, also as a chart.
+    """
     from harness.commands.data import class_table
     from harness.commands.settings import DataOptions
 
@@ -69,7 +78,10 @@ def classes(out: Path, **source: Any) -> None:
 @options.profile
 @options.config
 def split(out: Path, **source: Any) -> None:
-    """Write which image is train, validation or test: CSV of index, part and hash."""
+    """Write which image is train, validation or test.
+
+    A CSV of index, part and hash.
+    """
     from harness.commands.data import write_split
     from harness.commands.settings import DataOptions
 
@@ -84,22 +96,30 @@ def split(out: Path, **source: Any) -> None:
     help="Findings to remove as well: several-labels, exact-copies, near-copies, leak.",
 )  # fmt: skip
 @click.option(
-    "--similar-to", "--like", "not_cells", multiple=True, type=int, metavar="INDEX",
+    "--similar-to", "not_cells", multiple=True, type=int, metavar="INDEX",
     help="An image that shows no cell: images similar to it are removed too.",
 )  # fmt: skip
 @click.option(
     "--network", metavar="RECIPE", shell_complete=options.complete_recipe,
-    help="Whose features compare the images, and are mapped.  [lite0]",
+    help="The network whose features compare the images.  [lite0]",
 )  # fmt: skip
-@click.option("--size", type=click.IntRange(16, 1024), help="Pixels it sees.  [64; others: 96]")
-@click.option("--layer", default="", metavar="NAME", help="A layer's outputs, such as fc1.")
 @click.option(
-    "--similarity", type=click.FloatRange(-1, 1), help="Least cosine of similar images.  [0.8]"
+    "--size", type=options.Integer(16, 1024),
+    help="Pixels of that network's images.  [64; of others 96]",
+)  # fmt: skip
+@click.option(
+    "--layer", default="", metavar="NAME", help="Compare the outputs of this layer, such as fc1."
+)
+@click.option(
+    "--similarity", type=options.Number(-1, 1), help="Least cosine of similar images.  [0.8]"
 )
 @click.option("--removed", type=FILE, help="Also write the removed images, as npz.")
 @options.config
 def audit(**request: Any) -> None:
-    """Find what is wrong with a data set, and list what to leave out."""
+    """Find what is wrong with a data set.
+
+    A page with pictures, and a manifest of what to leave out.
+    """
     from harness.commands.data import AuditRequest, run_audit
 
     echo(*run_audit(AuditRequest(**request)))

@@ -27,6 +27,18 @@ class Subcommands(click.Group):
         return super().resolve_command(ctx, args)
 
 
+class Integer(click.IntRange):
+    """A range of integers; click calls a wrong one "not a valid integer range"."""
+
+    name = "integer"
+
+
+class Number(click.FloatRange):
+    """A range of numbers."""
+
+    name = "number"
+
+
 class Duration(click.ParamType[float]):
     """``2h``, ``90m``, ``1h30m`` or ``45s``, in seconds."""
 
@@ -125,8 +137,8 @@ weights_dir = click.option(
 training = several(
     weights_dir,
     profile,
-    click.option("--seeds", type=click.IntRange(1, 100), help="Overrides sweep.seeds."),
-    click.option("--per-gpu", type=click.IntRange(1, 64), help="Overrides sweep.per_gpu."),
+    click.option("--seeds", type=Integer(1, 100), help="Overrides sweep.seeds."),
+    click.option("--per-gpu", type=Integer(1, 64), help="Overrides sweep.per_gpu."),
     click.option("--retry-failed", is_flag=True, help="Run failed runs again."),
     click.option(
         "--shift", type=click.Choice(["none", "mixed", "full"]),

@@ -34,8 +34,22 @@ class Plan:
     epoch_cache: EpochCacheSettings | None
 
     @property
-    def done(self) -> int:
-        return len(self.runs) - len(self.pending)
+    def counts(self) -> str:
+        """How many runs are done and pending, in words."""
+        pending, offline = len(self.pending), sum(map(self._is_done_offline, self.pending))
+        words = f"{len(self.runs) - pending} done, {pending} pending"
+        if offline:
+            words += f" (without a network: {offline} of these done, with random weights)"
+        return words
+
+    def _is_done_offline(self, planned: PlannedRun) -> bool:
+        """Whether a run is done with the random weights that it starts from without a network."""
+        weights = self.experiment.weights[planned.recipe.name].offline
+        if weights is None:
+            return False
+        run = Run.model_validate({**planned.run.model_dump(), "weights": weights})
+        record = self.experiment.store.find(run)
+        return record is not None and record.finished
 
     @property
     def missing_weights(self) -> list[Download]:
@@ -95,7 +109,7 @@ def show_plan(request: Request) -> None:
     settings = plan.experiment.settings
     devices = len(settings.devices)
     console.print(f"{settings.profile} profile: {settings.profile_reason}")
-    console.print(f"{plan.done} done, {len(plan.pending)} pending, on {settings.devices[0].name}")
+    console.print(f"{plan.counts}, on {settings.devices[0].name}")
     if not plan.pending:
         return
     fitting = plan.pending
@@ -105,7 +119,7 @@ def show_plan(request: Request) -> None:
     if fitting:
         seconds = [plan.seconds[planned.run.id] for planned in fitting]
         total = clock(max(estimates.end_times(seconds, devices)))
-        console.print(f"about {total} for {len(fitting)} runs, if no phase stops early")
+        console.print(f"about {total} in all, if no phase stops early")
     print_missing_weights([plan], console)
     if len(fitting) < len(plan.pending):
         left_out = len(plan.pending) - len(fitting)

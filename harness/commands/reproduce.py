@@ -20,7 +20,7 @@ from harness.errors import DataError, UserError
 from harness.reporting.publish import read_boards, reproductions_of
 from harness.reporting.reproduction import IMAGE_TOLERANCE, reproductions
 from harness.reporting.reproduction_table import summary
-from harness.reports.preset import PresetRow, find_rows, packaged, rows_of
+from harness.reports.preset import PresetRow, find_rows, packaged
 from harness.storage.files import write_atomically
 from harness.storage.records import Store
 from harness.sweep import estimates, planner
@@ -88,8 +88,9 @@ def listing(results: Path) -> str:
 
 
 def write_settings(targets: Sequence[str], path: Path) -> Path:
-    """Write a table as a settings file: the common protocol, and each row as a variant.
+    """Write a table as a settings file: the common protocol, and what each row changes of it.
 
+    That is a table of its recipe, or a variant where a recipe has rows with different settings.
     Raises UserError where the file exists, or where the rows have no common images and split.
     """
     if len(targets) != 1 or not (rows := find_rows(targets[0])):
@@ -105,19 +106,26 @@ def write_settings(targets: Sequence[str], path: Path) -> Path:
     if same_settings:
         common = overlay(common, first.row.settings, "")
     variants: dict[str, Any] = {}
+    recipes: dict[str, Any] = {}
     lines = [f"# Report {first.number}, {first.report.title}: {first.table.title}", "#"]
     for place, row in enumerate(rows, start=1):
         own = {} if same_settings else row.row.settings.get("protocol", {})
-        variant = f" --variant row{place}" if own else ""
+        recipe = row.row.recipe
+        alone = all(r.row.settings == row.row.settings for r in rows if r.row.recipe == recipe)
+        variant = f" --variant row{place}" if own and not alone else ""
         if "image_size" in own or (not same_settings and set(row.row.settings) - {"protocol"}):
             own_file = f"reproduce {row.number}/{row.table_name}/{row.row.recipe} --write FILE"
             lines.append(f"# {row.row.label}: on other images; wbc-bench {own_file}")
             continue
-        if own:
+        if variant:
             variants[f"row{place}"] = own
-        command = f"wbc-bench run {row.row.recipe} --config {path.name}{variant}"
+        elif own:
+            recipes[recipe] = own
+        command = f"wbc-bench run {recipe} --config {path.name}{variant}"
         lines.append(f"# {row.row.label}: {command}")
-    text = "\n".join([*lines, "", *toml_lines({**common, "variants": variants}), ""])
+    text = "\n".join(
+        [*lines, "", *toml_lines({**common, "recipes": recipes, "variants": variants}), ""]
+    )
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -126,9 +134,8 @@ def write_settings(targets: Sequence[str], path: Path) -> Path:
 
 
 def _rows(targets: Sequence[str], *, everything: bool) -> list[PresetRow]:
-    if everything:
-        return [row for number, found in packaged().items() for row in rows_of(number, found)]
-    return list({row.name: row for target in targets for row in find_rows(target)}.values())
+    every = [*packaged(), *targets] if everything else targets
+    return list({row.name: row for target in every for row in find_rows(target)}.values())
 
 
 def _groups(rows: Sequence[PresetRow], request: Request) -> list[Group]:
@@ -190,7 +197,7 @@ def _train(plan: Plan, downloads: Downloads, console: Console) -> int:
 def _begin_pages(rows: Sequence[PresetRow], targets: Sequence[str], results: Path) -> None:
     """Make a page for each report, so that it is written with the tables from now on.
 
-    The preset of a user's report is kept beside it.
+    The preset of a user's report is kept in the same folder.
     """
     for number in {row.number for row in rows}:
         page = results / f"{number}.md"
@@ -209,13 +216,11 @@ def _show(plans: Sequence[Plan], console: Console) -> None:
     seconds: list[float] = []
     for plan in plans:
         data = plan.experiment.summary
-        console.print(
-            f"\n{data.name} at {data.image_size} px: {plan.done} done, {len(plan.pending)} pending"
-        )
+        console.print(f"\n{data.name} at {data.image_size} px: {plan.counts}")
         if plan.pending:
             console.print(plan_table(plan, plan.pending), soft_wrap=True, markup=False)
             seconds += [plan.seconds[planned.run.id] for planned in plan.pending]
     print_missing_weights(plans, console)
     if seconds:
         total = clock(max(estimates.end_times(seconds, len(settings.devices))))
-        console.print(f"about {total} for {len(seconds)} runs, if no phase stops early")
+        console.print(f"about {total} in all, if no phase stops early")

@@ -75,7 +75,7 @@ def resolve(request: Request, console: Console, *, download: bool) -> Experiment
     benchmark = settings.benchmark
     if not (request.recipes or request.everything or benchmark.sweep.recipes):
         raise UserError("name recipes to run, or say --all; 'wbc-bench zoo' lists them")
-    recipes = planner.select_recipes(benchmark, () if request.everything else request.recipes)
+    recipes = planner.select_recipes(benchmark, request.recipes, everything=request.everything)
     return find_inputs(request, settings, recipes, console, download=download)
 
 

@@ -114,7 +114,7 @@ def announce(plan: Plan, console: Console) -> None:
         names = dict.fromkeys(planned.recipe.name for planned in plan.runs if planned.note == note)
         line = Text.assemble((note, "bold yellow"), f": {', '.join(names)}")
         console.print(line, soft_wrap=True)
-    console.print(f"{len(plan.pending)} runs pending, {plan.done} done", highlight=False)
+    console.print(plan.counts, highlight=False)
 
 
 def prepare_sweep(plan: Plan, downloads: Downloads, console: Console) -> PreparedSweep:

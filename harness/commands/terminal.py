@@ -35,6 +35,9 @@ def execute(command: Callable[[], Any]) -> int:
         code = command()
     except UserError as error:
         code = print_error(str(error))
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        code = EXIT_INPUT
     except click.ClickException as error:
         code = print_error(error.format_message())
     except (KeyboardInterrupt, click.Abort):

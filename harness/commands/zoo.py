@@ -54,7 +54,7 @@ def fetch(names: Sequence[str], folder: Path | None, *, everything: bool) -> lis
     if not (names or everything):
         raise UserError("name recipes, or say --all; 'wbc-bench zoo' lists them")
     console = plain_console()
-    recipes = backbones(RECIPES if everything else [find(name) for name in names])
+    recipes = backbones([*(RECIPES if everything else ()), *map(find, names)])
     pretrained = [recipe for recipe in recipes if recipe.pretrained]
     located = [locate(recipe, folder) for recipe in pretrained]
     missing = [file for file in located if isinstance(file, Download)]

@@ -86,7 +86,7 @@ class Source:
     identity: str
     read: Callable[[], Content]
     passed_over: tuple[str, ...] = ()
-    """What lies beside the images and was not read: a text for each kind of file."""
+    """Files of the source that were not read: a text for each kind of file."""
 
     def changed(
         self, name: str, description: str, change: str, read: Callable[[Content], Content]

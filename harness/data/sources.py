@@ -8,7 +8,7 @@ a file                npz: the challenge's layout, or MedMNIST's
 a folder              one sub-folder of images per class, or parts with such folders
 ====================  ==========================================================================
 
-A name wins over a file of the same name; write ``./smear`` for the file.
+These names win over files of the same name; write ``./smear`` for the file.
 """
 
 from __future__ import annotations

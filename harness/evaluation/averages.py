@@ -36,7 +36,7 @@ def averages(part: Predictions) -> dict[str, Average]:
     """
     counts = tally(part.labels, part.probabilities)
     values, deviations = scores(counts)
-    resampled, _ = scores(_resample(counts))
+    resampled, _ = scores(_resample(counts), of=counts)
     return {
         name: Average(float(value), *interval(resampled[name]), deviations.get(name))
         for name, value in values.items()
@@ -52,17 +52,23 @@ def tally(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return np.bincount(cells, minlength=2 * classes**2).reshape(classes, classes, 2)
 
 
-def scores(counts: np.ndarray) -> tuple[Mapping[str, np.ndarray], dict[str, float]]:
+def scores(
+    counts: np.ndarray, of: np.ndarray | None = None
+) -> tuple[Mapping[str, np.ndarray], dict[str, float]]:
     """Every average of counts (..., K, K, 2), each of shape (...); and deviations over classes.
 
-    A class without images or predictions counts zero.
+    A class without images or predictions counts zero. ``of``: the counts that these are resampled
+    from; what is never predicted there has a precision of zero here too, since one prediction more
+    would make it anything from 0 to 1.
     """
     confusion = counts.sum(axis=-1)
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     support, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
     total = np.maximum(support.sum(axis=-1), 1)
+    original = counts if of is None else of
+    is_predicted = original.sum(axis=(-3, -1)) > 0
     per_class = {
-        "precision": hits / np.maximum(predicted, 1),
+        "precision": hits / np.maximum(predicted, 1) * is_predicted,
         "recall": hits / np.maximum(support, 1),
         "f1": 2 * hits / np.maximum(predicted + support, 1),
     }
@@ -74,7 +80,8 @@ def scores(counts: np.ndarray) -> tuple[Mapping[str, np.ndarray], dict[str, floa
         f"weighted_{name}": (values * support).sum(axis=-1) / total
         for name, values in per_class.items()
     }
-    found["precision_above_half"] = hits_above / np.maximum(above.sum(axis=(-2, -1)), 1)
+    precision_above = hits_above / np.maximum(above.sum(axis=(-2, -1)), 1)
+    found["precision_above_half"] = precision_above * original[..., 1].any(axis=(-2, -1))
     found["recall_above_half"] = hits_above / total
     if counts.ndim > 3:
         return found, {}

@@ -147,7 +147,7 @@ def smallest_difference(
     d = (critical value + z_power) * sd for one planned comparison by ``significance.paired``, the
     minimum detectable effect of Bloom 1995 (Evaluation Review 19), for the pair of the rows
     ``among``, bool (m,), whose sd is the median. sd is that of two rows that differ by d: the
-    images that make the difference are discordant beside those that were so before (Connor 1987,
+    images that make the difference are discordant besides those that were so before (Connor 1987,
     Biometrics 43), unless the better row is worse on as many fewer. NaN for fewer than two.
     """
     rows = np.flatnonzero(among)

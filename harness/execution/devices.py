@@ -53,7 +53,7 @@ def slots(
     """One entry for each simultaneous run: every device once, then again.
 
     ``preparing``: runs on each device that build and compile while others train; None: as many as
-    the machine has room for beside its GPUs, none on a CPU.
+    the machine has room for besides its GPUs, none on a CPU.
     """
     on_cpu = available[0].id == "cpu"
     training = cpu_slots if on_cpu else per_gpu

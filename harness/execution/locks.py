@@ -28,9 +28,9 @@ MOST_OWNER = 4096
 TURN_SECONDS = 0.05
 """Between two looks at whether a device is free."""
 ALONE_SECONDS = 60.0
-"""For which a measurement waits to be alone on its device; then it goes on beside others."""
+"""For which a measurement waits to be alone on its device; then it goes on with others there."""
 COMPILING_SECONDS = 1.0
-"""For which a measurement waits for runs that compile on its GPU; then it goes on beside them."""
+"""For which a measurement waits for runs that compile on its GPU; then it goes on meanwhile."""
 
 
 # --- runs ----------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def _write_csv(
 def _write_medmnist(
     path: Path, part: Predictions, class_names: Sequence[str], images: ImageIdentities
 ) -> None:
-    """With the images in a file beside it: the format has no place for them."""
+    """With the images in a file of their own: the format has no place for them."""
     about = _about(part, class_names, images)
     write_atomically(path.with_suffix(".images.csv"), about.to_csv(index=False).encode())
     table = pd.DataFrame(part.probabilities)

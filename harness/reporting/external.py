@@ -47,7 +47,7 @@ from zoo.registry import find
 
 SCORE_TOLERANCE = 0.002
 """Largest distance of AUC and accuracy from those in the name of MedMNIST's file."""
-ON_TRUST = "order taken on trust"
+ORDER_ASSUMED = "order assumed"
 BY_INDEX = "images known by their index alone"
 
 
@@ -278,7 +278,7 @@ def _match(held: PartPredictions, target: Target, part: str, path: Path) -> tupl
     if rows is None:
         if count != len(expected):
             raise UserError(f"{path}: {count:,} rows, {name} are {len(expected):,}")
-        rows, how = _by_order(held), ON_TRUST
+        rows, how = _by_order(held), ORDER_ASSUMED
     if held.labels is not None and not np.array_equal(held.labels[rows], expected):
         row = int(np.flatnonzero(held.labels[rows] != expected)[0])
         label = target.data.class_names[held.labels[rows][row]]
@@ -287,7 +287,7 @@ def _match(held: PartPredictions, target: Target, part: str, path: Path) -> tupl
         raise UserError(
             f"{path}: {problem}, there {name} have {there}: other images, or another order"
         )
-    if how == ON_TRUST and _is_sorted(expected):
+    if how == ORDER_ASSUMED and _is_sorted(expected):
         raise UserError(
             f"{path}: does not say which images its rows are of, and labels that are sorted by "
             f"class prove no order; give a column 'file' or 'sha256' ({_beside(path)} may hold it)"

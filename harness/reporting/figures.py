@@ -10,7 +10,7 @@ import hashlib
 import io
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import singledispatch
 from textwrap import fill
@@ -114,6 +114,11 @@ def _(plot: Against) -> Figure:
         drawstyle="steps-post", color=GREEN, lw=1.2, ls="--", zorder=1,
     )  # fmt: skip
     axes.set_xscale("log")
+    if far := _far_below(plot.marks):
+        axes.set_ylim(_range(mark for mark in plot.marks if mark not in far))
+        names = ", ".join(f"{_shortened(mark.short, 30)} {100 * mark.f1:.1f}" for mark in far)
+        words = fill(f"below, not ranked: {names}", 100, max_lines=2, placeholder=" …")
+        axes.text(0.01, 0.02, words, transform=axes.transAxes, fontsize=7.5)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -160,6 +165,13 @@ def _(plot: Forest) -> Figure:
     axes.set_yticks(range(rows), [_shortened(mark.title, 52) for mark in plot.marks])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(rows - 0.4, -0.6)
+    if far := _far_below(plot.marks):
+        axes.set_xlim(_range(mark for mark in plot.marks if mark not in far))
+        for mark in far:
+            axes.text(
+                0.01, plot.marks.index(mark), f"← {100 * mark.f1:.1f}",
+                transform=axes.get_yaxis_transform(), va="center",
+            )  # fmt: skip
     more = f"; {plot.omitted} more rows below these" if plot.omitted else ""
     axes.set(xlabel=f"macro F1 (%), 95 % interval; right: rank{more}")
     axes.grid(visible=True, axis="x")
@@ -267,13 +279,29 @@ def _dot(colour: str, *, hollow: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _far_below(marks: Sequence[Mark]) -> list[Mark]:
+    """Rows without a rank, so far below the ranked ones that one axis would show neither."""
+    ranked = [mark for mark in marks if mark.rank]
+    if not ranked:
+        return []
+    low, high = min(mark.low for mark in ranked), max(mark.high for mark in ranked)
+    return [mark for mark in marks if not mark.rank and mark.high < low - (high - low) / 2]
+
+
+def _range(marks: Iterable[Mark]) -> tuple[float, float]:
+    """Limits of an axis that shows the intervals of these rows, in percent."""
+    ends = [100 * end for mark in marks for end in (mark.low, mark.high)]
+    margin = 0.12 * (max(ends) - min(ends))
+    return min(ends) - margin, max(ends) + margin
+
+
 def _label(axes: Axes, plot: Against) -> None:
     """Name the marks that are to be named, none over another. The figure must be laid out."""
     heights = [100 * mark.f1 for mark in plot.marks]
     texts = [
         axes.text(cost, height, _shortened(mark.short, 30), fontsize=7.5, va="center")
         for cost, height, mark in zip(plot.costs, heights, plot.marks, strict=True)
-        if mark.named
+        if mark.named and mark not in _far_below(plot.marks)
     ]
     adjust_text(
         texts, plot.costs, heights, ax=axes, iter_lim=LABEL_STEPS, max_move=(8, 8),

@@ -21,7 +21,7 @@ from harness.reporting.leaderboard import Board
 from harness.reporting.overview import first_rows
 from harness.reporting.rows import Kind, Row
 
-STYLE = 2
+STYLE = 3
 """Raised by hand when the drawing changes, so that every figure is drawn again."""
 DIGITS = 6
 """To which numbers are rounded for the digest: other processors may differ in the last bits."""

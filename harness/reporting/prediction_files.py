@@ -10,7 +10,7 @@
 
 What identifies the images: ``sha256`` of their pixels in the source, the names of their ``files``,
 or their index in the data set (``images``, in a CSV ``image``). For npy and MedMNIST's file, which
-have no place for it, these columns stand in ``NAME.images.csv`` beside ``NAME.npy``.
+have no place for it, these columns stand in ``NAME.images.csv`` in the folder of ``NAME.npy``.
 """
 
 from __future__ import annotations
@@ -114,16 +114,16 @@ def _with_labels(file: PredictionFile, labels: Path | None) -> PredictionFile:
 
 
 def _with_images(file: PredictionFile) -> PredictionFile:
-    """With what identifies the test images from the file beside, if there is one."""
-    beside, test = file.path.with_suffix(".images.csv"), file.parts["test"]
-    if {"sha256", "file"} & {*test.images} or not beside.is_file():
+    """With what identifies the test images from its ``.images.csv``, if there is one."""
+    images_file, test = file.path.with_suffix(".images.csv"), file.parts["test"]
+    if {"sha256", "file"} & {*test.images} or not images_file.is_file():
         return file
-    header, rows, lines = read_table(beside)
+    header, rows, lines = read_table(images_file)
     columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
     if len(rows) != len(test.probabilities):
         count = len(test.probabilities)
-        raise DataError(f"{beside}: {len(rows):,} images, {file.path.name} has {count:,}")
-    test = replace(test, images=_identities(beside, columns, lines))
+        raise DataError(f"{images_file}: {len(rows):,} images, {file.path.name} has {count:,}")
+    test = replace(test, images=_identities(images_file, columns, lines))
     return replace(file, parts={**file.parts, "test": test})
 
 

@@ -38,7 +38,7 @@ def boards_of(store: Store, records: Sequence[Record]) -> tuple[Board, ...]:
 def reproductions_of(store: Store, boards: Sequence[Board]) -> tuple[Reproduction, ...]:
     """The reports whose page is in the folder, with what the runs of these boards measure.
 
-    ``wbc-bench reproduce`` makes the pages; a preset of the user's lies beside its page. Raises
+    ``wbc-bench reproduce`` makes the pages; a preset of the user's lies in its folder. Raises
     ConfigError.
     """
     paths = sorted(store.root.glob("*.md"))

@@ -1,4 +1,4 @@
-"""A report's tables beside measured numbers: a pure function of its preset and of records.
+"""A report's tables, reported and measured: a pure function of its preset and of records.
 
 A row is measured by the runs that have its settings. It is a reproduction only with the report's
 weights and images, all of them, in the full profile; anything else is a trial, and said to be one.
@@ -125,7 +125,7 @@ class Reproduction:
 
     @property
     def class_lines(self) -> list[ClassLine]:
-        """The report's classes beside those of the data; none without such data."""
+        """The report's classes with those of the data; none without such data."""
         total, classes = sum(self.class_counts), len(self.class_counts)
         pairs = zip(self.report.class_weights, self.class_counts, strict=False)
         return [ClassLine(reported, n, total / (classes * n)) for reported, n in pairs]

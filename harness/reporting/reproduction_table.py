@@ -59,7 +59,8 @@ COLUMNS: tuple[Column[Line], ...] = (
     Column("difference", "Difference", lambda line: line.difference, points),
     Column("inside", "Inside", lambda line: line.inside, lambda inside: "yes" if inside else "no",
            align="center"),
-    Column("online", "Online (%)", _first(_online), number(0, 100)),
+    Column("online", "Online (%)", _first(_online), number(0, 100),
+           mark=_first(lambda line: "or less" if line.measured.preset.row.online_below else "")),
     Column("shifted_macro_f1", "Shifted F1 (%)", _first(lambda line: line.measured.shifted_f1),
            percent),
     Column("parameters_reported", "Parameters reported",
@@ -130,6 +131,7 @@ def csv_text(found: Reproduction) -> str:
     keys = [
         {"report": found.number, "table": line.measured.preset.table_name,
          "row": line.measured.preset.row.label, "measure": line.measure,
+         "online_below": line.measured.preset.row.online_below,
          "low": line.average and line.average.low, "high": line.average and line.average.high}
         for line in lines
     ]  # fmt: skip
@@ -175,14 +177,14 @@ def sentences(found: Reproduction, name: str) -> str:
     if not lines:
         return ""
     words = []
-    for sign, verb in ((1, "higher"), (-1, "lower")):
+    for sign, comparison in ((1, "higher"), (-1, "lower")):
         off = [line for line in lines if not line.inside and sign * (line.difference or 0) > 0]
         named = ", ".join(
             f"{escape(line.measured.preset.row.label)} ({points(line.difference or 0)} points)"
             for line in off
         )
         if off:
-            words.append(f"Measured {verb} than reported, outside the interval: {named}.")
+            words.append(f"Measured {comparison} than reported, outside the interval: {named}.")
     agreeing = [escape(line.measured.preset.row.label) for line in lines if line.inside]
     if agreeing:
         words.insert(0, f"The reported score is inside the interval: {', '.join(agreeing)}.")

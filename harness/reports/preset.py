@@ -1,6 +1,6 @@
 """A report's preset: its tables, what each row trains, and the numbers that were reported.
 
-The five presets are the TOML files beside this module; a preset of the user's is any other TOML
+The five presets are the TOML files in this folder; a preset of the user's is any other TOML
 file of this form.
 """
 
@@ -48,6 +48,8 @@ class ReportedRow(FrozenModel):
     """Reported standard deviations over the classes."""
     online: float | None = None
     """Score on the challenge's hidden, corrupted test images."""
+    online_below: bool = False
+    """The report says only that the online score is below ``online``."""
     parameters: str = ""
     """As printed."""
 

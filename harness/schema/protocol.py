@@ -174,7 +174,7 @@ class Protocol(FrozenModel):
     def with_current_version(self) -> Protocol:
         """The protocol as this version of the program trains it.
 
-        Options that cannot have an effect beside the others get their defaults, so that they do not
+        Options that cannot have an effect with the others get their defaults, so that they do not
         move the run's id.
         """
         head = self.head.without_unused()

@@ -54,7 +54,7 @@ class Download:
 
     @property
     def part(self) -> Path:
-        """The file beside it in which what has arrived is kept."""
+        """The file in the same folder in which what has arrived is kept."""
         return self.path.with_name(f"{self.path.name}.part")
 
     def matches(self, path: Path) -> bool:

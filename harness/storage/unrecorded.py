@@ -30,7 +30,7 @@ class _Kept(FrozenModel):
 
 
 def write_or_keep(job: Job, write: Callable[[Path], object]) -> None:
-    """Write a run's artefacts into its output; where the system refuses that, into ``job.kept``.
+    """Write a run's artefacts into its output; where that fails, into ``job.kept``.
 
     Raises the OSError of the first where both cannot be written.
     """

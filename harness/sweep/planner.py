@@ -37,10 +37,20 @@ class PlannedRun:
     """Of the record that it has and that will be replaced: a failed or a damaged one."""
 
 
-def select_recipes(benchmark: Benchmark, names: Sequence[str]) -> tuple[Recipe, ...]:
-    """The recipes of these names, else of ``sweep.recipes``, else the whole zoo; each once."""
-    selected = [find(name) for name in (names or benchmark.sweep.recipes)]
-    return tuple(dict.fromkeys(selected)) or RECIPES
+def select_recipes(
+    benchmark: Benchmark, names: Sequence[str], *, everything: bool = False
+) -> tuple[Recipe, ...]:
+    """The recipes of these names, each once.
+
+    Without names, or with ``everything``, also those of ``sweep.recipes``, or else the whole zoo.
+    """
+    named = [find(name) for name in names]
+    if everything or not named:
+        named = [
+            *(map(find, benchmark.sweep.recipes) if benchmark.sweep.recipes else RECIPES),
+            *named,
+        ]
+    return tuple(dict.fromkeys(named))
 
 
 Choice = tuple[str, Protocol, Recipe]

@@ -30,6 +30,9 @@ class ResolvedWeights:
     note: str = ""
     missing: tuple[Download, ...] = ()
     """Those of the files that are to be downloaded."""
+    offline: Weights | None = None
+    """In place of ``weights`` where they cannot be downloaded; None: that is known not to be so, or
+    an error."""
 
 
 def resolve_weights(
@@ -117,34 +120,45 @@ def _imagenet(
     for error in errors.values():
         if settings.when_offline == "fail" or not isinstance(error, Offline):
             raise error
-    note = "ImageNet weights to be downloaded" if console is None else ""
+    note, offline = "", None
+    if console is None:
+        note = "ImageNet weights to be downloaded"
+        offline = Weights(source="random") if settings.when_offline == "random" else None
     return {
         recipe.name: ResolvedWeights(Weights(source="random"), note=OFFLINE_NOTE)
         if recipe.name in errors
-        else _published(recipe, located[recipe.name], note)
+        else _published(recipe, located[recipe.name], note, offline)
         for recipe in recipes
     }
 
 
-def _published(recipe: Recipe, file: Path | Download, note: str) -> ResolvedWeights:
-    """``note``: of a file that is missing."""
+def _published(
+    recipe: Recipe, file: Path | Download, note: str, offline: Weights | None
+) -> ResolvedWeights:
+    """``note``, ``offline``: of a file that is missing."""
     if isinstance(file, Path):
         weights = Weights(source="imagenet", digest=zoo_weights.digest(recipe, file))
         return ResolvedWeights(weights, (file,))
     weights = Weights(source="imagenet", digest=zoo_weights.digest(recipe, None))
-    return ResolvedWeights(weights, (file.path,), note, (file,))
+    return ResolvedWeights(weights, (file.path,), note, (file,), offline)
 
 
 def _join(branches: Sequence[ResolvedWeights]) -> ResolvedWeights:
     """The weights of a network of several branches: pretrained if any of them is."""
-    sources = [branch.weights.source for branch in branches]
-    pretrained = next((source for source in sources if source != "random"), None)
-    digests = [branch.weights.digest or "random" for branch in branches]
-    weights = branches[0].weights
-    if pretrained:
-        weights = Weights(source=pretrained, digest="+".join(digests))
+    weights = _join_weights([branch.weights for branch in branches])
+    offline = None
+    if any(branch.offline for branch in branches):
+        offline = _join_weights([branch.offline or branch.weights for branch in branches])
     notes = dict.fromkeys(branch.note for branch in branches if branch.note)
-    suffix = " (some branches)" if pretrained and notes else ""
+    suffix = " (some branches)" if weights.source != "random" and notes else ""
     files = tuple(file for branch in branches for file in branch.files)
     missing = tuple(file for branch in branches for file in branch.missing)
-    return ResolvedWeights(weights, files, "; ".join(notes) + suffix, missing)
+    return ResolvedWeights(weights, files, "; ".join(notes) + suffix, missing, offline)
+
+
+def _join_weights(branches: Sequence[Weights]) -> Weights:
+    pretrained = next((one.source for one in branches if one.source != "random"), None)
+    if pretrained is None:
+        return branches[0]
+    digests = "+".join(one.digest or "random" for one in branches)
+    return Weights(source=pretrained, digest=digests)

@@ -114,7 +114,7 @@ class _Standardise(keras.layers.Layer):  # type: ignore[misc]
         store["mean"], store["scale"] = self._constants
 
     def load_own_variables(self, store: Any) -> None:
-        """Raises KeyError for a file of before, which lacks them."""
+        """Raises KeyError for a file of an older version, which lacks them."""
         self._constants = np.array(store["mean"]), np.array(store["scale"])
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

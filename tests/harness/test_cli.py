@@ -21,6 +21,7 @@ from harness.storage.files import write_arrays
 from harness.storage.predictions import write_predictions
 from harness.storage.records import FEATURES, PREDICTIONS, Store
 from tests.harness.conftest import StandIn, made_predictions, made_record, made_run, save_finished
+from zoo.recipe import KerasFile
 from zoo.registry import RECIPES, REPORT_RECIPES
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -91,9 +92,20 @@ def test_run_all_fills_the_leaderboard_and_runs_nothing_twice(
     assert len(list((tmp_path / "results" / "figures" / "runs").glob("*.png"))) == 2 * len(RECIPES)
     code, out, _ = wbc("run", "--all")
     assert code == 0
-    assert f"0 runs pending, {len(RECIPES)} done" in out
+    assert f"{len(RECIPES)} done, 0 pending" in out
     assert len(trainer.launched) == len(RECIPES)
     assert page == (tmp_path / "results" / "LEADERBOARD.md").read_text()
+    pretrained = SETTINGS.replace('source = "random"', "")
+    (tmp_path / "benchmark.toml").write_text('[data]\nsource = "set.npz"\n' + pretrained)
+    downloaded = [recipe for recipe in RECIPES if isinstance(recipe.imagenet, KerasFile)]
+    out = wbc("plan", "--all")[1]
+    assert f"(without a network: {len(downloaded)} of these done, with random weights)" in out
+
+
+def test_a_command_without_a_subcommand_prints_its_help(wbc: Cli) -> None:
+    code, out, err = wbc("data")
+    assert (code, out) == (2, "")
+    assert "\n  audit " in err
 
 
 def test_variants_are_one_sweep_and_one_study(
@@ -583,9 +595,9 @@ def test_a_run_on_cleaned_data(wbc: Cli, tmp_path: Path, trainer: StandIn, offli
     assert "set, cleaned" in out
     (record,) = Store(tmp_path / "results").records()
     assert record.data.images == 119
-    assert "0 runs pending, 1 done" in wbc("run", "vgg16")[1]
+    assert "1 done, 0 pending" in wbc("run", "vgg16")[1]
     (tmp_path / "benchmark.toml").write_text('[data]\nsource = "set.npz"\n' + SETTINGS)
-    assert "1 runs pending, 0 done" in wbc("run", "vgg16")[1]
+    assert "0 done, 1 pending" in wbc("run", "vgg16")[1]
 
 
 def hidden_manifest(tmp_path: Path, line: str) -> Path:
@@ -677,6 +689,13 @@ BAD: dict[str, tuple[Callable[[Path], Sequence[str]], str]] = {
     "unknown recipe": (lambda _: ("run", "vg16"), "did you mean 'vgg16'?"),
     "unknown subcommand": (lambda _: ("leaderbord",), "did you mean 'leaderboard'?"),
     "unknown option": (lambda _: ("run", "--al"), "--all"),
+    "unknown recipe with all": (lambda _: ("run", "--all", "vgg61"), "did you mean 'vgg16'?"),
+    "one branch": (lambda _: ("run", "mn1+mobilenet"), "at least two different branches"),
+    "no variants": (lambda _: ("run", "mn2", "--variant", "all"), "no table [variants.NAME]"),
+    "no number": (lambda _: ("run", "mn2", "--seeds", "x"), "'x' is not a valid integer."),
+    "two previews": (
+        lambda _: ("data", "preview", "smear@80", "--shift", "--policy", "mixup"), "one of them",
+    ),
     "nothing named": (lambda _: ("run",), "--all"),
     "unknown key": (lambda t: config(t, "[protcol]\n"), "did you mean 'protocol'?"),
     "mistyped value": (lambda t: config(t, "[sweep]\nseeds = 'x'\n"), "sweep.seeds"),

@@ -67,7 +67,7 @@ def test_the_shift_is_a_setting_and_changes_no_run(
     assert launched[0] == ""
     code, out, _ = wbc("run", "vgg16", "--shift", "mixed")
     assert code == 0
-    assert "0 runs pending, 1 done" in out
+    assert "1 done, 0 pending" in out
     assert len(launched) == 2
 
 

@@ -89,13 +89,13 @@ def test_a_table_as_a_settings_file_trains_the_same_runs(
 ) -> None:
     assert wbc("reproduce", "002/table1", "--write", "mine.toml")[0] == 0
     assert wbc("reproduce", "002/table1", "--write", "mine.toml")[0] == 2
-    assert (
-        "wbc-bench run basic --config mine.toml --variant row1"
-        in (tmp_path / "mine.toml").read_text()
-    )
+    text = (tmp_path / "mine.toml").read_text()
+    assert "# Basic model: wbc-bench run basic --config mine.toml\n" in text
+    assert "wbc-bench run mnv3heavy --config mine.toml --variant row5\n" in text
     here = ("--data", cells, *FULL)
-    code, _, err = wbc("run", "basic", "--variant", "row1", "--config", "mine.toml", *here)
+    code, _, err = wbc("run", "basic", "--config", "mine.toml", *here)
     assert code == 0, err
+    assert len(trainer.launched) == 1
     trainer.launched.clear()
     assert wbc("reproduce", "002/table1/basic", *here)[0] == 0
     assert not trainer.launched

@@ -63,7 +63,7 @@ def test_what_cannot_be_fetched_is_a_line_each(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("vgg61",), "unknown recipe 'vgg61'; did you mean 'vgg19'?"),
+        (("vgg61",), "unknown recipe 'vgg61'; did you mean 'vgg16'?"),
         ((), "name recipes, or say --all; 'wbc-bench zoo' lists them"),
         (("vgg16", "--weights-dir", "file"), "file: is a file; --weights-dir names a folder"),
         (("vgg16", "--weights-dir", "file/below"), "file: is a file, where a folder is needed"),

@@ -41,6 +41,16 @@ def test_above_half_is_kerass_precision_and_recall(part: Predictions) -> None:
     assert found["recall_above_half"].value == pytest.approx(hits / 500)
 
 
+def test_a_class_that_is_never_predicted_has_no_precision(part: Predictions) -> None:
+    """Also not in the interval, where one prediction of a resample would give it any precision."""
+    constant = np.tile(np.array([0.3, 0.1, 0.2, 0.4], np.float32), (len(part.labels), 1))
+    found = averages(Predictions(part.ids, part.labels, constant))
+    for name in ("macro_precision", "weighted_precision"):
+        assert found[name].high - found[name].low < 0.01
+        assert found[name].low <= found[name].value <= found[name].high
+    assert found["precision_above_half"] == (0, 0, 0, None)
+
+
 def test_intervals_are_as_wide_as_those_of_a_record(part: Predictions) -> None:
     found, record = averages(part), score(part, "abcd")
     for name in ("macro_f1", "accuracy"):

@@ -404,14 +404,14 @@ def test_an_order_that_is_trusted_is_said_in_the_row(results: Path, tmp_path: Pa
     import_predictions(as_npz(tmp_path / "a.npz"), "theirs", results)
     boards = read_boards(results)
     for table in (markdown(boards), csv_text(boards), html(boards, {})):
-        assert "order taken on trust" in table
+        assert "order assumed" in table
 
 
 def test_an_index_restores_the_order_or_names_the_images(results: Path, tmp_path: Path) -> None:
     part = made_predictions(made_run())["test"]
     table = pd.DataFrame(part.probabilities, columns=list(CLASSES))
     table.insert(0, "label", part.labels)
-    for name, first, note in (("rows", 0, "on trust"), ("images", 80, "by their index alone")):
+    for name, first, note in (("rows", 0, "order assumed"), ("images", 80, "by their index alone")):
         table["image"] = np.arange(first, first + 20)
         path = tmp_path / f"{name}.csv"
         table.sort_values("basophil").to_csv(path)  # And pandas's own index before it.
