@@ -290,12 +290,12 @@ def _match(held: PartPredictions, target: Target, part: str, path: Path) -> tupl
     if how == ORDER_ASSUMED and _is_sorted(expected):
         raise UserError(
             f"{path}: does not say which images its rows are of, and labels that are sorted by "
-            f"class prove no order; give a column 'file' or 'sha256' ({_beside(path)} may hold it)"
+            f"class prove no order; give a column 'file' or 'sha256' ({_images_file(path)} may hold it)"
         )
     return rows, how
 
 
-def _beside(path: Path) -> str:
+def _images_file(path: Path) -> str:
     return path.with_suffix(".images.csv").name
 
 
