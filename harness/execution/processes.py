@@ -188,10 +188,6 @@ class ProcessExit:
     reason: str = ""
     out_of_memory: bool = False
 
-    @property
-    def succeeded(self) -> bool:
-        return isinstance(self.last_event, DoneEvent) and not self.reason
-
 
 @dataclass(eq=False)
 class WorkerProcess:
@@ -318,7 +314,7 @@ def _exchange(
 
 
 def _process_result(ended: ProcessExit, log: Path) -> ProcessResult:
-    if isinstance(ended.last_event, DoneEvent) and ended.succeeded:
+    if isinstance(ended.last_event, DoneEvent) and not ended.reason:
         return ProcessResult("finished", outcome=Outcome.model_validate(ended.last_event.outcome))
     status: FailureStatus = "out of memory" if ended.out_of_memory else "failed"
     reason = ended.reason or describe_exit(ended.code)

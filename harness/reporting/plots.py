@@ -193,14 +193,6 @@ class Curves(Plot):
     )
 
 
-NAMES = tuple(
-    kind.name
-    for kind in (AgainstThroughput, AgainstParameters, Forest, Curves, Confusions, Shifted,
-                 Reliability, Disagreement)
-)  # fmt: skip
-"""In the order in which they are shown."""
-
-
 @dataclass(frozen=True)
 class Comparison:
     """A row of a report: the reported score, the measured one and its interval, 0 to 1."""

@@ -31,9 +31,6 @@ LARGEST_PIXELS = 1 << 27
 DEPTHS = (8, 10, 12, 14, 16)
 """Bits that cameras give, in files that have room for 16 or 32."""
 ORIENTATION, BITS_PER_SAMPLE = 0x0112, 258
-_TURNS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3),
-          8: (False, 1)}  # fmt: skip
-"""EXIF orientation -> whether the image is mirrored, then how often it is turned to the left."""
 
 
 @dataclass(frozen=True)
@@ -160,16 +157,18 @@ def _deep_pixels(image: Image, path: Path) -> np.ndarray:
 
 def _upright(pixels: np.ndarray, image: Image) -> np.ndarray:
     """Scaled pixels as uint8 RGB: alpha on white, turned as the EXIF orientation says."""
+    from PIL import Image as images
+    from PIL import ImageOps
+
     pixels = np.minimum(pixels, 255).astype(np.uint8)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     if pixels.shape[2] == 4:
         alpha = pixels[..., 3:].astype(np.uint16)
         pixels = ((pixels[..., :3] * alpha + 255 * (255 - alpha)) // 255).astype(np.uint8)
-    mirrored, turns = _TURNS.get(image.getexif().get(ORIENTATION, 1), (False, 0))
-    if mirrored:
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(np.rot90(pixels, turns))
+    scaled = images.fromarray(pixels)
+    scaled.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
+    return np.asarray(ImageOps.exif_transpose(scaled))
 
 
 def _rgb(image: Image) -> np.ndarray:

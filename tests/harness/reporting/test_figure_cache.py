@@ -17,7 +17,7 @@ from harness.reporting import plots as plotting
 from harness.reporting.figure_cache import FigureCache, stored_digest
 from harness.reporting.figures import BLUE, GREEN, INK, KINDS, SHADES, render
 from harness.reporting.leaderboard import Board
-from harness.reporting.plots import NAMES, Against, Confusions, Plot, printable
+from harness.reporting.plots import Against, Confusions, Plot, printable
 from harness.reporting.publish import read_boards
 from harness.schema.records import RunRecord
 from harness.storage.records import Store
@@ -26,6 +26,9 @@ from tests.harness.reporting.test_html import HOSTILE, renamed
 from tests.harness.reporting.test_markdown import boards
 
 RECIPES = ("vgg16", "lite0", "efficientnetb0")
+
+NAMES = ("f1-throughput", "f1-parameters", "forest", "curves", "confusion", "shifted",
+         "reliability", "disagreement")  # fmt: skip
 
 
 def board(*records: RunRecord) -> Board:
