@@ -290,7 +290,8 @@ def _match(held: PartPredictions, target: Target, part: str, path: Path) -> tupl
     if how == ORDER_ASSUMED and _is_sorted(expected):
         raise UserError(
             f"{path}: does not say which images its rows are of, and labels that are sorted by "
-            f"class prove no order; give a column 'file' or 'sha256' ({_images_file(path)} may hold it)"
+            "class prove no order; give a column 'file' or 'sha256' "
+            f"({_images_file(path)} may hold it)"
         )
     return rows, how
 
