@@ -119,10 +119,10 @@ def _members(store: Store, record: Record) -> list[Record]:
     if not isinstance(record, EnsembleRecord):
         return [record]
     by_id = {one.subject.id: one for one in store.all_records()}
-    for id_, recipe in zip(record.used_members, record.used_recipes, strict=True):
+    for id_, recipe in record.used.items():
         if id_ not in by_id:
             raise UserError(f"{store.root}: the run of the member {recipe} ({id_}) is not there")
-    return [by_id[id_] for id_ in record.used_members]
+    return [by_id[id_] for id_ in record.used]
 
 
 def _settings(options: ExplainOptions, record: Record) -> Settings:

@@ -59,7 +59,7 @@ def measure_all(
             continue
         key = (frozenset(record.used_recipes), record.run.protocol.canonical())
         if key not in measured:
-            environment = worker_environment(device, backends[record.used_members[0]], cache)
+            environment = worker_environment(device, backends[next(iter(record.used))], cache)
             measured[key] = measure(record.used_recipes, record.run.protocol, device, environment)
         cost = record.cost.model_copy(update={"throughput": measured[key]})
         store.save(record.model_copy(update={"cost": cost}))

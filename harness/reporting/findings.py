@@ -84,7 +84,7 @@ def memberships(board: Board) -> tuple[Membership, ...]:
     """The soft votes of the board, one a set of members."""
     found: dict[frozenset[str], Membership] = {}
     for row in board.ensembles:
-        members = voters(row)
+        members = row.ensembles[0].used
         if row.ensembles[0].ensemble.rule not in {"soft vote", "best subset"} or len(members) < 2:
             continue
         votes = _votes(board, row)
@@ -93,33 +93,22 @@ def memberships(board: Board) -> tuple[Membership, ...]:
     return tuple(found.values())
 
 
-def voters(row: Row) -> dict[str, str]:
-    """The members with a share in an ensemble's vote, of its first seed: run id -> recipe."""
-    return _voters(row.ensembles[0])
-
-
-def _voters(record: EnsembleRecord) -> dict[str, str]:
-    triples = zip(record.ensemble.members, record.recipes, record.shares, strict=True)
-    return {id_: name for id_, name, share in triples if share > 0}
-
-
 def _votes(board: Board, row: Row) -> np.ndarray | None:
     """(seeds, members, n, K): test probabilities, of the seeds in which the same recipes vote.
 
     None where predictions of the first seed are not there.
     """
-    recipes = list(voters(row).values())
-    seeds = [_voters(record) for record in row.ensembles]
+    seeds, known = [record.used for record in row.ensembles], board.predictions.keys()
     votes = [
         [board.predictions[id_]["test"].probabilities for id_ in members]
         for members in seeds
-        if list(members.values()) == recipes and members.keys() <= board.predictions.keys()
+        if [*members.values()] == [*seeds[0].values()] and members.keys() <= known
     ]
-    return np.stack(votes) if seeds[0].keys() <= board.predictions.keys() else None
+    return np.stack(votes) if seeds[0].keys() <= known else None
 
 
 def _membership(board: Board, row: Row, votes: np.ndarray) -> Membership:
-    classes, names = len(board.data.class_names), list(voters(row).values())
+    classes, names = len(board.data.class_names), row.ensembles[0].used_recipes
     together = _soft_votes(votes)
     y_pred = votes.argmax(axis=-1)
     diversities = [statistics.diversity(board.labels, seed, classes) for seed in y_pred]

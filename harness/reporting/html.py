@@ -98,9 +98,9 @@ def shaded_confusion(row: Row) -> list[list[tuple[int, str]]]:
 
 def membership_of(board: Board, row: Row) -> findings.Membership | None:
     """What each member adds to the soft vote of an ensemble's members, if there is that vote."""
-    members = findings.voters(row).keys()
+    members = row.ensembles[0].used.keys()
     votes = findings.memberships(board)
-    return next((vote for vote in votes if findings.voters(vote.row).keys() == members), None)
+    return next((vote for vote in votes if vote.row.ensembles[0].used.keys() == members), None)
 
 
 def learning_curve(history: Sequence[Epoch]) -> dict[str, Any] | None:

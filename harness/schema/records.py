@@ -291,17 +291,14 @@ class EnsembleRecord(Evaluation):
         return self
 
     @property
-    def used_recipes(self) -> tuple[str, ...]:
-        return self._used(self.recipes)
+    def used(self) -> dict[str, str]:
+        """The members with a share in the vote: id of the run -> recipe."""
+        triples = zip(self.ensemble.members, self.recipes, self.shares, strict=True)
+        return {id_: recipe for id_, recipe, share in triples if share > 0}
 
     @property
-    def used_members(self) -> tuple[str, ...]:
-        """Ids of the runs of ``used_recipes``."""
-        return self._used(self.ensemble.members)
-
-    def _used(self, of_members: tuple[str, ...]) -> tuple[str, ...]:
-        pairs = zip(of_members, self.shares, strict=True)
-        return tuple(name for name, share in pairs if share > 0)
+    def used_recipes(self) -> tuple[str, ...]:
+        return tuple(self.used.values())
 
 
 def external_run(fingerprint: str) -> Run:
