@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.evaluation.calibration import EPSILON, fit_temperature, softmax
+from harness.evaluation.calibration import EPSILON, fit_temperature, log_probabilities, softmax
 from harness.evaluation.voting import soft_vote
 
 INVERSE_PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
@@ -66,7 +66,7 @@ class _Regression:
         return softmax(self.offset(probabilities) + self.inputs(probabilities) @ self.weights)
 
     def offset(self, probabilities: np.ndarray) -> np.ndarray:
-        return _log(soft_vote(probabilities)) / self.temperature
+        return log_probabilities(soft_vote(probabilities)) / self.temperature
 
     def inputs(self, probabilities: np.ndarray) -> np.ndarray:
         """(n, m K + 1): standardised log probabilities, and ones."""
@@ -111,10 +111,6 @@ def _fit(
     return _Regression(regression.temperature, regression.mean, regression.sd, weights)
 
 
-def _log(probabilities: np.ndarray) -> np.ndarray:
-    return np.log(np.clip(probabilities.astype(np.float64), EPSILON, 1.0))
-
-
 def _columns(probabilities: np.ndarray) -> np.ndarray:
     """(m, n, K) -> (n, m K) of log probabilities."""
-    return _log(probabilities).transpose(1, 0, 2).reshape(probabilities.shape[1], -1)
+    return log_probabilities(probabilities).transpose(1, 0, 2).reshape(probabilities.shape[1], -1)

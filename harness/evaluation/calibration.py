@@ -22,7 +22,7 @@ BINS = 15
 
 def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """softmax(log(probabilities) / temperature), float64 (n, K); above 1 is less confident."""
-    return softmax(_logs(probabilities) / temperature)
+    return softmax(log_probabilities(probabilities) / temperature)
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -31,7 +31,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     Guo et al. 2017 (ICML). The loss is convex in 1/temperature: Newton steps, bisection where a
     step would leave the bracket. 1 where all temperatures are equally good.
     """
-    logs = _logs(probabilities)
+    logs = log_probabilities(probabilities)
     true_class = logs[np.arange(len(labels)), labels].mean()
     low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
     inverse = 1.0
@@ -48,7 +48,8 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return 1 / inverse
 
 
-def _logs(probabilities: np.ndarray) -> np.ndarray:
+def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
+    """Log probabilities, none below that of EPSILON; float64."""
     return np.log(np.clip(probabilities.astype(np.float64), EPSILON, 1.0))
 
 
@@ -60,7 +61,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean -log of the true class's probability, in nats."""
-    return float(-_logs(probabilities)[np.arange(len(labels)), labels].mean())
+    return float(-log_probabilities(probabilities)[np.arange(len(labels)), labels].mean())
 
 
 def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -148,32 +149,18 @@ def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     }
 
 
-@dataclass(frozen=True)
-class Flagged:
-    """The images that a person would look at again, and the errors among them."""
+def flag(labels: np.ndarray, probabilities: np.ndarray, share: float = 0.02) -> dict[str, int]:
+    """The least confident images, at most ``share`` (0 to below 1), and errors, by their names.
 
-    threshold: float
-    """Images with a lower confidence are flagged."""
-    flagged: int
-    caught: int
-    """Errors among the flagged."""
-    errors: int
-    """Errors among all images."""
-
-
-def flag(labels: np.ndarray, probabilities: np.ndarray, share: float = 0.02) -> Flagged:
-    """Flag the least confident images, at most ``share`` (0 to below 1), and count their errors.
-
-    Images exactly at the threshold stay unflagged, so that the share is never exceeded.
+    A person would look at these again. Images exactly at the threshold stay unflagged, so that the
+    share is never exceeded.
     """
     confidence = probabilities.max(axis=1)
     wrong = probabilities.argmax(axis=1) != labels
     most = int(share * len(labels) + 1e-9)
-    threshold = np.partition(confidence, most)[most]
-    flagged = confidence < threshold
-    return Flagged(
-        threshold=float(threshold),
-        flagged=int(flagged.sum()),
-        caught=int((flagged & wrong).sum()),
-        errors=int(wrong.sum()),
-    )
+    flagged = confidence < np.partition(confidence, most)[most]
+    return {
+        "flagged": int(flagged.sum()),
+        "caught": int((flagged & wrong).sum()),
+        "errors": int(wrong.sum()),
+    }

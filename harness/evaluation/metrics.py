@@ -37,12 +37,9 @@ def calibrate(validation: Predictions, test: Predictions) -> Calibrated:
     """Fit a temperature on the validation images and apply it to the test images."""
     temperature = calibration.fit_temperature(validation.probabilities, validation.labels)
     probabilities = calibration.soften(test.probabilities, temperature)
-    flagged = calibration.flag(test.labels, test.probabilities)
     return Calibrated(
         temperature=temperature,
-        flagged=flagged.flagged,
-        caught=flagged.caught,
-        errors=flagged.errors,
+        **calibration.flag(test.labels, test.probabilities),
         **calibration.scores(test.labels, probabilities),
     )
 
