@@ -10,10 +10,10 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -44,22 +44,8 @@ BATCH, BATCH_PIXELS = 16, 1 << 26
 """Images decoded at once, and pixels of such images, of which one may have more alone."""
 
 
-@dataclass
-class PassedOver:
-    """What a scan did not take for an image: kind -> how many, and kind -> one of them."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
-
-    def add(self, kind: str, name: str) -> None:
-        self.counts[kind] += 1
-        self.examples.setdefault(kind, text_of(name))
-
-    def texts(self) -> tuple[str, ...]:
-        return tuple(
-            f"{count:,} {kind} ({self.examples[kind]})"
-            for kind, count in sorted(self.counts.items())
-        )
+PassedOver = defaultdict[str, list[str]]
+"""What a scan did not take for an image: kind -> names."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +77,7 @@ def scan(folder: Path) -> FolderImages:
     Raises DataError without sub-folders, for a class without images, and for parts of a split
     that are no split.
     """
-    passed = PassedOver()
+    passed = PassedOver(list)
     try:
         tops = _folders(folder, passed)
         found = _images_of_classes(folder, tops, passed)
@@ -135,7 +121,9 @@ def _images(
         tuple(path for path, _, _ in listed),
         np.array([label for _, label, _ in listed], np.int64),
         parts if part_of else None,
-        passed.texts(),
+        tuple(
+            f"{len(passed[kind]):,} {kind} ({text_of(passed[kind][0])})" for kind in sorted(passed)
+        ),
     )
 
 
@@ -155,15 +143,15 @@ def read_folder(images: FolderImages) -> Content:
     # Pillow releases the interpreter lock while it decodes, so threads are enough.
     with ThreadPoolExecutor(min(BATCH, os.cpu_count() or 1)) as pool:
         headers = list(pool.map(read_header, images.paths))
-    depth = set_depth(headers, files)
+    bits, notes = set_depth(headers, files)
 
     def batches() -> Iterator[list[np.ndarray | Unreadable]]:
         with ThreadPoolExecutor(min(BATCH, os.cpu_count() or 1)) as pool:
             for some in _batches(images.paths, [header.pixels for header in headers]):
-                yield list(pool.map(partial(decode_or_report, bits=depth.bits), some))
+                yield list(pool.map(partial(decode_or_report, bits=bits), some))
 
     return Content(
-        images.labels, images.class_names, batches, images.given, files=files, notes=depth.notes
+        images.labels, images.class_names, batches, images.given, files=files, notes=notes
     )
 
 
@@ -235,11 +223,11 @@ def _folders(folder: Path, passed: PassedOver) -> list[Path]:
     folders = []
     for entry in sorted(folder.iterdir()):
         if _is_foreign(entry.name):
-            passed.add("hidden or left by other programs", entry.name)
+            passed["hidden or left by other programs"].append(entry.name)
         elif entry.is_dir():
             folders.append(entry)
         else:
-            passed.add("next to the class folders", entry.name)
+            passed["next to the class folders"].append(entry.name)
     return folders
 
 
@@ -280,21 +268,21 @@ def _images_in(folder: Path, passed: PassedOver, closed: set[tuple[int, int]]) -
     for root, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         inode = _inode(Path(root))
         if inode in visited:
-            passed.add("folders that were reached otherwise, by a link", root)
+            passed["folders that were reached otherwise, by a link"].append(root)
             folders.clear()
             continue
         visited.add(inode)
         for name in (name for name in folders if _is_foreign(name)):
-            passed.add("hidden or left by other programs", name)
+            passed["hidden or left by other programs"].append(name)
         folders[:] = sorted(name for name in folders if not _is_foreign(name))
         for name in files:
             path = Path(root, name)
             if _is_foreign(name):
-                passed.add("hidden or left by other programs", name)
+                passed["hidden or left by other programs"].append(name)
             elif not name.lower().endswith(SUFFIXES):
-                passed.add("of no known kind of image", name)
+                passed["of no known kind of image"].append(name)
             elif path.exists() and not path.is_file():
-                passed.add("no regular files", name)
+                passed["no regular files"].append(name)
             else:  # A broken link is an image that cannot be read.
                 paths.append(path)
     return sorted(paths)

@@ -42,16 +42,11 @@ class FileHeader:
     pixels: int = 0
 
 
-@dataclass(frozen=True)
-class Depth:
-    """The bits of those files of a set that have room for more than 8, and what to say of them."""
+def set_depth(headers: Sequence[FileHeader], names: Sequence[str]) -> tuple[int, tuple[str, ...]]:
+    """The bits of those files of a set that have room for more than 8, and what to say of them.
 
-    bits: int = 16
-    notes: tuple[str, ...] = ()
-
-
-def set_depth(headers: Sequence[FileHeader], names: Sequence[str]) -> Depth:
-    """What decides how a set's files are scaled; ``names`` are those of the files, for notes."""
+    ``names`` are those of the files.
+    """
     notes = []
     deep = [header.largest for header in headers if header.largest is not None]
     depth = _bits(max(deep, default=0)) if deep else 16
@@ -70,7 +65,7 @@ def set_depth(headers: Sequence[FileHeader], names: Sequence[str]) -> Depth:
     pages = [name for name, header in zip(names, headers, strict=True) if header.pages > 1]
     if pages:
         notes.append(f"{len(pages):,} files have further pages, which are not read ({pages[0]})")
-    return Depth(depth, tuple(notes))
+    return depth, tuple(notes)
 
 
 def _bits(largest: int) -> int:
