@@ -85,8 +85,7 @@ class FigureCache:
         return pictures
 
     def _outdated(self) -> list[Path]:
-        digests = {id(plot): plot.digest for shown in self.plots.values() for plot in shown}
-        return [p for p, plot in self._expected.items() if stored_digest(p) != digests[id(plot)]]
+        return [path for path, plot in self._expected.items() if stored_digest(path) != plot.digest]
 
     def _unexpected(self) -> list[Path]:
         """Files that carry a digest but are no figure of these boards."""

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -42,7 +43,7 @@ class Plot:
     name: ClassVar[str]
     caption: ClassVar[str]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 of what is drawn and of the style."""
         exact = json.dumps([self.name, STYLE, asdict(self)])
