@@ -17,9 +17,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from harness.errors import ConfigError, UnknownName, did_you_mean, home_expanded
+from harness.errors import ConfigError, UnknownName, UserError, did_you_mean, home_expanded
 from harness.schema.augmentation import NAMES, Augmentation, parse
 from harness.schema.base import FrozenModel
 from harness.schema.dataset import Split
@@ -65,16 +65,31 @@ class DataSettings(FrozenModel):
         return self
 
 
+def _known_recipe(name: str) -> str:
+    try:
+        find(name)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
+KnownRecipe = Annotated[str, AfterValidator(_known_recipe)]
+KnownMember = Annotated[
+    str, AfterValidator(lambda name: name if name.startswith("@") else _known_recipe(name))
+]
+"""A recipe, or the name of an import after @, which may come later."""
+
+
 class WeightSettings(FrozenModel):
     source: Literal["imagenet", "random"] = "imagenet"
     when_offline: Literal["fail", "random"] = "fail"
     """Where a download fails: an error, or random weights, which every table marks."""
-    files: dict[str, str] = Field(default_factory=dict)
+    files: dict[KnownRecipe, str] = Field(default_factory=dict)
     """Recipe -> the user's own weights file; relative to benchmark.toml."""
 
 
 class SweepSettings(FrozenModel):
-    recipes: tuple[str, ...] = ()
+    recipes: tuple[KnownRecipe, ...] = ()
     """What ``run --all`` runs; empty means the whole zoo."""
     seeds: int = Field(1, ge=1, le=100)
     timeout_minutes: float = Field(0, ge=0, le=1e6)
@@ -99,7 +114,9 @@ class SweepSettings(FrozenModel):
 
 
 class EnsembleSettings(FrozenModel):
-    members: tuple[tuple[str, ...], ...] = (("v2s", "v2m", "v2l"),)
+    members: tuple[Annotated[tuple[KnownMember, ...], Field(min_length=2)], ...] = (
+        ("v2s", "v2m", "v2l"),
+    )
     """Sets of recipes that are combined when ``run --all`` has finished them."""
     rules: tuple[Rule, ...] = ()
     """Rules for each set; empty: all but best subset."""
@@ -116,22 +133,12 @@ class Benchmark(FrozenModel):
     protocol: Protocol = Protocol()
     variants: dict[str, Protocol] = Field(default_factory=dict)
     """Name -> complete protocol."""
-    recipes: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    recipes: dict[KnownRecipe, dict[str, Any]] = Field(default_factory=dict)
     """Recipe -> keys of the protocol with other values for it alone, in every variant."""
     weights: WeightSettings = WeightSettings()
     sweep: SweepSettings = SweepSettings()
     ensembles: EnsembleSettings = EnsembleSettings()
     tune: SearchSpace = SearchSpace()
-
-    @field_validator("recipes")
-    @classmethod
-    def _recipes_exist(cls, recipes: dict[str, Any]) -> dict[str, Any]:
-        for name in recipes:
-            try:
-                find(name)
-            except UnknownName as error:
-                raise ValueError(str(error)) from None
-        return recipes
 
     @model_validator(mode="after")
     def _variants_share_the_images(self) -> Benchmark:

@@ -14,7 +14,7 @@ from harness.commands.data import PreparedData, prepare
 from harness.commands.settings import DataOptions, Settings, load_settings
 from harness.config import Benchmark, Preset
 from harness.data.splitting import effective_split, split_indices
-from harness.errors import ConfigError, UnknownName, UserError
+from harness.errors import UserError
 from harness.schema.dataset import DataSummary, Parts
 from harness.schema.run import Profile, Shift
 from harness.storage.records import Store
@@ -22,7 +22,6 @@ from harness.sweep import planner
 from harness.sweep.tensorboard import make_log_folder
 from harness.sweep.weights import ResolvedWeights, resolve_weights
 from zoo.recipe import Recipe
-from zoo.registry import find
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +127,3 @@ def _check(request: Request, benchmark: Benchmark) -> None:
         raise UserError("--cluster needs Dask: pip install distributed")
     if request.tensorboard is not None:
         make_log_folder(request.tensorboard)
-    for name in (name for members in benchmark.ensembles.members for name in members):
-        if not name.startswith("@"):  # An import, which may come later.
-            try:
-                find(name)
-            except UnknownName as error:
-                raise ConfigError(f"ensembles.members: {error}") from None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from harness.reporting.figures import BLUE, GREEN, INK, ORANGE, png, style
 
@@ -29,6 +30,7 @@ def draw(title: str, class_names: Sequence[str], counts: Mapping[str, np.ndarray
         axes.invert_yaxis()
         axes.set(xlabel="images", title=title)
         axes.margins(x=0.1)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(visible=True, axis="x")
         figure.legend(loc="outside lower center", ncols=len(counts))
         return png(figure)

@@ -187,6 +187,8 @@ def find_rows(target: str) -> tuple[PresetRow, ...]:
 
     Raises UnknownName, ConfigError.
     """
+    if Path(target).suffix not in {"", ".toml"} and Path(target).is_file():
+        raise ConfigError(f"{target}: a preset is a TOML file, and its name ends with .toml")
     path, found, rest = target.partition(".toml")
     name, _, inner = (path + found, "/", rest.removeprefix("/")) if found else target.partition("/")
     number, report = find_report(name)

@@ -19,6 +19,8 @@ PYDANTIC_WORDS = {
     "int_parsing": "should be a whole number",
     "int_from_float": "should be a whole number",
     "int_parsing_size": "is too large",
+    "missing": "is missing",
+    "too_short": "should have more entries",
 }
 """Its words for what TOML calls otherwise."""
 
@@ -39,7 +41,8 @@ def describe(error: ValidationError) -> str:
     words = ".".join(str(part) for part in first["loc"] if not _is_form(part))
     message = " or ".join(dict.fromkeys(map(_message, farthest))).replace(" or should be", ", or")
     value = first.get("input")
-    given = "" if isinstance(value, dict) else f", not {shortened(value)}"
+    is_said = isinstance(value, dict) or first["type"] == "missing" or repr(value) in message
+    given = "" if is_said else f", not {shortened(value)}"
     return f"{words}: {message}{given}" if words else f"{message}{given}"
 
 
@@ -60,5 +63,5 @@ def _key(loc: Sequence[Any]) -> list[Any]:
 
 def _is_form(part: Any) -> bool:
     """Whether a part of a problem's place is pydantic's word for a type."""
-    words = ("literal[", "tuple[", "constrained-", "function-")
-    return isinstance(part, str) and (part.startswith(words) or part in {"bool", "int", "float"})
+    words, forms = ("literal[", "tuple[", "constrained-", "function-"), "bool int float [key]"
+    return isinstance(part, str) and (part.startswith(words) or part in forms.split())

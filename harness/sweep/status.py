@@ -54,7 +54,7 @@ class StatusCallback(ProgressCallback):
 
 
 def _write(path: Path, state: RunState) -> None:
-    """Without syncing: the file is of no use after a crash. Nor does it matter where none fits."""
+    """Without syncing: the file is of no use after a crash, and may be missing on a full disk."""
     temporary = path.with_name(f"{path.name}-new")
     try:
         with open_new(temporary) as file:

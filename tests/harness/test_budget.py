@@ -66,7 +66,7 @@ def test_a_run_with_a_budget_says_what_it_can_show_and_goes_on_with_its_board(
     assert 3 * FEWEST <= train < 840
     assert test == 240
     assert "of macro F1" in out
-    total = re.search(r"about (\d+):(\d\d) for 1 runs", out)
+    total = re.search(r"about (\d+):(\d\d) in all", out)
     assert total is not None
     assert 60 * int(total[1]) + int(total[2]) <= 70
 

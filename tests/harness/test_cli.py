@@ -615,7 +615,7 @@ def hidden_manifest(tmp_path: Path, line: str) -> Path:
     [
         (f"7,{'0' * 64},not-a-cell,x", "manifest.csv does not fit set: image 7 is not the one"),
         (f"120,{'0' * 64},not-a-cell,x", "it removes image 120, but there are 120"),
-        ("seven", "manifest.csv: line 2: 1 fields"),
+        ("seven", "manifest.csv: line 2 has 1 columns, line 1 has 4"),
     ],
 )
 def test_a_manifest_that_does_not_fit(

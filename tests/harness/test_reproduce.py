@@ -108,6 +108,7 @@ def test_a_table_as_a_settings_file_trains_the_same_runs(
         (("reproduce", "003/table2"), "did you mean 'table1'?"),
         (("reproduce", "000", "--write", "x.toml"), "several tables: name one of balance"),
         (("reproduce", "--write", "x.toml"), "--write takes one table"),
+        (("reproduce", "three.npz"), "three.npz: a preset is a TOML file"),
         (("reproduce", "none.toml"), "none.toml: no such preset"),
         (("reproduce", "002", "--data", "three.npz"), "002 has 8 classes, but three has 3"),
     ],
