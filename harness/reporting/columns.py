@@ -28,7 +28,7 @@ from harness.reporting.table import (
 )
 from harness.schema.ledger import Ledger
 from harness.schema.metrics import Calibrated
-from harness.schema.records import Cost, Failed, Throughput
+from harness.schema.records import Failed, Throughput
 from harness.schema.run import EXTERNAL
 from harness.storage.csv_table import csv_cell
 
@@ -76,11 +76,6 @@ def _throughput(row: Row) -> Throughput | None:
 
 def _rate_percentile(measure: str) -> Callable[[Row], Any]:
     return lambda row: getattr(rates, measure) if (rates := _throughput(row)) else None
-
-
-def _device(row: Row) -> str | None:
-    cost = row.cost
-    return cost.throughput.device if isinstance(cost, Cost) else cost.device if cost else None
 
 
 def _ledger(field: str) -> Callable[[Row], Any]:
@@ -313,11 +308,11 @@ MEASURED: tuple[Column[Row], ...] = (
     Column("best_batch_size", "", _run(lambda run: run.cost.best_batch_size)),
     Column("images_per_second_measured", "",
            lambda row: bool(_throughput(row)) if row.cost else None),
-    Column("device", "Device", _device),
+    Column("device", "Device", lambda row: row.device),
     Column("fronts", "Front", lambda row: " + ".join(row.fronts), align="left",
            shown=(FIRST, COSTS),
            explanation="no ranked row with images/s is at least as good in macro F1 and in "
-           "images/s (speed) or parameters (size), and better in one of the two"),
+           "images/s on the same device (speed) or parameters (size), and better in one of both"),
     Column("training_seconds", "Training (s)", _run(lambda run: run.timings.training), number(1),
            shown=(COSTS,)),
     Column("total_seconds", "Whole run (s)", _run(lambda run: run.timings.total), number(1),

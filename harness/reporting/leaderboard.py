@@ -233,18 +233,27 @@ def rank_rows(rows: Sequence[Row], labels: np.ndarray, classes: int) -> Ranking:
 
 
 def _fronts(rows: Sequence[Row]) -> dict[Row, tuple[str, ...]]:
-    """Which Pareto fronts of macro F1 each row is on; rows of unknown cost are on none."""
-    points = {
-        row: (row.macro_f1, row.images_per_second, -row.cost.parameters)
-        for row in rows
-        if row.cost and row.images_per_second
-    }
-    array = np.array(list(points.values()), dtype=float).reshape(-1, 3)
-    speed, size = (significance.pareto(array[:, [0, axis]]) for axis in (1, 2))
+    """Which Pareto fronts of macro F1 each row is on; rows of unknown cost are on none.
+
+    Rates of different devices are not compared.
+    """
+    rates: dict[str | None, list[tuple[Row, float]]] = defaultdict(list)
+    sizes: list[tuple[Row, float]] = []
+    for row in rows:
+        if row.cost and row.images_per_second:
+            rates[row.device].append((row, row.images_per_second))
+            sizes.append((row, -row.cost.parameters))
+    fast, small = {row for group in rates.values() for row in _front(group)}, _front(sizes)
     return {
-        row: tuple(name for name, on in (("speed", fast), ("size", small)) if on)
-        for row, fast, small in zip(points, speed, size, strict=True)
+        row: tuple(name for name, front in (("speed", fast), ("size", small)) if row in front)
+        for row, _ in sizes
     }
+
+
+def _front(rows: Sequence[tuple[Row, float]]) -> set[Row]:
+    """Those on the Pareto front of macro F1 and the number beside them, larger being better."""
+    points = np.array([(row.macro_f1, value) for row, value in rows], float).reshape(-1, 2)
+    return {row for (row, _), on in zip(rows, significance.pareto(points), strict=True) if on}
 
 
 # --- suspects ------------------------------------------------------------------------------------

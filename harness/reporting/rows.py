@@ -53,8 +53,9 @@ class Row:
     suspect: str = ""
     """Why the recipe is suspect, or empty."""
     fronts: tuple[str, ...] = ()
-    """"speed": no ranked row of known cost is at least as good in macro F1 and in images/s, and
-    better in one of them; "size": the same for macro F1 and the number of parameters."""
+    """"speed": no ranked row on the same device is at least as good in macro F1 and in images/s,
+    and better in one of them; "size": the same for macro F1 and the number of parameters, of all
+    ranked rows of known cost."""
 
     @cached_property
     def runs(self) -> tuple[Finished, ...]:
@@ -101,6 +102,16 @@ class Row:
                 return throughput.median
             case EnsembleCost(images_per_second=computed):
                 return computed
+        return None
+
+    @property
+    def device(self) -> str | None:
+        """On which ``images_per_second`` was measured; of all members where it was computed."""
+        match self.cost:
+            case Cost(throughput=throughput) | EnsembleCost(throughput=throughput) if throughput:
+                return throughput.device
+            case EnsembleCost(device=devices):
+                return devices
         return None
 
     @cached_property

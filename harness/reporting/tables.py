@@ -42,9 +42,8 @@ def overview_table(overview: Overview) -> Table[Row]:
     def board(row: Row) -> str:
         return names[overview.board_of[row.records[0].subject.id]].removeprefix(prefix)
 
-    rank, title, *others = shown_in(FIRST)
     where: Column[Row] = Column("board", "Trained with", board, align="left")
-    return Table((rank, title, where, *others), overview.rows)
+    return Table((*shown_in(FIRST), where), overview.rows)
 
 
 def recall_table(board: Board) -> Table[Row]:

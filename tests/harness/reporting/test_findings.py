@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def record_of(  # type: ignore[type-arg]
     validation: np.ndarray | None = None,
     seed: int = 0,
     weights: Weights | None = None,
-    **cost: int,
+    **cost: Any,
 ) -> tuple[RunRecord, dict]:
     """A run with these probabilities on the test and, all or a quarter, on the validation."""
     part = Predictions(np.arange(240), LABELS, probabilities)
@@ -140,6 +140,23 @@ def test_the_fronts_hold_what_nothing_beats() -> None:
     (board,) = boards([r for r, _ in made], {r.run.id: p for r, p in made})
     assert [row.name for row in board.rows] == ["vgg16", "lite0", "resnet50"]
     assert [row.fronts for row in board.rows] == [("speed", "size"), ("size",), ()]
+
+
+def test_rates_of_different_devices_are_not_compared() -> None:
+    rates = made_record("vgg16").result
+    assert isinstance(rates, Finished)
+    on_gpu = rates.cost.throughput.model_copy(update={"device": "Test GPU", "median": 9000.0})
+    made = [
+        record_of("vgg16", y_prob(0.9, 1), parameters=100, throughput=on_gpu),
+        record_of("lite0", y_prob(0.8, 1), parameters=10),
+        record_of("resnet50", y_prob(0.7, 1), parameters=50),
+    ]
+    board = board_from(*made)
+    assert [row.fronts for row in board.rows] == [("speed", "size"), ("speed", "size"), ()]
+    sentence = "Images/s of different devices do not compare: "
+    devices = "Test CPU, 2 cores (EfficientNet-Lite0, ResNet50); Test GPU (VGG16)."
+    assert sentence + devices in markdown([board])
+    assert sentence not in markdown([board_of(vgg16=y_prob(0.9, 1), lite0=y_prob(0.8, 1))])
 
 
 def test_known_confusions_are_shares_of_the_true_class() -> None:
