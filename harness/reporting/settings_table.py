@@ -46,7 +46,10 @@ class JoinedBoards:
 
 @cache
 def joined_boards(boards: tuple[Board, ...]) -> tuple[JoinedBoards, ...]:
-    """The groups of two or more boards whose settings differ in more than options."""
+    """The groups of two or more boards whose settings differ in more than options.
+
+    Without those that share no network and whose rows an Overview has.
+    """
     groups: dict[tuple[str, ...], list[Board]] = defaultdict(list)
     for board in boards:
         if board.networks:
@@ -57,7 +60,11 @@ def joined_boards(boards: tuple[Board, ...]) -> tuple[JoinedBoards, ...]:
         together = len(ablation.studies(tuple(group))) == 1 and len(in_a_study) == len(group)
         if len(group) > 1 and not together:
             found.append(_join(ablation.in_order(group)))
-    return tuple(found)
+    return tuple(
+        joined
+        for joined in found
+        if joined.shifted_tests > 1 or any(line.change for line in joined.lines)
+    )
 
 
 def _join(boards: Sequence[Board]) -> JoinedBoards:

@@ -13,6 +13,7 @@ from harness.evaluation.significance import paired
 from harness.reporting.compare import compare
 from harness.reporting.leaderboard import Board, boards
 from harness.reporting.markdown import markdown
+from harness.reporting.overview import overviews
 from harness.reporting.publish import read_boards
 from harness.reporting.rows import compare_rows
 from harness.reporting.settings_table import JoinedBoards, joined_boards, table
@@ -101,6 +102,12 @@ def test_boards_that_differ_in_options_alone_are_a_study_already() -> None:
     ]  # fmt: skip
     text = markdown(both)
     assert "<summary>made-up: what the settings change</summary>" in text
+
+
+def test_boards_without_a_common_network_have_an_overview_alone() -> None:
+    apart = boards_of((PLAIN, "vgg16", 0.9, ""), (tuned(SLOW), "lite0", 0.8, ""))
+    assert joined_boards(apart) == ()
+    assert len(overviews(apart)) == 1
 
 
 def test_another_split_with_the_same_test_images_is_joined() -> None:
