@@ -20,6 +20,7 @@ from tests.harness.conftest import failed_record, made_record, save_finished
 from tests.harness.reporting.test_figure_cache import stand_in
 
 webdriver = pytest.importorskip("selenium.webdriver")
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="no chromium here")
@@ -222,7 +223,9 @@ def test_a_row_opens_and_closes(visit: Callable[..., Any], width: int) -> None:
     assert browser.execute_script(wide) <= 0
     select(browser, "dialog").send_keys(ESCAPE)
     assert dialog.get_attribute("open") is None
-    assert len(browser.find_elements("css selector", ".details article")) == articles
+    WebDriverWait(browser, 10).until(  # The event of closing comes later.
+        lambda _: len(browser.find_elements("css selector", ".details article")) == articles
+    )
     assert browser.switch_to.active_element == link, "the focus comes back"
     select(browser, "table.main tr[data-kind=ensemble]:not([hidden]) td:nth-child(1)").click()
     assert "Members" in dialog.text
