@@ -28,6 +28,7 @@ static: $(READY)
 	$(BIN)/mypy
 	$(MKDOCS)
 	$(BIN)/wbc-bench verify
+	$(BIN)/wbc-bench verify --results results/reproductions
 	@# The page and the figures of the study are not committed: verify needs them drawn.
 	$(BIN)/wbc-bench leaderboard --results $(STUDY)
 	git diff --exit-code --stat -- $(STUDY)
