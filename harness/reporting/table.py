@@ -113,8 +113,8 @@ def escape(text: str) -> str:
 
 
 def number(digits: int, scale: float = 1.0, sign: str = "") -> Callable[[float], str]:
-    """Writes a number with so many decimals, after multiplying it by ``scale``."""
-    return lambda value: f"{value * scale:{sign},.{digits}f}"
+    """Writes a number with so many decimals, after multiplying it by ``scale``; never -0."""
+    return lambda value: f"{value * scale:{sign}z,.{digits}f}"
 
 
 percent = number(2, 100)

@@ -147,7 +147,7 @@ def member_table(members: Sequence[Member]) -> Table[Member]:
 
 
 def interval_mark(paired: Paired) -> str:
-    return f"({100 * paired.low:+.1f} to {100 * paired.high:+.1f})"
+    return f"({100 * paired.low:+z.1f} to {100 * paired.high:+z.1f})"
 
 
 MEMBER_COLUMNS: tuple[Column[Member], ...] = (
