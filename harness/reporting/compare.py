@@ -83,8 +83,9 @@ def _paragraph(first: Placed, second: Placed) -> str:
             f"  {name}: {_score(one, ranked=same)}"
             for name, one in zip(names, (row, other), strict=True)
         ),
-        f"  difference {100 * test.difference:+z.2f} points, 95 % interval {100 * test.low:+z.2f} to "
-        f"{100 * test.high:+z.2f}: {verdict} ({p_equals(test.p)}; {_seeds(row, other, test)})",
+        f"  difference {100 * test.difference:+z.2f} points, 95 % interval "
+        f"{100 * test.low:+z.2f} to {100 * test.high:+z.2f}: {verdict} "
+        f"({p_equals(test.p)}; {_seeds(row, other, test)})",
     ]
     ordered = same_order(first, second)
     labels = ordered[0].parts[0]["test"].labels
