@@ -41,7 +41,7 @@ def _execute(task_text: str, emit: Emit) -> dict[str, Any]:
         return [to_numpy(forward(images)) for forward in networks][-1]
 
     meter, step = Meter(protocol.test_views), step_reporter(emit)
-    with device_lock.exclusive() as meter.exclusive:
+    with meter.alone(device_lock):
         predict_all(batch)  # Warm up: the first call compiles.
         while not meter.enough():
             meter.measure(predict_all, batch)

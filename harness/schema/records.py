@@ -52,7 +52,7 @@ class Throughput(FrozenModel):
     precision: Name
     device: Name
     exclusive: bool
-    """Whether nothing else of this sweep ran on the device at the same time."""
+    """Whether no other run used the device at the same time, and on a CPU no other program."""
 
 
 class Cost(FrozenModel):

@@ -94,7 +94,7 @@ class FeatureExtractor:
         Returns the features of the first rows, as many as it took.
         """
         features, further = [], self._warm(images, rows, meter.further_sizes)
-        with self._device_lock.exclusive() as meter.exclusive:
+        with meter.alone(self._device_lock):
             for start in range(0, len(rows), self.batch_size):
                 if meter.enough():
                     break

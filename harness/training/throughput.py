@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ import keras
 import numpy as np
 
 from harness.augmentation.test_time import apply_view
+from harness.execution.locks import DeviceLock
+from harness.execution.other_load import OtherLoad
 from harness.schema.records import Throughput
 from harness.training.compilation import to_numpy
 from zoo.factory import backbone_layers
@@ -60,11 +63,18 @@ class Meter:
     """Of test-time augmentation: an image is done when it has passed in all of them."""
     seconds: list[float] = field(default_factory=list)
     exclusive: bool = False
-    """Whether no other run used the device meanwhile."""
+    """Whether no other run used the device meanwhile, and on a CPU no other program."""
     further_sizes: tuple[int, ...] = ()
     """Batch sizes to measure besides, ascending, while memory allows."""
     further: dict[int, float] = field(default_factory=dict)
     """Batch size -> median seconds of a batch."""
+
+    @contextmanager
+    def alone(self, device_lock: DeviceLock) -> Iterator[None]:
+        """Around all that is timed: alone on the device, as far as that can be had."""
+        with device_lock.exclusive() as exclusive, OtherLoad() as others:
+            yield
+        self.exclusive = exclusive and not (device_lock.device == "cpu" and others.disturbs)
 
     def enough(self) -> bool:
         return not self.short and sum(self.seconds) >= MINIMUM_SECONDS

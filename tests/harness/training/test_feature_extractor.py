@@ -32,6 +32,10 @@ class Lock:
     def exclusive(self) -> Iterator[bool]:
         yield True
 
+    @property
+    def device(self) -> str:
+        return "gpu:0"
+
 
 @pytest.fixture(scope="module")
 def network() -> Any:
