@@ -78,7 +78,7 @@ def execute(job: Job, kill_at: int = 0) -> ProcessResult:
         if not isinstance(event, EpochEvent) or event.epoch.phase == "frozen":
             return
         if event.epoch.epoch == kill_at:
-            (child,) = launcher.children.living
+            (child,) = launcher.living
             os.kill(child.pid, signal.SIGKILL)
 
     return launcher(job, devices.environment(Device("cpu", "Test CPU")), on_event)
