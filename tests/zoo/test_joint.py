@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.zoo.networks import pixels, save_as_keras_publishes
-from zoo.errors import ImageSizeError, UnknownName
+from zoo.errors import ImageSizeError, UnknownName, UserError
 from zoo.factory import branches, build
 from zoo.registry import find
 from zoo.weights import imagenet_file
@@ -22,7 +22,8 @@ def test_a_joint_recipe_is_the_sum_of_its_branches() -> None:
     assert joint.parameters == find("mn2").parameters + find("l0").parameters
     assert joint.feature_width == 2560
     assert find("inc3+vgg16").minimum_size == 75
-    assert find("v16+vgg16") is find("vgg16")
+    with pytest.raises(UserError, match="at least two different branches"):
+        find("v16+vgg16")
     assert find("v2s+v2m+v2l") == find("efficientnetv2s+efficientnetv2m+efficientnetv2l")
     with pytest.raises(UnknownName, match="did you mean 'vgg19'"):
         find("vgg17+lite0")
