@@ -58,10 +58,11 @@ def kept(source: Source, begin: int, end: int) -> Source:
 
 def _batches_until(batches: Iterator[Batch], end: int) -> Iterator[Batch]:
     """Those with the images before ``end``; the others are not decoded."""
-    while end > 0:
-        batch = next(batches)
+    for batch in batches:
         yield batch
         end -= len(batch)
+        if end <= 0:
+            return
 
 
 def find(source: str, image_size: int) -> Source:

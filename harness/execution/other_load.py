@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
+
+from harness.execution.devices import proc_field
 
 OTHERS = 0.05
 """Share of the machine's processor time that other processes may take."""
@@ -34,9 +35,9 @@ class OtherLoad:
 def _seconds() -> tuple[float, float, float] | None:
     """Since the start: of all processors busy and idle, and of this process."""
     try:
-        words = Path("/proc/stat").read_text().split("\n", 1)[0].split()
-        user, nice, system, idle, waiting, *interrupts = map(int, words[1:8])
-    except (OSError, ValueError):
+        fields = map(int, proc_field("stat", "cpu ").split()[:7])
+        user, nice, system, idle, waiting, *interrupts = fields
+    except ValueError:
         return None
     tick = os.sysconf("SC_CLK_TCK")
     busy = user + nice + system + sum(interrupts)

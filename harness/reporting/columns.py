@@ -28,7 +28,7 @@ from harness.reporting.table import (
 )
 from harness.schema.ledger import Ledger
 from harness.schema.metrics import Calibrated
-from harness.schema.records import Failed, Throughput
+from harness.schema.records import Failed
 from harness.schema.run import EXTERNAL
 from harness.storage.csv_table import csv_cell
 
@@ -70,12 +70,8 @@ def _cost(measure: Callable[[Any], Any]) -> Callable[[Row], Any]:
     return lambda row: measure(row.cost) if row.cost else None
 
 
-def _throughput(row: Row) -> Throughput | None:
-    return row.cost.throughput if row.cost else None
-
-
 def _rate_percentile(measure: str) -> Callable[[Row], Any]:
-    return lambda row: getattr(rates, measure) if (rates := _throughput(row)) else None
+    return lambda row: getattr(rates, measure) if (rates := row.throughput) else None
 
 
 def _ledger(field: str) -> Callable[[Row], Any]:
@@ -163,7 +159,7 @@ def _accuracy_mark(row: Row) -> str:
 
 
 def rate_mark(row: Row) -> str:
-    throughput = _throughput(row)
+    throughput = row.throughput
     return "§" if throughput is None else "" if throughput.exclusive else "‡"
 
 
@@ -181,7 +177,7 @@ def _best_size(row: Row) -> str:
 
 
 def _percentile_mark(row: Row) -> str:
-    throughput = _throughput(row)
+    throughput = row.throughput
     return f"– {rate(throughput.p95)}" if throughput else ""
 
 
@@ -307,7 +303,7 @@ MEASURED: tuple[Column[Row], ...] = (
            shown=(COSTS,), explanation="over batch sizes, and the size"),
     Column("best_batch_size", "", _run(lambda run: run.cost.best_batch_size)),
     Column("images_per_second_measured", "",
-           lambda row: bool(_throughput(row)) if row.cost else None),
+           lambda row: bool(row.throughput) if row.cost else None),
     Column("device", "Device", lambda row: row.device),
     Column("fronts", "Front", lambda row: " + ".join(row.fronts), align="left",
            shown=(FIRST, COSTS),

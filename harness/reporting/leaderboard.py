@@ -251,7 +251,7 @@ def _fronts(rows: Sequence[Row]) -> dict[Row, tuple[str, ...]]:
 
 
 def _front(rows: Sequence[tuple[Row, float]]) -> set[Row]:
-    """Those on the Pareto front of macro F1 and the number beside them, larger being better."""
+    """The rows on the Pareto front of macro F1 and the number with each; larger is better."""
     points = np.array([(row.macro_f1, value) for row, value in rows], float).reshape(-1, 2)
     return {row for (row, _), on in zip(rows, significance.pareto(points), strict=True) if on}
 

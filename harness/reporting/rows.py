@@ -23,6 +23,7 @@ from harness.schema.records import (
     Finished,
     Record,
     RunRecord,
+    Throughput,
 )
 from zoo.registry import find
 
@@ -95,24 +96,23 @@ class Row:
         return first.cost if isinstance(first, Finished | EnsembleRecord) else None
 
     @property
+    def throughput(self) -> Throughput | None:
+        """As it was measured; None where it was computed, or is unknown."""
+        return self.cost.throughput if self.cost else None
+
+    @property
     def images_per_second(self) -> float | None:
         """Measured, or computed from the members' rates; None where it is unknown."""
-        match self.cost:
-            case Cost(throughput=throughput) | EnsembleCost(throughput=throughput) if throughput:
-                return throughput.median
-            case EnsembleCost(images_per_second=computed):
-                return computed
-        return None
+        if self.throughput:
+            return self.throughput.median
+        return self.cost.images_per_second if isinstance(self.cost, EnsembleCost) else None
 
     @property
     def device(self) -> str | None:
         """On which ``images_per_second`` was measured; of all members where it was computed."""
-        match self.cost:
-            case Cost(throughput=throughput) | EnsembleCost(throughput=throughput) if throughput:
-                return throughput.device
-            case EnsembleCost(device=devices):
-                return devices
-        return None
+        if self.throughput:
+            return self.throughput.device
+        return self.cost.device if isinstance(self.cost, EnsembleCost) else None
 
     @cached_property
     def y_pred(self) -> np.ndarray:

@@ -59,12 +59,10 @@ def joined_boards(boards: tuple[Board, ...]) -> tuple[JoinedBoards, ...]:
         in_a_study = [board for study in ablation.studies(tuple(group)) for board in study.boards]
         together = len(ablation.studies(tuple(group))) == 1 and len(in_a_study) == len(group)
         if len(group) > 1 and not together:
-            found.append(_join(ablation.in_order(group)))
-    return tuple(
-        joined
-        for joined in found
-        if joined.shifted_tests > 1 or any(line.change for line in joined.lines)
-    )
+            joined = _join(ablation.in_order(group))
+            if joined.shifted_tests > 1 or any(line.change for line in joined.lines):
+                found.append(joined)
+    return tuple(found)
 
 
 def _join(boards: Sequence[Board]) -> JoinedBoards:
