@@ -11,6 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from harness.execution.devices import PREPARING_GB
+from harness.training.device_memory import device_memory
 from harness.training.model import jit
 
 
@@ -44,6 +46,15 @@ def array_spec(shape: tuple[int, ...], dtype: str = "float32") -> Any:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
+def zeros_like(argument: Any) -> Any:
+    """Zeros for an ``array_spec``; any other argument as it is."""
+    import jax
+
+    if isinstance(argument, jax.ShapeDtypeStruct):
+        return ops.zeros(argument.shape, argument.dtype.name)
+    return argument
+
+
 @dataclass
 class CompileTimer:
     """Seconds that steps took to compile: ahead, or a shape's first call less its second."""
@@ -57,13 +68,20 @@ class CompileTimer:
             max(0.0, first - sum(second)) for first, *second in self._calls.values()
         )
 
-    def compile_ahead(self, step: Any, *arguments: Any) -> None:
-        """Compile what ``compiled`` made, for arguments of these shapes, without calling it.
+    def compile_ahead(
+        self, step: Any, *arguments: Any, execute: Callable[[], object] = lambda: None
+    ) -> None:
+        """Compile what ``compiled`` made, for arguments of these shapes, before its first call.
 
-        Only where ``compiles_ahead``: JAX then calls what has been compiled here.
+        Only where ``compiles_ahead``: JAX then calls what has been compiled here. On a GPU
+        ``execute`` then calls it once, if that needs no more memory than a run may take that
+        prepares: cuDNN compiles depthwise convolutions, for seconds each, as they are first
+        executed, and no cache keeps them.
         """
         start = time.perf_counter()
-        step.lower(*arguments).compile()
+        program = step.lower(*arguments).compile()
+        if device_memory() is not None and _temporary_bytes(program) <= 1e9 * PREPARING_GB:
+            execute()
         self._ahead += time.perf_counter() - start
 
     def call(self, step: Callable[..., Any], *batch: Any) -> Any:
@@ -81,6 +99,12 @@ class CompileTimer:
         to_numpy(result)
         times.append(time.perf_counter() - start)
         return result
+
+
+def _temporary_bytes(program: Any) -> float:
+    """Memory of a compiled program besides its arguments and results, in bytes."""
+    analysis = program.memory_analysis()
+    return float("inf") if analysis is None else float(analysis.temp_size_in_bytes)
 
 
 class Inference:
@@ -113,7 +137,12 @@ class Inference:
     def compile_ahead(self, shape: tuple[int, ...]) -> None:
         """Compile for uint8 images of this shape (B, S, S, 3) before the first call."""
         images = array_spec(shape, "uint8")
-        self._compile_timer.compile_ahead(self._program, self._values(), images)
+        self._compile_timer.compile_ahead(
+            self._program,
+            self._values(),
+            images,
+            execute=lambda: to_numpy(self._program(self._values(), zeros_like(images))),
+        )
 
     def _values(self) -> list[Any]:
         return [variable.value for variable in self._variables]

@@ -22,7 +22,7 @@ from harness.schema.events import COMPILING, WAITING
 from harness.schema.records import Epoch
 from harness.schema.run import Run
 from harness.training.checkpoint import CheckpointManager
-from harness.training.compilation import CompileTimer, compiles_ahead
+from harness.training.compilation import CompileTimer, array_spec, compiles_ahead
 from harness.training.device_images import DeviceImages, memory_budget
 from harness.training.device_memory import device_memory
 from harness.training.feature_extractor import FeatureExtractor
@@ -179,12 +179,15 @@ class RunContext:
         return 0 if self.options.micro_batches > 1 else memory_budget()
 
     @property
-    def epoch_on_device(self) -> int:
-        """Images in the array that the steps of an epoch read on the device; 0: on the host."""
+    def epoch_on_device(self) -> Any:
+        """The images that the steps of an epoch read on the device, or an ``array_spec`` of them.
+
+        None: they are on the host.
+        """
         if not self.run.protocol.augmentation.policy:
-            return len(self.data.images) if self._data_images.on_device else 0
+            return self._data_images.array if self._data_images.on_device else None
         shape = (self.stream.rows, *self.data.images.shape[1:])
-        return self.stream.rows if math.prod(shape) <= self._image_budget() else 0
+        return array_spec(shape, "uint8") if math.prod(shape) <= self._image_budget() else None
 
     @cached_property
     def _data_images(self) -> DeviceImages:

@@ -51,8 +51,8 @@ class NetworkLearner(Learner):
     def programs(self) -> tuple[Callable[[], None], ...]:
         """What compiles every program of an epoch before the first one."""
         shape = (self._batch_size, *self._model.input.shape[1:])
-        classes, images = len(self._context.data.class_names), self._context.epoch_on_device
-        images = images if self._step.chunk > 1 else 0
+        classes = len(self._context.data.class_names)
+        images = self._context.epoch_on_device if self._step.chunk > 1 else None
         return (
             partial(self._step.compile_ahead, shape, classes, images),
             partial(self._batchnorm.compile_ahead, shape),

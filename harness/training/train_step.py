@@ -6,7 +6,7 @@ device until ``to_numpy`` fetches it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from harness.training.compilation import (
     array_spec,
     compiled,
     to_numpy,
+    zeros_like,
 )
 from harness.training.model import jit
 from zoo.batchnorm_folding import fold_batchnorm
@@ -119,19 +120,29 @@ class TrainStep:
         padded = [np.resize(array, (CHUNK, *array.shape[1:])) for array in batches]
         return self._compile_timer.call(self._loop, images, *padded, np.int32(len(rows)))
 
-    def compile_ahead(self, shape: tuple[int, ...], classes: int, images: int = 0) -> None:
+    def compile_ahead(self, shape: tuple[int, ...], classes: int, images: Any = None) -> None:
         """Compile for batches of this shape (B, S, S, 3), uint8, before the first call.
 
-        ``images``: so many in the device's memory, for ``loop``; 0: for single steps.
+        ``images``: those that ``loop`` will read on the device, or an ``array_spec`` of them; None:
+        for single steps.
         """
         batch = [array_spec(shape, "uint8"), *[array_spec((shape[0], classes))] * 2]
         program = self._program
-        if images:
+        if images is not None:
             targets = array_spec((CHUNK, shape[0], classes))
-            rows, count = array_spec((CHUNK, shape[0]), "int32"), array_spec((), "int32")
-            batch = [array_spec((images, *shape[1:]), "uint8"), rows, targets, targets, count]
+            batch = [images, array_spec((CHUNK, shape[0]), "int32"), targets, targets, np.int32(1)]
             program = self._loop_program
-        self._compile_timer.compile_ahead(program, self._values(), *batch)
+        self._compile_timer.compile_ahead(
+            program, self._values(), *batch, execute=lambda: self._execute_once(program, batch)
+        )
+
+    def _execute_once(self, program: Callable[..., Any], batch: Sequence[Any]) -> None:
+        """One step that leaves no trace: the program overwrites the state, which is kept here."""
+        state = self._values()
+        kept = [[to_numpy(value) for value in values] for values in state]
+        returned, _ = program(state, *map(zeros_like, batch))
+        to_numpy(returned)
+        self._assign(kept)
 
     def set_learning_rate(self, learning_rate: float) -> None:
         if learning_rate != self._learning_rate:
@@ -141,10 +152,13 @@ class TrainStep:
     def sync_variables(self) -> None:
         """Assign the weights and the optimizer's state to their variables."""
         if self._state is not None:
-            for variables, values in zip(self._variables(), self._state, strict=True):
-                for variable, value in zip(variables, values, strict=True):
-                    variable.assign(value)
+            self._assign(self._state)
             self._state = None
+
+    def _assign(self, state: Sequence[Sequence[Any]]) -> None:
+        for variables, values in zip(self._variables(), state, strict=True):
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
 
     def _values(self) -> tuple[list[Any], ...]:
         return tuple([v.value for v in variables] for variables in self._variables())

@@ -296,6 +296,24 @@ def test_verify_finds_every_change(wbc: Cli, tmp_path: Path) -> None:
     assert "cannot be read" in err
 
 
+@pytest.mark.parametrize(("widths", "ok"), [(0.02, True), (0.1, False)])
+def test_verify_allows_an_interval_what_other_resamples_give(
+    wbc: Cli, tmp_path: Path, widths: float, ok: bool
+) -> None:
+    store, record = Store(tmp_path / "results"), made_record()
+    save_finished(store, record)
+    path = store.record_path(record.run)
+    content = json.loads(path.read_text())
+    test = content["result"]["test"]
+    low, high = test["macro_f1_interval"]
+    test["macro_f1_interval"] = [low - widths * (high - low), high]
+    path.write_text(json.dumps(content))
+    wbc("leaderboard")
+    code, _, err = wbc("verify")
+    assert code == (0 if ok else 1)
+    assert ok or "test.macro_f1_interval.0" in err
+
+
 def test_compare_says_what_is_significant(wbc: Cli, tmp_path: Path) -> None:
     store = Store(tmp_path / "results")
     for name in ("vgg16", "lite0"):

@@ -27,7 +27,7 @@ from harness.data.image_cache import open_dataset
 from harness.execution.locks import DeviceLock
 from harness.schema.protocol import Head, Optimizer, Phase, Schedule
 from harness.schema.run import Weights
-from harness.training import context, train_step, trainer
+from harness.training import compilation, context, train_step, trainer
 from harness.training.checkpoint import CheckpointManager
 from harness.training.context import Callbacks, TrainOptions
 from tests.harness.training.test_trainer import made_run, protocol
@@ -95,6 +95,15 @@ for options in ({}, {"optimizer": "sgd", "own": False}, {"precision": "mixed_bfl
     same(train(False, **options), many, 0.02 if "precision" in options else 1e-4)
 
 whole = train(True)
+zeros_like, executed = train_step.zeros_like, []
+train_step.zeros_like = lambda argument: executed.append(argument) or zeros_like(argument)
+compilation.device_memory = lambda: "as on a GPU"
+for chunks in (True, False):
+    same(train(chunks), whole, 0 if chunks else 1e-4)
+    assert executed, "a program is executed once, before the training, and leaves no trace"
+    executed.clear()
+compilation.device_memory = lambda: None
+
 checkpoints = CheckpointManager(folder, {}, 0.0, print)
 try:
     train(True, saved=checkpoints, killed=3)
