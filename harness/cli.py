@@ -262,7 +262,9 @@ def ensemble(
         if value is not None:
             option = "data" if name == "source" else name
             raise UserError(f"--{option} belongs to --joint; finished runs have theirs already")
-    for fitted in combine(members, rules, results, search=search, measure=measure):
+    for board, fitted in combine(members, rules, results, search=search, measure=measure):
+        if board:
+            echo(f"{board}:")
         for record in fitted.records:
             f1 = f"test macro F1 {100 * record.test.macro_f1:.2f} %"
             echo(f"{record.ensemble.rule}: {' + '.join(record.used_recipes)}: {f1}")

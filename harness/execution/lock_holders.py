@@ -84,7 +84,7 @@ def _describe(pid: int) -> str:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         state, parent = fields[0], int(fields[1])
     if parent == os.getppid():
-        text += " (another run of this sweep)"
+        text = f"another run of this sweep ({text})"
     elif folder := _results_folder(pid):
         text += f" (sweep in {folder})"
     if state not in ("T", "t"):

@@ -83,6 +83,19 @@ def variant_of(row: Row) -> str:
 PHASES = {"fine_tuning": "fine-tuned", "from_scratch": "trained from scratch"}
 
 
+def phase_in_words(board: Board, row: Row) -> str:
+    """How a network was trained, or all networks of an ensemble's board; else empty."""
+    protocol = board.protocol
+    if row.kind == "ensemble":
+        phases = {phase_in_words(board, network) for network in board.networks}
+        return phases.pop() if len(phases) == 1 else ""
+    if row.kind != "network":
+        return ""
+    if row.weights == "random" and protocol.from_scratch is not None:
+        return PHASES["from_scratch"]
+    return PHASES["fine_tuning"] if protocol.fine_tuning else "frozen backbone"
+
+
 def differing_settings(places: Sequence[tuple[Board, Row]]) -> list[str]:
     """For each row on its board the settings that not all have, in words and as keys with values.
 

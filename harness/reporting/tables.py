@@ -15,7 +15,7 @@ from harness.reporting.columns import COLUMNS, FIRST, recall, shown_in
 from harness.reporting.findings import Member
 from harness.reporting.leaderboard import Board
 from harness.reporting.overview import Overview, first_rows
-from harness.reporting.provenance import headings
+from harness.reporting.provenance import headings, phase_in_words
 from harness.reporting.rows import Row, failed_row, title_of
 from harness.reporting.table import Column, Table, number, p_value, percent, percent_1
 from harness.schema.predictions import SHIFTED
@@ -39,11 +39,13 @@ def overview_table(overview: Overview) -> Table[Row]:
     names = headings(overview.boards)
     prefix = f"{overview.boards[0].data.name}, "
 
-    def board(row: Row) -> str:
-        return names[overview.board_of[row.records[0].subject.id]].removeprefix(prefix)
+    def training(row: Row) -> str:
+        board = overview.board_of[row.records[0].subject.id]
+        words = (phase_in_words(board, row), names[board].removeprefix(prefix))
+        return ", ".join(filter(None, words))
 
-    where: Column[Row] = Column("board", "Trained with", board, align="left")
-    return Table((*shown_in(FIRST), where), overview.rows)
+    column: Column[Row] = Column("board", "Training", training, align="left")
+    return Table((*shown_in(FIRST), column), overview.rows)
 
 
 def recall_table(board: Board) -> Table[Row]:

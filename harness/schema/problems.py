@@ -20,7 +20,6 @@ PYDANTIC_WORDS = {
     "int_from_float": "should be a whole number",
     "int_parsing_size": "is too large",
     "missing": "is missing",
-    "too_short": "should have more entries",
 }
 """Its words for what TOML calls otherwise."""
 
@@ -47,6 +46,8 @@ def describe(error: ValidationError) -> str:
 
 
 def _message(problem: Mapping[str, Any]) -> str:
+    if problem["type"] == "too_short":
+        return f"should have {problem['ctx']['min_length']} entries or more"
     own = PYDANTIC_WORDS.get(problem["type"])
     return own or problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
 

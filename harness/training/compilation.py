@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from harness.execution.child import failure_status
 from harness.execution.devices import PREPARING_GB
 from harness.training.device_memory import device_memory
 from harness.training.model import jit
@@ -81,7 +83,11 @@ class CompileTimer:
         start = time.perf_counter()
         program = step.lower(*arguments).compile()
         if device_memory() is not None and _temporary_bytes(program) <= 1e9 * PREPARING_GB:
-            execute()
+            try:
+                execute()
+            except Exception as error:  # JAX has one of its own.
+                if failure_status(error) != "out of memory":  # Another run has it for now.
+                    raise
         self._ahead += time.perf_counter() - start
 
     def call(self, step: Callable[..., Any], *batch: Any) -> Any:
@@ -103,8 +109,7 @@ class CompileTimer:
 
 def _temporary_bytes(program: Any) -> float:
     """Memory of a compiled program besides its arguments and results, in bytes."""
-    analysis = program.memory_analysis()
-    return float("inf") if analysis is None else float(analysis.temp_size_in_bytes)
+    return float(getattr(program.memory_analysis(), "temp_size_in_bytes", math.inf))
 
 
 class Inference:

@@ -140,9 +140,11 @@ class TrainStep:
         """One step that leaves no trace: the program overwrites the state, which is kept here."""
         state = self._values()
         kept = [[to_numpy(value) for value in values] for values in state]
-        returned, _ = program(state, *map(zeros_like, batch))
-        to_numpy(returned)
-        self._assign(kept)
+        try:
+            returned, _ = program(state, *map(zeros_like, batch))
+            to_numpy(returned)
+        finally:
+            self._assign(kept)
 
     def set_learning_rate(self, learning_rate: float) -> None:
         if learning_rate != self._learning_rate:

@@ -269,7 +269,7 @@ def test_a_recipe_can_have_settings_of_its_own(tmp_path: Path) -> None:
         ("[weights.files]\nvgg61 = 'x.h5'", "weights.files.vgg61: unknown recipe 'vgg61'; did you"),
         ("[sweep]\nrecipes = ['vgg61']", "sweep.recipes.0: unknown recipe 'vgg61'; did you mean"),
         ("[ensembles]\nmembers = [['mn1', 'vgg61']]", "members.0.1: unknown recipe 'vgg61'; did"),
-        ("[ensembles]\nmembers = [['mn1']]", "members.0: should have more entries, not ['mn1']"),
+        ("[ensembles]\nmembers = [['mn1']]", "members.0: should have 2 entries or more"),
         ("[split]\nratios = [0.7, 0.3]", "split.ratios.2: is missing"),
         ("[recipes.vgg16]\nhaed = 1", "unknown key 'recipes.vgg16.haed'; did you mean 'head'?"),
         ("[recipes.vgg16]\ntest_views = 9", "recipes.vgg16.test_views: should be less than or"),
