@@ -217,11 +217,13 @@ def _cost(members: EnsembleMembers, ensemble: Ensemble, weights: np.ndarray) -> 
     throughput = None
     if before and before.cost and before.used_recipes == tuple(name for name, _ in used):
         throughput = before.cost.throughput
+    devices = sorted({cost.throughput.device for cost in costs})
+    rates = [cost.throughput.median for cost in costs]
     return EnsembleCost(
         parameters=sum(cost.parameters for cost in costs),
         multiply_adds=sum(cost.multiply_adds for cost in costs),
-        images_per_second=1 / sum(1 / cost.throughput.median for cost in costs),
-        device="; ".join(sorted({cost.throughput.device for cost in costs})),
+        images_per_second=1 / sum(1 / rate for rate in rates) if len(devices) == 1 else None,
+        device="; ".join(devices),
         throughput=throughput,
     )
 

@@ -10,9 +10,11 @@ import hashlib
 import io
 import math
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import singledispatch
+from itertools import cycle
 from textwrap import fill
 from typing import Any
 
@@ -22,6 +24,7 @@ from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from harness.data.fonts import legible
@@ -47,6 +50,8 @@ KINDS = {
     "imported": ("s", PURPLE),
     "baseline": ("X", INK),
 }
+FRONT_STYLES = ("--", ":", "-.")
+"""Of the fronts of several devices."""
 SHADES = LinearSegmentedColormap.from_list("shades", ["#d4e3f4", "#1b5e9e"])
 """Backgrounds of cells, on which black or white is legible."""
 STYLE: Any = {
@@ -107,12 +112,17 @@ def _(plot: Against) -> Figure:
         symbol, colour = KINDS[mark.kind]
         axes.plot([cost, cost], [100 * mark.low, 100 * mark.high], color=colour, lw=1, alpha=0.35)
         axes.plot(cost, 100 * mark.f1, symbol, **_dot(colour, hollow=not mark.rank))
-    triples = zip(plot.marks, plot.costs, plot.front, strict=True)
-    front = sorted((100 * mark.f1, cost) for mark, cost, on in triples if on)
-    axes.plot(
-        [cost for _, cost in front], [f1 for f1, _ in front],
-        drawstyle="steps-post", color=GREEN, lw=1.2, ls="--", zorder=1,
-    )  # fmt: skip
+    fronts: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for mark, cost, front in zip(plot.marks, plot.costs, plot.fronts, strict=True):
+        if front:
+            fronts[front].append((100 * mark.f1, cost))
+    lines = [
+        axes.plot(
+            [cost for _, cost in sorted(points)], [f1 for f1, _ in sorted(points)], label=name,
+            drawstyle="steps-post", color=GREEN, lw=1.2, ls=style, zorder=1,
+        )[0]
+        for (name, points), style in zip(fronts.items(), cycle(FRONT_STYLES))
+    ]  # fmt: skip
     axes.set_xscale("log")
     if far := _far_below(plot.marks):
         axes.set_ylim(_range(mark for mark in plot.marks if mark not in far))
@@ -125,7 +135,7 @@ def _(plot: Against) -> Figure:
     axes.margins(x=0.12)
     axes.set(xlabel=plot.axis, ylabel="macro F1 (%)")
     axes.grid(visible=True)
-    _legend_of_kinds(figure, plot.marks)
+    _legend_of_kinds(figure, plot.marks, lines=lines if len(lines) > 1 else ())
     return figure
 
 
@@ -137,7 +147,7 @@ def _(plot: Reported) -> Figure:
         axes.plot(100 * row.measured, y, "o", **_dot(BLUE, hollow=not row.reproduced))
         axes.plot(100 * row.reported, y, "D", **_dot(ORANGE, hollow=False))
     axes.set_yticks(range(len(plot.rows)), [_shortened(row.title, 40) for row in plot.rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(plot.rows) - 0.5, -0.5)
     axes.set(xlabel=f"{plot.measure} (%)")
     axes.grid(visible=True, axis="x")
     trials = [not row.reproduced for row in plot.rows]
@@ -311,7 +321,9 @@ def _label(axes: Axes, plot: Against) -> None:
     )  # fmt: skip
 
 
-def _legend_of_kinds(figure: Figure, marks: Sequence[Mark], one_colour: str = "") -> None:
+def _legend_of_kinds(
+    figure: Figure, marks: Sequence[Mark], one_colour: str = "", lines: Sequence[Line2D] = ()
+) -> None:
     present = {mark.kind for mark in marks}
     entries: list[tuple[str, str, str, bool]] = [
         (kind, symbol, one_colour or colour, kind == "baseline")
@@ -320,15 +332,18 @@ def _legend_of_kinds(figure: Figure, marks: Sequence[Mark], one_colour: str = ""
     ]
     if not all(mark.rank or mark.kind == "baseline" for mark in marks):
         entries.append(("not ranked", "o", INK, True))
-    _legend(figure, entries)
+    _legend(figure, entries, lines)
 
 
-def _legend(figure: Figure, entries: Sequence[tuple[str, str, str, bool]]) -> None:
-    """Below the figure; entries of label, symbol, colour, and whether it is hollow."""
+def _legend(
+    figure: Figure, entries: Sequence[tuple[str, str, str, bool]], lines: Sequence[Line2D] = ()
+) -> None:
+    """Below the figure; entries of label, symbol, colour, and whether it is hollow; then lines."""
     handles = [
         figure.axes[0].plot([], [], symbol, **_dot(colour, hollow=hollow), label=label)[0]
         for label, symbol, colour, hollow in entries
     ]
+    handles += lines
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 

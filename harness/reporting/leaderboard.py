@@ -240,8 +240,9 @@ def _fronts(rows: Sequence[Row]) -> dict[Row, tuple[str, ...]]:
     rates: dict[str | None, list[tuple[Row, float]]] = defaultdict(list)
     sizes: list[tuple[Row, float]] = []
     for row in rows:
-        if row.cost and row.images_per_second:
+        if row.images_per_second:
             rates[row.device].append((row, row.images_per_second))
+        if row.cost:
             sizes.append((row, -row.cost.parameters))
     fast, small = {row for group in rates.values() for row in _front(group)}, _front(sizes)
     return {

@@ -71,11 +71,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Against(Plot):
-    """Macro F1 against a cost; ``costs`` and ``front`` have an entry for each mark."""
+    """Macro F1 against a cost; ``costs`` and ``fronts`` have an entry for each mark."""
 
     marks: tuple[Mark, ...]
     costs: tuple[float, ...]
-    front: tuple[bool, ...]
+    fronts: tuple[str, ...]
+    """The name of the front that a mark is on, or empty."""
     axis: ClassVar[str]
 
 
@@ -83,8 +84,9 @@ class Against(Plot):
 class AgainstThroughput(Against):
     name: ClassVar[str] = "f1-throughput"
     caption: ClassVar[str] = (
-        "Macro F1 against images/s, with 95 % intervals. Dashed: the Pareto front; no ranked "
-        "row is at least as good and as fast as a row on it, and better in one of the two."
+        "Macro F1 against images/s, with 95 % intervals. Dashed: the Pareto front of each device; "
+        "no ranked row is at least as good and as fast as a row on it, and better in one of the "
+        "two."
     )
     axis: ClassVar[str] = "images/s (more is better)"
 
@@ -276,17 +278,21 @@ def _mark(row: Row, *, named: bool) -> Mark:
 
 
 def _against(board: Board, title: str, marks: Sequence[Mark]) -> list[Plot]:
-    known = [
-        (mark, row.fronts, row.images_per_second, row.cost.parameters / 1e6)
-        for mark, row in zip(marks, board.rows, strict=True)
-        if row.cost and row.images_per_second
+    placed = list(zip(marks, board.rows, strict=True))
+    rates = [
+        (mark, row.images_per_second, printable(row.device or "") if "speed" in row.fronts else "")
+        for mark, row in placed
+        if row.images_per_second
     ]
-    if not known:
-        return []
-    shown, fronts, rates, sizes = zip(*known, strict=True)
+    sizes = [
+        (mark, row.cost.parameters / 1e6, "size" if "size" in row.fronts else "")
+        for mark, row in placed
+        if row.cost
+    ]
     return [
-        AgainstThroughput(title, shown, rates, tuple("speed" in front for front in fronts)),
-        AgainstParameters(title, shown, sizes, tuple("size" in front for front in fronts)),
+        plot(title, *zip(*known, strict=True))
+        for plot, known in ((AgainstThroughput, rates), (AgainstParameters, sizes))
+        if known
     ]
 
 

@@ -109,10 +109,11 @@ class Row:
 
     @property
     def device(self) -> str | None:
-        """On which ``images_per_second`` was measured; of all members where it was computed."""
+        """On which ``images_per_second``, or the members', was measured; None where it is None."""
         if self.throughput:
             return self.throughput.device
-        return self.cost.device if isinstance(self.cost, EnsembleCost) else None
+        cost = self.cost
+        return cost.device if isinstance(cost, EnsembleCost) and cost.images_per_second else None
 
     @cached_property
     def y_pred(self) -> np.ndarray:

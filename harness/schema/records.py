@@ -223,8 +223,9 @@ class EnsembleCost(FrozenModel):
 
     parameters: Parameters
     multiply_adds: Count
-    images_per_second: Rate
-    """Computed: the members in sequence, each at its measured rate."""
+    images_per_second: Rate | None
+    """Computed: the members in sequence, each at its measured rate; None where these were measured
+    on several devices."""
     device: Text
     throughput: Throughput | None = None
     """Measured: the members in sequence in one process; None where it was not."""

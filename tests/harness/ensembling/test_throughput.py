@@ -12,7 +12,8 @@ from harness.ensembling.members import group_members
 from harness.ensembling.throughput import measure, measure_all
 from harness.errors import UserError
 from harness.execution.devices import Device
-from harness.reporting.publish import write_tables
+from harness.reporting.plots import Against, plots
+from harness.reporting.publish import read_boards, write_tables
 from harness.schema.protocol import Protocol
 from harness.schema.records import Finished, RunRecord
 from harness.storage.records import Store
@@ -26,6 +27,26 @@ def made_on_jax(record: RunRecord) -> RunRecord:
     environment = record.result.environment.model_copy(update={"backend": "jax 0.8.1"})
     result = record.result.model_copy(update={"environment": environment})
     return record.model_copy(update={"result": result})
+
+
+def test_members_on_several_devices_have_no_common_rate(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name, device in (("lite0", "Test CPU"), ("mobilenetv2", "Test GPU")):
+        record = made_record(name)
+        assert isinstance(record.result, Finished)
+        cost = record.result.cost
+        throughput = cost.throughput.model_copy(update={"device": device})
+        cost = cost.model_copy(update={"throughput": throughput})
+        result = record.result.model_copy(update={"cost": cost})
+        save_finished(store, record.model_copy(update={"result": result}))
+    fit_ensembles(*group_members(store, ["lite0", "mobilenetv2"]), ("soft vote",))
+    (board,) = read_boards(tmp_path)
+    ensemble = next(row for row in board.rows if row.kind == "ensemble")
+    assert (ensemble.images_per_second, ensemble.device) == (None, None)
+    assert ensemble.cost is not None
+    speed, size = (plot for plot in plots(board, "") if isinstance(plot, Against))
+    assert set(speed.fronts) == {"Test CPU", "Test GPU"}
+    assert len(size.marks) == len(speed.marks) + 1, "its size is known"
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def test_counts_and_fronts_are_the_boards() -> None:
             for panel, row in zip(plot.panels, shown.networks, strict=True):
                 assert panel.counts == row.evaluations[0].test.confusion
         if isinstance(plot, Against):
-            assert any(plot.front)
+            assert any(plot.fronts)
             assert [mark.f1 for mark in plot.marks] == [row.macro_f1 for row in shown.rows]
 
 
