@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from harness.evaluation import robustness, significance
+from harness.evaluation.robustness import Agreement
 from harness.evaluation.significance import Paired
 from harness.reporting.leaderboard import Board
 from harness.reporting.provenance import OPTION_KEYS, options_in_words
@@ -63,6 +64,17 @@ class Change:
     test: Paired | None
     """Adjusted by Holm for all comparisons of the study on the same part; None without a
     reference."""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Which options a network's scores prefer, and how alike the scores order them."""
+
+    title: str
+    preferred: tuple[tuple[str, str], ...]
+    """A score, and the options with the highest: validation, test, and shifted test where known."""
+    boards: int
+    agreements: tuple[Agreement, ...]
 
 
 @dataclass(frozen=True)
@@ -190,6 +202,31 @@ def _score(row: Row | None, test: Test) -> float | None:
     if row is None:
         return None
     return row.macro_f1 if test == "test" else row.shifted_f1
+
+
+@cache
+def preferences(study: Study) -> tuple[Preference, ...]:
+    """For each network that is on three boards or more, with validation predictions on all."""
+    found = []
+    for network in study.networks:
+        pairs = [(label(board), _row(board, network)) for board in study.boards]
+        known = [(options, row) for options, row in pairs if row is not None]
+        columns: dict[str, list[float | None]] = {
+            "validation": [row.validation_f1 for _, row in known],
+            "test": [row.macro_f1 for _, row in known],
+            "shifted test": [row.shifted_f1 for _, row in known],
+        }
+        scores = {
+            name: [score for score in column if score is not None]
+            for name, column in columns.items()
+            if None not in column
+        }
+        agreements = robustness.rank_agreement(scores)
+        if "validation" in scores and agreements:
+            best = {name: column.index(max(column)) for name, column in scores.items()}
+            preferred = [(name, known[place][0]) for name, place in best.items()]
+            found.append(Preference(network.title, tuple(preferred), len(known), agreements))
+    return tuple(found)
 
 
 # --- its table -----------------------------------------------------------------------------------

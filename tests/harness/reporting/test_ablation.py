@@ -8,9 +8,17 @@ import pytest
 from harness.config import augmentation_named
 from harness.evaluation import metrics
 from harness.reporting import ablation
-from harness.reporting.ablation import Study, label, lines, significant_changes, studies
+from harness.reporting.ablation import (
+    Study,
+    label,
+    lines,
+    preferences,
+    significant_changes,
+    studies,
+)
 from harness.reporting.leaderboard import boards
 from harness.reporting.markdown import markdown
+from harness.reporting.provenance import options_in_words
 from harness.schema.predictions import Predictions
 from harness.schema.protocol import Loss, Phase, Protocol
 from harness.schema.records import Finished, RunRecord
@@ -123,6 +131,26 @@ def test_the_p_of_many_changes_is_adjusted() -> None:
     (one,), same = lines(alone, "test")[1].tests, lines(among, "test")[1].tests[column]
     assert one.difference == same.difference
     assert same.p == pytest.approx(min(1, 6 * one.p))
+
+
+def test_what_each_score_prefers_and_how_alike_they_order_the_options() -> None:
+    runs = [(PLAIN, "vgg16", 0.9, 0.5), (MIXED, "vgg16", 0.8, 0.6), (VIEWED, "vgg16", 0.7, 0.7)]
+    (study,) = study_of(*runs)
+    (found,) = preferences(study)
+    best = dict(found.preferred)
+    assert best == {"validation": "plain", "test": "plain", "shifted test": label_of(VIEWED)}
+    assert {(a.first, a.second): a.spearman for a in found.agreements} == {
+        ("validation", "test"): 1.0,
+        ("validation", "shifted test"): -1.0,
+        ("test", "shifted test"): -1.0,
+    }
+    says = "VGG16 has its highest macro F1, in validation, with *plain*; on the test, with *plain*"
+    assert says in markdown(study.boards)
+    assert preferences(*study_of(*runs[:2])) == (), "two lines have no order to speak of"
+
+
+def label_of(protocol: Protocol) -> str:
+    return "; ".join(options_in_words(protocol))
 
 
 def test_the_study_stands_before_the_boards() -> None:
