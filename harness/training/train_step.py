@@ -139,7 +139,7 @@ class TrainStep:
     def _execute_once(self, program: Callable[..., Any], batch: Sequence[Any]) -> None:
         """One step that leaves no trace: the program overwrites the state, which is kept here."""
         state = self._values()
-        kept = [[to_numpy(value) for value in values] for values in state]
+        kept = [[np.array(to_numpy(value)) for value in values] for values in state]
         try:
             returned, _ = program(state, *map(zeros_like, batch))
             to_numpy(returned)
