@@ -13,7 +13,7 @@ from harness.ensembling.builder import FittedEnsembles
 from harness.ensembling.members import EnsembleMembers, group_members
 from harness.errors import UserError
 from harness.execution import devices
-from harness.reporting.provenance import options_in_words
+from harness.reporting.provenance import common_heading
 from harness.storage.records import Store
 from zoo.registry import find
 
@@ -40,9 +40,9 @@ def combine(
 
 
 def _board_in_words(group: EnsembleMembers) -> str:
-    first = group.records[0]
-    words = [f"{first.data.name}, {first.profile} profile", *options_in_words(first.run.protocol)]
-    return "; ".join([*words, first.run.protocol.precision, f"seed {first.run.seed}"])
+    first, run = group.records[0], group.records[0].run
+    board = common_heading(first.data.name, f"{first.profile} profile", run.protocol)
+    return f"{board}; {run.protocol.precision}; seed {run.seed}"
 
 
 def train_joint(members: Sequence[str], options: DataOptions, results: Path) -> int:

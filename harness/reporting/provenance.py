@@ -32,15 +32,18 @@ def headings(boards: tuple[Board, ...]) -> dict[Board, str]:
     """
     groups: dict[str, list[Board]] = defaultdict(list)
     for board in boards:
-        options = options_in_words(board.protocol)
         what = "predictions of other programs" if board.external else f"{board.profile} profile"
-        words = [f"{board.data.name}, {what}", "; ".join(options)]
-        groups[": ".join(filter(None, words))].append(board)
+        groups[common_heading(board.data.name, what, board.protocol)].append(board)
     return {
         board: ", ".join([heading, *difference])
         for heading, group in groups.items()
         for board, difference in zip(group, _differences(group), strict=True)
     }
+
+
+def common_heading(data: str, what: str, protocol: Protocol) -> str:
+    """Data, profile and options, without what distinguishes boards that share these."""
+    return ": ".join(filter(None, [f"{data}, {what}", "; ".join(options_in_words(protocol))]))
 
 
 def _differences(boards: Sequence[Board]) -> list[list[str]]:

@@ -77,8 +77,8 @@ class CompileTimer:
 
         Only where ``compiles_ahead``: JAX then calls what has been compiled here. On a GPU
         ``execute`` then calls it once, if that needs no more memory than a run may take that
-        prepares: cuDNN compiles depthwise convolutions, for seconds each, as they are first
-        executed, and no cache keeps them.
+        prepares: cuDNN seems to compile depthwise convolutions only as they are first executed,
+        and no cache keeps them.
         """
         start = time.perf_counter()
         program = step.lower(*arguments).compile()
