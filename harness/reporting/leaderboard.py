@@ -32,7 +32,29 @@ ENOUGH_FOR_A_MEDIAN = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Board:
+class Ranking:
+    """Rows on the same test images, ranked against each other."""
+
+    rows: tuple[Row, ...]
+    """Best mean test macro F1 first, with ranks, marks and fronts."""
+    smallest_difference: float
+    """In macro F1, between two networks, that is found in at least four of five such test sets; NaN
+    for fewer than two."""
+    selection_bias: float
+    """By how much the score of the first row is too high at most, for being the best here."""
+
+    @property
+    def ranked(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.rank)
+
+    @property
+    def seeds(self) -> int:
+        """The largest number of seeds that a row has."""
+        return max((len(row.records) for row in self.rows), default=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Board(Ranking):
     """Every result on one split of one data set under one protocol."""
 
     fingerprint: str
@@ -40,13 +62,6 @@ class Board:
     split: Split
     protocol: Protocol
     profile: str
-    rows: tuple[Row, ...]
-    """Best mean test macro F1 first."""
-    smallest_difference: float
-    """In macro F1, between two networks, that is found in at least four of five such test sets; NaN
-    for fewer than two."""
-    selection_bias: float
-    """By how much the score of the first row is too high at most, for being the best here."""
     failed: tuple[RunRecord, ...]
     labels: np.ndarray
     """(n,): the true classes of the test images."""
@@ -108,17 +123,8 @@ class Board:
         return tuple(row for row in self.rows if row.kind == "ensemble")
 
     @property
-    def ranked(self) -> tuple[Row, ...]:
-        return tuple(row for row in self.rows if row.rank)
-
-    @property
     def devices(self) -> tuple[str, ...]:
         return tuple(sorted({r.cost.throughput.device for row in self.rows for r in row.runs}))
-
-    @property
-    def seeds(self) -> int:
-        """The largest number of seeds that a row has."""
-        return max((len(row.records) for row in self.rows), default=0)
 
 
 Placed = tuple[Board, Row]
@@ -184,9 +190,7 @@ def _board(
         split=first.run.split,
         protocol=first.run.protocol,
         profile=first.profile,
-        rows=ranking.rows,
-        smallest_difference=ranking.smallest_difference,
-        selection_bias=ranking.selection_bias,
+        **vars(ranking),
         labels=labels,
         failed=tuple(r for r in records if isinstance(r, RunRecord) and not r.finished),
         predictions=predictions,
@@ -202,14 +206,6 @@ def _hashes(images: ImageIdentities | None, rows: Sequence[Row]) -> np.ndarray |
     if ids.max(initial=-1) >= len(images.sha256) or not images.sha256[ids].any(axis=1).all():
         return None
     return np.asarray(images.sha256[ids])
-
-
-@dataclass(frozen=True, eq=False)
-class Ranking:
-    rows: tuple[Row, ...]
-    """Best first, with ranks, marks and fronts."""
-    smallest_difference: float
-    selection_bias: float
 
 
 def rank_rows(rows: Sequence[Row], labels: np.ndarray, classes: int) -> Ranking:

@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from functools import cache
 
 from harness.reporting.findings import chosen
-from harness.reporting.leaderboard import Board, rank_rows
-from harness.reporting.rows import Row
+from harness.reporting.leaderboard import Board, Ranking, rank_rows
+from harness.reporting.rows import Row, with_distinct_titles
 
 MOST_NETWORKS = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Overview:
+class Overview(Ranking):
     """The best rows of several boards on the same test images, ranked against each other."""
 
     boards: tuple[Board, ...]
-    rows: tuple[Row, ...]
     board_of: Mapping[str, Board]
     """By the id of a row's first record."""
 
@@ -48,9 +47,11 @@ def _overview(boards: tuple[Board, ...]) -> Overview:
     every = [row for board in boards for row in board.rows]
     best = [row for kind in ("network", "ensemble", "imported", "baseline")
             for row in _best(every, kind)]  # fmt: skip
+    records = {record.subject.id: record for row in every for record in row.records}
+    best = with_distinct_titles(best, records)
     ranking = rank_rows(best, boards[0].labels, len(boards[0].data.class_names))
     board_of = {row.records[0].subject.id: board for board in boards for row in board.rows}
-    return Overview(boards, first_rows(ranking.rows), board_of)
+    return Overview(**vars(ranking), boards=boards, board_of=board_of)
 
 
 def _best(rows: Iterable[Row], kind: str) -> list[Row]:

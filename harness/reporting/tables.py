@@ -35,7 +35,7 @@ def first_table(board: Board, *, every: bool = False) -> Table[Row]:
 
 
 def overview_table(overview: Overview) -> Table[Row]:
-    """The rows of several boards, with the board of each."""
+    """The rows of several boards that matter, with the board of each."""
     names = headings(overview.boards)
     prefix = f"{overview.boards[0].data.name}, "
 
@@ -45,7 +45,7 @@ def overview_table(overview: Overview) -> Table[Row]:
         return ", ".join(filter(None, words))
 
     column: Column[Row] = Column("board", "Training", training, align="left")
-    return Table((*shown_in(FIRST), column), overview.rows)
+    return Table((*shown_in(FIRST), column), first_rows(overview.rows))
 
 
 def recall_table(board: Board) -> Table[Row]:

@@ -21,7 +21,7 @@ from harness.schema.dataset import ImageIdentities, Split, Subset
 from harness.schema.predictions import Predictions
 from harness.schema.protocol import Head, Optimizer, Phase, Protocol
 from harness.schema.records import Finished, RunRecord
-from harness.schema.run import Run
+from harness.schema.run import Run, Weights
 from harness.storage.records import Store
 from tests.harness.conftest import CLASSES, SUMMARY, made_outcome, made_run
 from tests.harness.reporting.test_ablation import MIXED, PLAIN, VIEWED, part
@@ -102,12 +102,28 @@ def test_boards_that_differ_in_options_alone_are_a_study_already() -> None:
     ]  # fmt: skip
     text = markdown(both)
     assert "<summary>made-up: what the settings change</summary>" in text
+    (legend,) = [line for line in text.splitlines() if line.startswith("Every network of")]
+    assert "With one seed, the tests cover the choice of the test images" in legend
 
 
 def test_boards_without_a_common_network_have_an_overview_alone() -> None:
     apart = boards_of((PLAIN, "vgg16", 0.9, ""), (tuned(SLOW), "lite0", 0.8, ""))
     assert joined_boards(apart) == ()
     assert len(overviews(apart)) == 1
+
+
+def test_the_best_of_several_boards_are_told_apart_and_ranked_with_what_that_leaves_out() -> None:
+    runs = [made_run("vgg16"), made_run("vgg16").model_copy(update={"protocol": tuned(SLOW)})]
+    runs[1] = runs[1].model_copy(update={"weights": Weights(source="imagenet", digest="md5:0")})
+    predictions = {run.id: {name: part(0.8, i) for name in ("validation", "test")}
+                   for i, run in enumerate(runs)}  # fmt: skip
+    made = boards([record_of(run, 0.8, i) for i, run in enumerate(runs)], predictions)
+    (overview,) = overviews(made)
+    assert {row.title for row in overview.rows} == {"VGG16 (random)", "VGG16 (imagenet)"}
+    best = markdown(made).split("\n## ")[1]
+    for words in ("2 of 2 ranked rows may be the best", "not the variation between seeds",
+                  "The score of rank 1 was picked"):  # fmt: skip
+        assert words in best
 
 
 def test_another_split_with_the_same_test_images_is_joined() -> None:
