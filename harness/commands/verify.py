@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.ensembling.builder import vote_mismatch
+from harness.ensembling.builder import fit_mismatch
 from harness.ensembling.members import EnsembleMembers, Member
 from harness.evaluation import metrics
 from harness.reporting.figure_cache import FigureCache
@@ -29,8 +29,9 @@ results of 10,000 normal resamples."""
 def verify(results: Path) -> list[str]:
     """The mismatches between a results folder and its stored predictions; empty if there are none.
 
-    Recomputes every metric of every record and the hash of its predictions, then tables and page
-    byte for byte, and the digest of each figure. Raises StoreError naming what cannot be read.
+    Recomputes every metric of every record and the hash of its predictions, fits ensembles again,
+    then compares tables and page byte for byte, and the digest of each figure. Raises StoreError
+    naming what cannot be read.
     """
     store = Store(results)
     records = store.all_records()
@@ -76,7 +77,7 @@ def _ensemble_mismatches(store: Store, records: Sequence[Record]) -> Iterator[st
             yield f"{path}: its member {missing[0]} has no record here"
             continue
         group = EnsembleMembers(store, tuple(by_id[member] for member in members))
-        if mismatch := vote_mismatch(group, record):
+        if mismatch := fit_mismatch(group, record):
             yield f"{path}: {mismatch}"
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -231,29 +232,42 @@ def _cost(members: EnsembleMembers, ensemble: Ensemble, weights: np.ndarray) -> 
 # --- verification --------------------------------------------------------------------------------
 
 
-def vote_mismatch(members: EnsembleMembers, record: EnsembleRecord) -> str:
-    """How a vote's stored predictions differ from the vote of its members; "" if they do not.
+REFIT_ERROR = 1e-4
+"""Of a probability: a regression's optimiser stops within this of the optimum."""
 
-    Stacking and concatenation are not votes and are not recomputed.
+
+def fit_mismatch(members: EnsembleMembers, record: EnsembleRecord) -> str:
+    """How an ensemble differs from its rule fitted again to its members; "" if it does not.
+
+    Not of concatenation, whose members' features are not kept with the records. Raises UserError
+    where the rule cannot be fitted.
     """
-    rule, weights = record.ensemble.rule, np.array(record.shares)
-    if rule in {"stacking", "concatenation"}:
+    rule = record.ensemble.rule
+    if rule == "concatenation":
         return ""
+    fitted = _fit(members, rule)
+    shares = [_shares(fitted.weights), *map(_shares, fitted.fold_weights)]
+    recorded_shares = [record.shares, *record.fold_shares]
+    if not _equal(recorded_shares, shares) or record.folds != fitted.folds:
+        return f"its shares are {recorded_shares}, the rule fitted again gives {shares}"
     stored = members.store.predictions(record.ensemble)
-    for part in stored.keys() & {"validation", "test"}:
-        vote = soft_vote(members.probabilities(part), weights)
-        if part == "validation" and record.folds:
-            shares = np.array(record.fold_shares)
-            vote = cross_fitted_vote(members.probabilities(part), members.folds, shares)
-        if np.abs(vote - stored[part].probabilities).max() > 1e-6:
-            return f"the stored {part} predictions are not the vote of its members"
+    for part in filter(members.have, stored.keys() & set(PARTS)):
+        if np.abs(fitted.predict(part) - stored[part].probabilities).max() > REFIT_ERROR:
+            return f"the stored {part} predictions are not those of its rule fitted again"
     recorded = record.calibrated_members
-    computed = _calibrated_members(members, rule, weights)
+    computed = _calibrated_members(members, rule, fitted.weights)
     if recorded is None or computed is None:
         return "" if recorded is computed else "calibrated_members is missing"
-    if not np.allclose(_numbers(recorded), _numbers(computed), rtol=0, atol=1e-9):
+    if not _equal(_numbers(recorded), _numbers(computed)):
         return f"calibrated_members is {recorded}, the predictions give {computed}"
     return ""
+
+
+def _equal(recorded: Sequence[Any], computed: Sequence[Any]) -> bool:
+    """Up to the last bits, which depend on the order of a processor's additions."""
+    return np.shape(recorded) == np.shape(computed) and np.allclose(
+        recorded, computed, rtol=0, atol=1e-9
+    )
 
 
 def _numbers(values: CalibratedMembers) -> list[float]:
