@@ -21,7 +21,7 @@ from harness.config import augmentation_named
 from harness.errors import UserError
 from harness.schema.protocol import Protocol
 from harness.schema.tuning import Method
-from harness.storage.files import write_atomically
+from harness.storage.files import no_link_between, write_atomically
 from harness.storage.records import FEATURES, Store
 from harness.sweep import planner
 from harness.sweep.planner import PlannedRun
@@ -75,7 +75,8 @@ class Search:
         return f"{self.base.recipe.name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
     def path(self, suffix: str) -> Path:
-        return self.folder / f"{self.name}.{suffix}"
+        path = self.folder / f"{self.name}.{suffix}"
+        return no_link_between(self.experiment.request.results, path)
 
 
 def tune(recipe: str, request: Request, method: Method, trials: int | None) -> int:

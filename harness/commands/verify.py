@@ -11,11 +11,13 @@ import numpy as np
 
 from harness.ensembling.builder import fit_mismatch
 from harness.ensembling.members import EnsembleMembers, Member
+from harness.errors import StoreError
 from harness.evaluation import metrics
 from harness.reporting.figure_cache import FigureCache
 from harness.reporting.publish import boards_of, published_texts, reproductions_of
 from harness.reporting.reproduction_table import plots
 from harness.schema.records import EnsembleRecord, Record
+from harness.storage.files import read_plain
 from harness.storage.records import Store
 
 RESAMPLED = ("macro_f1_interval", "macro_f1_sd", "accuracy_interval")
@@ -43,11 +45,18 @@ def verify(results: Path) -> list[str]:
     figures = FigureCache(results, ranked, plots(reproduced))
     mismatches = [*_ensemble_mismatches(store, records), *figures.mismatches()]
     for path, text in published_texts(results, ranked, figures, reproduced).items():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
+        if not _holds(path, text.encode()):
             mismatches.append(
                 f"{path}: not what the records give; 'wbc-bench leaderboard' writes it"
             )
     return mismatches
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return read_plain(path, len(content)) == content
+    except (OSError, StoreError):
+        return False
 
 
 def _metric_mismatches(store: Store, record: Record) -> Iterator[str]:

@@ -15,14 +15,14 @@ from harness.ensembling.cross_fitting import (
     cross_fitted_vote,
     fit_without_each_fold,
 )
-from harness.ensembling.members import EnsembleMembers
+from harness.ensembling.members import PARTS, EnsembleMembers
 from harness.ensembling.selection import best_subsets, greedy_selection
 from harness.ensembling.stacking import fit_stacking
 from harness.ensembling.voting import fit_weights
 from harness.errors import StoreError, UnknownName, UserError
 from harness.evaluation import calibration, metrics
 from harness.evaluation.voting import soft_vote
-from harness.schema.predictions import SHIFTED, Predictions
+from harness.schema.predictions import Predictions
 from harness.schema.records import (
     CalibratedMembers,
     Ensemble,
@@ -34,7 +34,6 @@ from harness.schema.records import (
 )
 from harness.training.head import fit_head
 
-PARTS = ("validation", "test", SHIFTED)
 RULES: tuple[Rule, ...] = ("soft vote", "weighted vote", "greedy", "stacking", "concatenation")
 SEARCH_RULES: tuple[Rule, ...] = ("greedy", "best subset")
 ALL_RULES: tuple[Rule, ...] = (*RULES, "best subset")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.ensembling.cross_fitting import stratified_folds
 from harness.errors import StoreError, UnknownName, UserError, did_you_mean
-from harness.schema.predictions import Predictions
+from harness.schema.predictions import SHIFTED, Predictions
 from harness.schema.records import ExternalRecord, RunRecord
 from harness.schema.run import Run
 from harness.storage.files import read_arrays
@@ -21,6 +21,8 @@ from harness.storage.predictions import read_predictions
 from harness.storage.records import FEATURES, PREDICTIONS, Store, check_same_images
 from zoo.registry import find
 
+PARTS = ("validation", "test", SHIFTED)
+"""That ensembles predict."""
 T = TypeVar("T")
 
 Member = RunRecord | ExternalRecord
@@ -66,10 +68,13 @@ class EnsembleMembers:
     @cached_property
     def features(self) -> tuple[dict[str, np.ndarray], ...]:
         """Each member's pooled features (n, width) by part. Raises UserError."""
-        return tuple(self._read(record, FEATURES, read_arrays) for record in self.records)
+        rows = {name: len(self.labels(name)) for name in PARTS if self.have(name)}
+        read = partial(_read_features, rows={"train": len(self.train_labels()), **rows})
+        return tuple(self._read(record, FEATURES, read) for record in self.records)
 
     def train_labels(self) -> np.ndarray:
-        return self._read(self.records[0], PREDICTIONS, read_predictions)["train"].labels
+        read = partial(_read_train_labels, classes=len(self.records[0].data.class_names))
+        return self._read(self.records[0], PREDICTIONS, read)
 
     def _read(self, record: Member, file: str, read: Callable[[Path], T]) -> T:
         if isinstance(record, ExternalRecord):
@@ -84,6 +89,26 @@ class EnsembleMembers:
             return read(path)
         except StoreError:
             raise UserError(f"{path} is damaged; {remedy}") from None
+
+
+def _read_features(path: Path, rows: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Features by part, so many ``rows`` of each. Raises StoreError."""
+    arrays = read_arrays(path)
+    found = [arrays[name] for name in rows if name in arrays]
+    width = found[0].shape[-1:] if found else ()
+    if [array.shape for array in found] != [(count, *width) for count in rows.values()]:
+        raise StoreError(f"{path}: not the features of these images")
+    if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in found):
+        raise StoreError(f"{path}: features that are not finite numbers")
+    return arrays
+
+
+def _read_train_labels(path: Path, classes: int) -> np.ndarray:
+    """Raises StoreError."""
+    part = read_predictions(path).get("train")
+    if part is None or part.probabilities.shape[1] != classes:
+        raise StoreError(f"{path}: no training images of these classes")
+    return part.labels
 
 
 def group_members(

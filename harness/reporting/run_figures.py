@@ -21,7 +21,7 @@ from harness.reporting.figures import (
 )
 from harness.reporting.plots import printable
 from harness.schema.records import Finished, RunRecord
-from harness.storage.files import write_atomically
+from harness.storage.files import no_link_between, write_atomically
 from zoo.registry import find
 
 
@@ -30,6 +30,7 @@ def draw(record: RunRecord, folder: Path) -> tuple[Path, Path]:
     assert isinstance(record.result, Finished)
     stem = f"{record.run.recipe}-{record.run.id}"
     curves, confusion = folder / f"{stem}-curves.png", folder / f"{stem}-confusion.png"
+    no_link_between(folder.parents[1], curves)
     with style():
         write_atomically(curves, png(learning_curve(record, record.result)))
         write_atomically(confusion, png(confusion_matrix(record, record.result)))

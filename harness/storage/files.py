@@ -17,6 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from harness.errors import StoreError
 
@@ -29,6 +30,7 @@ DAMAGED = (
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp", re.DOTALL)
 LEFTOVER_SECONDS = 3600.0
+MOST_ARRAY_BYTES = 1 << 33
 DEVICE_FOLDERS = ("/dev", "/dev/fd", "/proc/self/fd")
 AGAIN = "delete it and run again"
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -167,7 +169,16 @@ def write_images(path: Path, shape: tuple[int, ...], batches: Iterable[np.ndarra
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an npz. Raises StoreError naming the file."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        with (
+            os.fdopen(open_plain(path, os.O_RDONLY), "rb") as stream,
+            NpzFile(stream, allow_pickle=False) as file,
+        ):
+            assert file.zip is not None, "until it is closed"
+            if sum(entry.file_size for entry in file.zip.infolist()) > MOST_ARRAY_BYTES:
+                raise ValueError(f"more than {MOST_ARRAY_BYTES:,} bytes of arrays")
+            arrays = dict(file)
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("not all of it are arrays")
+        return arrays
     except DAMAGED as error:
         raise unreadable(path, error) from None

@@ -168,7 +168,8 @@ class Store:
         arrays = {"sha256": images.sha256} | (
             {"files": np.array(images.files)} if images.files else {}
         )
-        write_arrays(self._images_path(fingerprint), arrays, compress=True)
+        path = no_link_between(self.root, self._images_path(fingerprint))
+        write_arrays(path, arrays, compress=True)
 
     def images(self, fingerprint: str) -> ImageIdentities | None:
         """None where the folder does not have it, as older ones. Raises StoreError."""

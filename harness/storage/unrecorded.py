@@ -18,6 +18,7 @@ from harness.schema.base import FrozenModel, Name
 from harness.schema.records import Outcome
 from harness.schema.run import Job
 from harness.storage.files import read_plain, write_atomically
+from harness.storage.predictions import MOST_BYTES
 from harness.storage.records import MOST_RECORD_BYTES, PREDICTIONS
 
 OUTCOME = "outcome.json"
@@ -76,5 +77,4 @@ def discard(output: Path, *kept: Path) -> None:
 
 
 def _digest(folder: Path) -> str:
-    content = (folder / PREDICTIONS).read_bytes()
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(read_plain(folder / PREDICTIONS, MOST_BYTES)).hexdigest()

@@ -6,6 +6,7 @@ several processes may work on one study at once.
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from harness.errors import StoreError, UserError
 from harness.schema.protocol import Protocol
 from harness.schema.tuning import Method, SearchSpace, TrialOutcome
 from harness.storage.file_lock import FileLock
+from harness.storage.files import open_plain
 from harness.tuning.objective import TrialFailed
 from harness.tuning.space import Parameters, grid, suggest
 
@@ -50,6 +52,7 @@ class Study:
 
     def __init__(self, path: Path, method: Method, space: SearchSpace, protocol: Protocol) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(open_plain(path, os.O_RDONLY | os.O_CREAT))  # No link, and no pipe to wait for.
         self.path, self.method, self.space, self._protocol = path, method, space, protocol
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

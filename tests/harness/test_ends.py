@@ -105,6 +105,9 @@ def test_a_kept_outcome_of_other_predictions_is_not_believed(tmp_path: Path) -> 
     assert find_outcome(tmp_path, folder) == made_outcome()
     tear(folder / PREDICTIONS, "flipped")
     assert find_outcome(tmp_path, folder) is None
+    (folder / PREDICTIONS).unlink()
+    os.mkfifo(folder / PREDICTIONS)
+    assert find_outcome(tmp_path, folder) is None, "nobody waits for a pipe"
     (folder / OUTCOME).write_text("{")
     assert find_outcome(folder) is None
 

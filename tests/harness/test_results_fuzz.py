@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import stat
 import warnings
 from collections.abc import Callable, Iterator
@@ -45,6 +46,8 @@ HOSTILE: list[Any] = [
     "=1+1", "\u202e", "a" * 5000, 0, -1, 1, 10**30, 2**53 + 1, 0.0, -0.5, 1e308, 1e-308, [], {},
     [[]], [None], {"a": {"b": 1}}, "NaN", float("nan"), float("inf"), "9" * 40, "0" * 16,
 ]  # fmt: skip
+MOST_SECONDS = 300
+"""Far more than a command takes: one that waits for a pipe waits for ever."""
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("leaderboard",),
     ("verify",),
@@ -71,9 +74,15 @@ class Answer:
     output: str
 
 
+def hangs(*_: object) -> None:
+    raise AssertionError(f"no end in {MOST_SECONDS} s")
+
+
 def type_in(*words: str) -> Answer:
-    """A command, as in a terminal: an exception that is no exit fails the test."""
+    """A command, as in a terminal: an exception that is no exit fails the test, as a hang does."""
     out = io.StringIO()
+    signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(MOST_SECONDS)
     with (
         redirect_stdout(out),
         redirect_stderr(out),
@@ -84,6 +93,8 @@ def type_in(*words: str) -> Answer:
             main()
         except SystemExit as ended:
             return Answer(int(ended.code or 0), out.getvalue())
+        finally:
+            signal.alarm(0)
     raise AssertionError("main() ends with an exit code")
 
 
@@ -261,7 +272,8 @@ def test_any_results_folder_is_an_answer_or_a_line(place: Path, data: st.DataObj
         for _ in range(data.draw(st.integers(1, 2), "mutations")):
             mutate(data, results, victim)
         outside = contents(victim), contents(place / "work")
-        for words in COMMANDS:
+        # In any order: `leaderboard` and `ensemble` write what the others read.
+        for words in data.draw(st.permutations(COMMANDS), "order"):
             answer = type_in(*words, "--results", str(results))
             assert answer.code in (0, 1, 2), answer.output
             assert "Traceback" not in answer.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,19 @@ import pytest
 
 from harness.errors import StoreError
 from harness.execution.locks import RunLock
+from harness.reporting.run_figures import draw
 from harness.schema.base import printable
+from harness.schema.dataset import ImageIdentities
 from harness.schema.predictions import Predictions
 from harness.schema.records import EnsembleRecord
-from harness.storage.files import open_new, read_plain, write_atomically
+from harness.storage import files
+from harness.storage.files import (
+    open_new,
+    read_arrays,
+    read_plain,
+    write_arrays,
+    write_atomically,
+)
 from harness.storage.predictions import read_predictions, write_predictions
 from harness.storage.records import Store, read_record
 from tests.harness.conftest import failed_record, made_predictions, made_record, save_finished
@@ -195,14 +205,47 @@ def test_only_plain_files_are_read(tmp_path: Path) -> None:
         read_plain(store.record_path(record.run), 10)
 
 
-@pytest.mark.parametrize("folder", ["records", "predictions"])
+def test_an_npz_is_a_plain_file_of_arrays_of_bounded_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the hashes of images and the features of a run are."""
+    path = tmp_path / "x.npz"
+    os.mkfifo(path)
+    with pytest.raises(StoreError, match="not a regular file"):
+        read_arrays(path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(StoreError, match="a symbolic link, which is not followed"):
+        read_arrays(path)
+    path.unlink()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("sha256", "text")
+    with pytest.raises(StoreError, match="not all of it are arrays"):
+        read_arrays(path)
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(StoreError, match="not a zip file"):
+        read_arrays(path)
+    write_arrays(path, {"sha256": np.zeros((1000, 32), np.uint8)}, compress=True)
+    monkeypatch.setattr(files, "MOST_ARRAY_BYTES", 10_000)
+    with pytest.raises(StoreError, match="more than 10,000 bytes of arrays"):
+        read_arrays(path)
+
+
+@pytest.mark.parametrize("folder", ["records", "predictions", "images", "figures/runs"])
 def test_nothing_is_written_through_a_link(tmp_path: Path, folder: str) -> None:
     victim, store = tmp_path / "victim", Store(tmp_path / "results")
     victim.mkdir()
-    store.root.mkdir()
+    (store.root / folder).parent.mkdir(parents=True)
     (store.root / folder).symlink_to(victim)
-    with pytest.raises(StoreError, match=f"{folder}: a symbolic link; nothing is written"):
+
+    def write_all() -> None:
         save_finished(store, made_record())
+        store.save_images("0" * 24, ImageIdentities(np.zeros((1, 32), np.uint8), ()))
+        draw(made_record(), store.root / "figures" / "runs")
+
+    with pytest.raises(StoreError, match=f"{folder}: a symbolic link; nothing is written"):
+        write_all()
     assert not list(victim.iterdir())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,10 @@ def test_a_grid_that_is_larger_than_the_number_of_trials(tmp_path: Path) -> None
 def test_a_file_that_is_no_journal(tmp_path: Path) -> None:
     (tmp_path / "made-up.journal").write_text('{"op_code": "x"}\n')
     with pytest.raises(StoreError, match=r"made-up\.journal: no journal of Optuna"):
+        study(tmp_path)
+    (tmp_path / "made-up.journal").unlink()
+    os.mkfifo(tmp_path / "made-up.journal")
+    with pytest.raises(StoreError, match="not a regular file"):
         study(tmp_path)
 
 
