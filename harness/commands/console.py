@@ -8,10 +8,20 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from harness.commands.terminal import discard_output
+
+
+class _Console(Console):
+    """Raises BrokenPipeError where nobody reads it, instead of exiting."""
+
+    def on_broken_pipe(self) -> None:
+        discard_output()
+        raise BrokenPipeError
+
 
 def plain_console(*, stderr: bool = False) -> Console:
     """A console that prints names and paths as they are, brackets too."""
-    return Console(stderr=stderr, markup=False)
+    return _Console(stderr=stderr, markup=False)
 
 
 def updater(status: Status) -> Callable[[str], None]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from harness.commands.terminal import discard_output
 from harness.errors import UserError, did_you_mean
 
 CONFIG = "benchmark.toml"
@@ -19,6 +20,14 @@ RESULTS_HOLD = ("records", "external", "ensembles", "artefacts", "LEADERBOARD.md
 
 class Subcommands(click.Group):
     """A group that names the nearest subcommand when one is mistyped."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Raises UserError where nobody reads the output; click would exit without a word."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            discard_output()
+            raise UserError("nobody reads the output any more") from None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -33,14 +31,6 @@ from harness.sweep.scheduler import Launcher, Summary, SweepContext, sweep
 from harness.sweep.tensorboard import TensorBoardCallback
 
 
-class OutputConsole(Console):
-    """A console that raises BrokenPipeError where nobody reads it, instead of exiting."""
-
-    def on_broken_pipe(self) -> None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise BrokenPipeError
-
-
 @dataclass(frozen=True)
 class PreparedSweep:
     plan: Plan
@@ -51,7 +41,7 @@ class PreparedSweep:
 
 def run(request: Request) -> int:
     """Train what is pending and write the tables; 1 if a run failed, 2 if some input was wrong."""
-    console = OutputConsole(markup=False)
+    console = plain_console()
     experiment = resolve(request, console, download=True)
     remove_leftovers(experiment.store.root)
     experiment.store.set_aside_torn(partial(console.print, soft_wrap=True, markup=False))

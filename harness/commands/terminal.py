@@ -43,9 +43,6 @@ def execute(command: Callable[[], Any]) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted; the same command goes on from here", err=True)
         code = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except Exception as error:
         if is_out_of_memory(f"{type(error).__name__} {error}"):
             code = print_error("out of memory; the same command goes on from here")
@@ -78,6 +75,11 @@ def _prepare_output() -> None:
             print_error(str(message))
 
     warnings.showwarning = show_in_one_line  # type: ignore[assignment]
+
+
+def discard_output() -> None:
+    """Send stdout, which nobody reads, nowhere: what its buffer holds would fail at the end too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _interrupt(*_: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import resource
 
 from harness.errors import UserError
@@ -18,13 +19,19 @@ def limit_gb() -> float:
     return math.inf if limit == resource.RLIM_INFINITY else limit / 1e9
 
 
+def cores() -> int:
+    """Processor cores that this process may use.
+
+    Here, since importing NumPy, as ``devices`` does, fails with too little address space.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def check(least_gb: float) -> None:
     """Raises UserError where the limit is below this and GB_PER_CORE."""
     limit = limit_gb()
-    if limit == math.inf:
-        return
-    from harness.execution.devices import cores  # `--help` is fast without.
-
     needed = least_gb + GB_PER_CORE * cores()
     if limit < needed:
         raise UserError(

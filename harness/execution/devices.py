@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from harness.execution.address_space import cores as cores
 from harness.schema.run import Device as Device
 
 MOST_PREPARING = 8
@@ -109,13 +110,6 @@ def _gpus(environment: Mapping[str, str]) -> tuple[Device, ...]:
 def _matches(item: str, index: str, uuid: str) -> bool:
     """Whether an entry of CUDA_VISIBLE_DEVICES, an index or the start of a UUID, is this GPU."""
     return item == index or (item.startswith("GPU-") and uuid.startswith(item))
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cpu_name() -> str:

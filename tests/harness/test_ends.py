@@ -118,12 +118,15 @@ def test_a_kept_outcome_of_other_predictions_is_not_believed(tmp_path: Path) -> 
 TOO_LITTLE = r"out of memory: the address space is limited to {} GB and \d+\.\d GB are needed; "
 
 
-def test_a_command_with_too_little_address_space_is_one_line() -> None:
+@pytest.mark.parametrize("megabytes", [100, 400])
+def test_a_command_with_too_little_address_space_is_one_line(megabytes: int) -> None:
     """As ``ulimit -v`` leaves it: OpenBLAS would crash, or ask for memory without end."""
-    command = f"ulimit -v 400000; exec {sys.executable} -m harness.cli leaderboard"
+    command = f"ulimit -v {megabytes}000; exec {sys.executable} -m harness.cli leaderboard"
     answer = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert answer.returncode == 2
-    assert re.match("wbc-bench: " + TOO_LITTLE.format("0.4"), answer.stderr), answer.stderr
+    assert re.match("wbc-bench: " + TOO_LITTLE.format(f"0.{megabytes // 100}"), answer.stderr), (
+        answer.stderr
+    )
     assert answer.stderr.count("\n") == 1
 
 
@@ -258,10 +261,10 @@ def test_a_hangup_ends_a_command_as_ctrl_c_does() -> None:
 
 
 NOBODY_READS = """
-from harness.commands.run import OutputConsole
+from harness.commands.console import plain_console
 try:
     for _ in range(100_000):
-        OutputConsole().print("a line")
+        plain_console().print("a line")
 except BrokenPipeError:
     raise SystemExit(3)
 """
@@ -277,6 +280,14 @@ def test_output_that_nobody_reads_is_an_error_and_no_silent_exit() -> None:
     assert process.wait(60) == 3
     assert process.stderr is not None
     assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("command", ["zoo", "data --help"])
+def test_a_command_whose_output_nobody_reads_says_so(command: str) -> None:
+    line = f"{sys.executable} -m harness.cli {command} | true; exit $PIPESTATUS"
+    answer = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True)
+    assert answer.stderr == "wbc-bench: nobody reads the output any more\n"
+    assert answer.returncode == 2
 
 
 # --- clusters ------------------------------------------------------------------------------------
