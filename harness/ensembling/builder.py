@@ -32,6 +32,7 @@ from harness.schema.records import (
     Rule,
     RunRecord,
 )
+from harness.storage.records import Store
 from harness.training.head import fit_head
 
 RULES: tuple[Rule, ...] = ("soft vote", "weighted vote", "greedy", "stacking", "concatenation")
@@ -201,6 +202,16 @@ def _calibrated_members(
         macro_f1=metrics.macro_f1(labels, vote.argmax(axis=1), vote.shape[1]),
         **calibration.scores(labels, vote),
     )
+
+
+def renew_costs(store: Store) -> None:
+    """Compute the costs of all ensembles from their members' again, which were measured anew."""
+    by_id = {record.run.id: record for record in store.records()}
+    for record in store.ensembles():
+        if record.cost and by_id.keys() >= set(record.ensemble.members):
+            members = EnsembleMembers(store, tuple(by_id[id] for id in record.ensemble.members))
+            cost = _cost(members, record.ensemble, np.array(record.shares))
+            store.save(record.model_copy(update={"cost": cost}))
 
 
 def _cost(members: EnsembleMembers, ensemble: Ensemble, weights: np.ndarray) -> EnsembleCost | None:

@@ -1,4 +1,4 @@
-"""The measured throughput of ensembles: members run one after the other in a child process."""
+"""The measured throughput of networks: one after the other in a child process, warm, alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.execution.devices import Device
 from harness.execution.processes import run_task, worker_environment
 from harness.schema.base import FrozenModel
 from harness.schema.protocol import Protocol
-from harness.schema.records import EnsembleRecord, Finished, Throughput
+from harness.schema.records import EnsembleRecord, Finished, Rates, Throughput
 from harness.schema.run import Backend
 from harness.storage.records import Store
 
@@ -19,25 +19,54 @@ COMMAND_MODULE = "harness.ensembling.throughput_worker"
 
 
 class ThroughputTask(FrozenModel):
-    """Input of the child process; image size, batch and precision are the protocol's."""
+    """Input of the child process: what the rates of these networks depend on."""
 
     recipes: tuple[str, ...]
-    protocol: Protocol
+    image_size: int
+    batch: int
+    precision: str
+    views: int
     device: Device
+    xla: bool = False
+    """Whether TensorFlow compiles by XLA on a GPU."""
+
+    @classmethod
+    def of(
+        cls, recipes: tuple[str, ...], protocol: Protocol, device: Device, *, xla: bool = False
+    ) -> ThroughputTask:
+        return cls(
+            recipes=recipes,
+            image_size=protocol.image_size,
+            batch=protocol.inference_batch,
+            precision=protocol.precision,
+            views=protocol.test_views,
+            device=device,
+            xla=xla,
+        )
 
 
-def measure(
-    recipes: tuple[str, ...], protocol: Protocol, device: Device, environment: Mapping[str, str]
-) -> Throughput:
-    """Images per second through all these networks in turn, warm. Raises UserError.
+class MeasuredRates(FrozenModel):
+    """Of one network all rates, of several ones in turn the throughput alone."""
+
+    rates: Rates
+    backend: str
+    """Name and version."""
+
+
+def measure(task: ThroughputTask, environment: Mapping[str, str]) -> MeasuredRates:
+    """Images per second through all these networks in turn. Raises UserError.
 
     ``environment``: of the child process.
     """
-    task = ThroughputTask(recipes=recipes, protocol=protocol, device=device)
     result, reason = run_task(COMMAND_MODULE, task, environment, lambda _: None)
     if reason:
-        raise UserError(f"the throughput of {' + '.join(recipes)} was not measured: {reason}")
-    return Throughput.model_validate(result)
+        names = " + ".join(task.recipes)
+        raise UserError(f"the throughput of {names} was not measured: {reason}")
+    return MeasuredRates.model_validate(result)
+
+
+def backend_of(result: Finished) -> Backend:
+    return cast(Backend, result.environment.backend.partition(" ")[0])
 
 
 def measure_all(
@@ -49,7 +78,7 @@ def measure_all(
     programs.
     """
     backends = {
-        record.run.id: cast(Backend, record.result.environment.backend.partition(" ")[0])
+        record.run.id: backend_of(record.result)
         for record in store.records()
         if isinstance(record.result, Finished)
     }
@@ -60,6 +89,7 @@ def measure_all(
         key = (frozenset(record.used_recipes), record.run.protocol.canonical())
         if key not in measured:
             environment = worker_environment(device, backends[next(iter(record.used))], cache)
-            measured[key] = measure(record.used_recipes, record.run.protocol, device, environment)
+            task = ThroughputTask.of(record.used_recipes, record.run.protocol, device)
+            measured[key] = measure(task, environment).rates.throughput
         cost = record.cost.model_copy(update={"throughput": measured[key]})
         store.save(record.model_copy(update={"cost": cost}))

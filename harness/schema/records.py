@@ -55,20 +55,25 @@ class Throughput(FrozenModel):
     """Whether no other run used the device at the same time, and on a CPU no other program."""
 
 
-class Cost(FrozenModel):
-    parameters: Parameters
-    trainable_parameters: Count
-    multiply_adds: Count
-    """Per image at the protocol's size, backbone and head."""
+class Rates(FrozenModel):
+    """How fast a network is in inference, measured alone on a device."""
+
     throughput: Throughput
-    peak_memory_mb: Amount
-    """Peak resident memory of the run's process, MiB."""
-    peak_device_memory_mb: Amount | None = None
     latency_ms: Amount | None = added_field(None)
     """Milliseconds from one image to its features, as a batch of its own: the median, warm."""
     best_images_per_second: Rate | None = added_field(None)
     """The highest median rate over the protocol's batch size, 1 and, on a GPU, 256."""
     best_batch_size: Count | None = added_field(None)
+
+
+class Cost(Rates):
+    parameters: Parameters
+    trainable_parameters: Count
+    multiply_adds: Count
+    """Per image at the protocol's size, backbone and head."""
+    peak_memory_mb: Amount
+    """Peak resident memory of the run's process, MiB."""
+    peak_device_memory_mb: Amount | None = None
     training_memory_mb: Amount | None = added_field(None)
     """Peak memory until training ended, MiB: of the GPU, else of the run's process."""
 

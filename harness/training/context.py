@@ -27,9 +27,7 @@ from harness.training.device_images import DeviceImages, memory_budget
 from harness.training.device_memory import device_memory
 from harness.training.feature_extractor import FeatureExtractor
 from harness.training.model import set_xla, xla_pays
-
-GPU_BATCH = 256
-"""With which a GPU is busy: its rate is measured besides."""
+from harness.training.throughput import further_sizes
 
 
 def _ignore(*_: Any) -> None:
@@ -119,9 +117,8 @@ class RunContext:
     @cached_property
     def further_sizes(self) -> tuple[int, ...]:
         """Batch sizes whose rate is measured besides the protocol's, as memory allows."""
-        on_gpu = device_memory() is not None
-        sizes = {1, GPU_BATCH} if on_gpu and self.options.micro_batches == 1 else {1}
-        return tuple(sorted(sizes - {self.extractor.batch_size}))
+        gpu = device_memory() is not None and self.options.micro_batches == 1
+        return further_sizes(self.extractor.batch_size, gpu=gpu)
 
     @property
     def forward_programs(self) -> tuple[Callable[[], None], ...]:

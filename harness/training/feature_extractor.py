@@ -10,7 +10,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from harness.execution.child import failure_status
 from harness.execution.locks import DeviceLock
 from harness.training.compilation import CompileTimer, to_numpy
 from harness.training.throughput import Meter
@@ -87,41 +86,19 @@ class FeatureExtractor:
                 yield features
 
     def measure(self, images: np.ndarray, rows: np.ndarray, meter: Meter) -> np.ndarray:
-        """Measure batches from the host, alone on the device, until that is enough.
-
-        Then one batch of each further size of the meter, several times.
+        """Measure batches of these images from the host until that is enough.
 
         Returns the features of the first rows, as many as it took.
         """
-        features, further = [], self._warm(images, rows, meter.further_sizes)
-        with meter.alone(self._device_lock):
-            for start in range(0, len(rows), self.batch_size):
-                if meter.enough():
-                    break
-                batch = np.asarray(images[self._fill_up(rows[start:])])
-                features.append(meter.measure(self._forward, batch))
-            while meter.short:  # A tiny part: its first batch again, for the timing alone.
-                meter.measure(self._forward, np.asarray(images[self._fill_up(rows)]))
-            for batch in further:
-                meter.measure_further(self._forward, batch)
+        starts = range(0, len(rows), self.batch_size)
+        batches = (np.asarray(images[self._fill_up(rows[start:])]) for start in starts)
+        features = meter.measure(
+            self._forward,
+            batches,
+            lambda size: np.asarray(images[np.resize(rows, size)]),
+            self._device_lock,
+        )
         return np.concatenate(features)[: len(rows)]
-
-    def _warm(
-        self, images: np.ndarray, rows: np.ndarray, sizes: tuple[int, ...]
-    ) -> list[np.ndarray]:
-        """A batch of each size that fits in memory, passed once."""
-        batches = []
-        for size in sizes:
-            batch = np.asarray(images[np.resize(rows, size)])
-            try:
-                with self._device_lock.shared():
-                    to_numpy(self._forward(batch))
-            except Exception as error:  # Each backend has its own.
-                if failure_status(error) != "out of memory":
-                    raise
-                break
-            batches.append(batch)
-        return batches
 
     def _fill_up(self, rows: np.ndarray) -> np.ndarray:
         return np.resize(rows[: self.batch_size], self.batch_size)

@@ -36,7 +36,7 @@ from harness.training.checkpoint import CheckpointManager
 from harness.training.compilation import count_programs
 from harness.training.context import Callbacks, RunContext, TrainOptions
 from harness.training.device_memory import device_memory
-from harness.training.model import jit, make_deterministic
+from harness.training.model import backend_version, jit, make_deterministic
 from harness.training.trainer import TrainingResult, build_context, train, train_trial
 
 
@@ -161,12 +161,11 @@ def _checkpoints(job: Job, emit: Emit) -> CheckpointManager:
 
 
 def _environment() -> Environment:
-    backend = keras.backend.backend()
     return Environment(
         wbc_bench=__version__,
         python=platform.python_version(),
         keras=keras.__version__,
-        backend=f"{backend} {sys.modules[backend].__version__}",
+        backend=backend_version(),
         numpy=np.__version__,
         platform=f"{platform.system()} {platform.machine()}",
         cores=devices.cores(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from typing import Any
 
 import keras
@@ -192,6 +193,12 @@ def _can_learn(layer: keras.layers.Layer, pretrained: bool) -> bool:
     if isinstance(layer, keras.layers.BatchNormalization):
         return not pretrained
     return bool(layer.trainable_weights)
+
+
+def backend_version() -> str:
+    """Name and version, as records have them."""
+    backend = keras.backend.backend()
+    return f"{backend} {sys.modules[backend].__version__}"
 
 
 def make_deterministic(backend: str) -> None:

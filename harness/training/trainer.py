@@ -174,15 +174,11 @@ def _peak_memory_mb() -> float:
 def _cost(context: RunContext, last: PhaseResult, meter: Meter, training_memory_mb: float) -> Cost:
     networks, memory = (context.network, last.head), device_memory()
     precision, device = context.run.protocol.precision, context.options.device_name
-    best_rate, best_size = meter.best(context.extractor.batch_size)
     return Cost(
         parameters=sum(network.count_params() for network in networks),
         trainable_parameters=last.trainable_parameters,
         multiply_adds=sum(map(multiply_adds, networks)),
-        throughput=meter.result(context.extractor.batch_size, precision, device),
-        latency_ms=meter.latency_ms(),
-        best_images_per_second=best_rate,
-        best_batch_size=best_size,
+        **dict(meter.rates(context.extractor.batch_size, precision, device)),
         training_memory_mb=training_memory_mb,
         peak_memory_mb=peak_resident_mb(),
         peak_device_memory_mb=None if memory is None else memory.peak / 1024**2,

@@ -9,9 +9,10 @@ import pytest
 from harness.commands.verify import verify
 from harness.ensembling.builder import fit_ensembles
 from harness.ensembling.members import group_members
-from harness.ensembling.throughput import measure, measure_all
+from harness.ensembling.throughput import ThroughputTask, measure, measure_all
 from harness.errors import UserError
 from harness.execution.devices import Device
+from harness.execution.processes import worker_environment
 from harness.reporting.plots import Against, plots
 from harness.reporting.publish import read_boards, write_tables
 from harness.schema.protocol import Protocol
@@ -81,4 +82,16 @@ def test_members_are_timed_one_after_the_other(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_cannot_be_built_is_named() -> None:
     with pytest.raises(UserError, match=r"inceptionv3.*was not measured.*too small"):
-        measure(("inceptionv3", "lite0"), Protocol(image_size=32), CPU, {})
+        measure(ThroughputTask.of(("inceptionv3", "lite0"), Protocol(image_size=32), CPU), {})
+
+
+@pytest.mark.slow
+def test_of_one_network_latency_and_best_rate_too(tmp_path: Path) -> None:
+    task = ThroughputTask.of(("lite0",), Protocol(image_size=32), CPU)
+    rates = measure(task, worker_environment(CPU, "jax", tmp_path)).rates
+    assert rates.throughput.batches >= 5
+    assert rates.latency_ms is not None
+    assert rates.latency_ms > 0
+    assert rates.best_images_per_second is not None
+    assert rates.best_images_per_second > 0
+    assert rates.best_batch_size in {1, task.batch}
