@@ -69,8 +69,11 @@ class EnsembleMembers:
     def features(self) -> tuple[dict[str, np.ndarray], ...]:
         """Each member's pooled features (n, width) by part. Raises UserError."""
         rows = {name: len(self.labels(name)) for name in PARTS if self.have(name)}
-        read = partial(_read_features, rows={"train": len(self.train_labels()), **rows})
-        return tuple(self._read(record, FEATURES, read) for record in self.records)
+        found = [self._read(record, FEATURES, read_arrays) for record in self.records]
+        rows["train"] = len(self.train_labels())
+        for record, arrays in zip(self.records, found, strict=True):
+            self._read(record, FEATURES, partial(_check_features, arrays=arrays, rows=rows))
+        return tuple(found)
 
     def train_labels(self) -> np.ndarray:
         read = partial(_read_train_labels, classes=len(self.records[0].data.class_names))
@@ -91,16 +94,14 @@ class EnsembleMembers:
             raise UserError(f"{path} is damaged; {remedy}") from None
 
 
-def _read_features(path: Path, rows: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Features by part, so many ``rows`` of each. Raises StoreError."""
-    arrays = read_arrays(path)
+def _check_features(path: Path, arrays: Mapping[str, np.ndarray], rows: Mapping[str, int]) -> None:
+    """Raises StoreError unless there are so many ``rows`` of features of each part."""
     found = [arrays[name] for name in rows if name in arrays]
     width = found[0].shape[-1:] if found else ()
     if [array.shape for array in found] != [(count, *width) for count in rows.values()]:
         raise StoreError(f"{path}: not the features of these images")
     if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in found):
         raise StoreError(f"{path}: features that are not finite numbers")
-    return arrays
 
 
 def _read_train_labels(path: Path, classes: int) -> np.ndarray:
