@@ -41,6 +41,14 @@ def headings(boards: tuple[Board, ...]) -> dict[Board, str]:
     }
 
 
+def shared_heading(boards: tuple[Board, ...]) -> tuple[str, dict[Board, str]]:
+    """What the headings of several boards have in common, and what each has besides."""
+    words = {board: heading.split(", ") for board, heading in headings(boards).items()}
+    shared = [word for word in words[boards[0]] if all(word in own for own in words.values())]
+    own = {board: ", ".join(w for w in words[board] if w not in shared) for board in boards}
+    return ", ".join(shared), own
+
+
 def common_heading(data: str, what: str, protocol: Protocol) -> str:
     """Data, profile and options, without what distinguishes boards that share these."""
     return ": ".join(filter(None, [f"{data}, {what}", "; ".join(options_in_words(protocol))]))

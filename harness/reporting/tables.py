@@ -15,7 +15,7 @@ from harness.reporting.columns import COLUMNS, FIRST, recall, shown_in
 from harness.reporting.findings import Member
 from harness.reporting.leaderboard import Board
 from harness.reporting.overview import Overview, first_rows
-from harness.reporting.provenance import headings, phase_in_words
+from harness.reporting.provenance import phase_in_words, shared_heading
 from harness.reporting.rows import Row, failed_row, title_of
 from harness.reporting.table import Column, Table, number, p_value, percent, percent_1
 from harness.schema.predictions import SHIFTED
@@ -36,13 +36,11 @@ def first_table(board: Board, *, every: bool = False) -> Table[Row]:
 
 def overview_table(overview: Overview) -> Table[Row]:
     """The rows of several boards that matter, with the board of each."""
-    names = headings(overview.boards)
-    prefix = f"{overview.boards[0].data.name}, "
+    _, own = shared_heading(overview.boards)
 
     def training(row: Row) -> str:
         board = overview.board_of[row.records[0].subject.id]
-        words = (phase_in_words(board, row), names[board].removeprefix(prefix))
-        return ", ".join(filter(None, words))
+        return ", ".join(filter(None, (phase_in_words(board, row), own[board])))
 
     column: Column[Row] = Column("board", "Training", training, align="left")
     return Table((*shown_in(FIRST), column), first_rows(overview.rows))

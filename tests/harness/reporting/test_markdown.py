@@ -17,7 +17,7 @@ from harness.reporting.leaderboard import Board
 from harness.reporting.leaderboard import boards as ranked
 from harness.reporting.markdown import markdown
 from harness.reporting.overview import overviews
-from harness.reporting.provenance import headings
+from harness.reporting.provenance import headings, shared_heading
 from harness.reporting.tables import first_table
 from harness.schema.predictions import Predictions
 from harness.schema.records import Finished, RunRecord
@@ -231,6 +231,14 @@ def test_boards_on_the_same_images_are_summed_up_first() -> None:
     assert next(r.validation_f1 for r in overview.rows if r.name == "vgg16") == best
     page = markdown(made)
     assert page.index("the best of 2 boards") < page.index("## made-up, quick profile\n")
+    two = boards(
+        [
+            record,
+            changed(other, protocol=record.run.protocol.model_copy(update={"inference_batch": 16})),
+        ]
+    )
+    assert shared_heading(two)[0] == "made-up, quick profile", "what both have is said once"
+    assert sorted(shared_heading(two)[1].values()) == ["inference_batch 16", "inference_batch 32"]
     assert overviews(boards([record, changed(record, data="fedcba9876543210")])) == ()
 
 
