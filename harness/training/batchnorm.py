@@ -47,7 +47,12 @@ class BatchNormEstimator:
                     of_batch = self._step(take(rows))
                     # On a device of the run's own it is read when all batches are queued.
                     statistics.append(of_batch if self._device_lock.own else to_numpy(of_batch))
-        means, variances = np.split(np.array([*map(to_numpy, statistics)], float), 2, axis=1)
+        with self._device_lock.shared():
+            self._set(np.array([*map(to_numpy, statistics)], float))
+
+    def _set(self, statistics: np.ndarray) -> None:
+        """``statistics``: of each batch the means, then the variances, at all layers."""
+        means, variances = np.split(statistics, 2, axis=1)
         mean, variance = means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0)
         ends = np.cumsum([layer.moving_mean.shape[0] for layer in self.layers])[:-1]
         for layer, *values in zip(

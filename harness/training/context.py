@@ -28,6 +28,7 @@ from harness.training.device_memory import device_memory
 from harness.training.feature_extractor import FeatureExtractor
 from harness.training.model import set_xla, xla_pays
 from harness.training.throughput import further_sizes
+from harness.training.train_step import classify
 
 
 def _ignore(*_: Any) -> None:
@@ -124,6 +125,11 @@ class RunContext:
     def forward_programs(self) -> tuple[Callable[[], None], ...]:
         """What compiles every pass of the evaluation ahead."""
         return self.extractor.programs(self.extractor.batch_size, *self.further_sizes)
+
+    def classify(self, head: keras.Model, features: np.ndarray) -> np.ndarray:
+        """Probabilities (n, K) of features (n, width)."""
+        with self.device_lock.shared():
+            return classify(head, features)
 
     def ids(self, part: str) -> np.ndarray:
         return np.asarray(getattr(self.parts, part))

@@ -13,7 +13,6 @@ from harness.schema.predictions import FROZEN, Predictions
 from harness.training.context import RunContext
 from harness.training.predictor import Predictor, count_passes
 from harness.training.throughput import Meter
-from harness.training.train_step import classify
 
 PARTS = ("train", "validation", "test")
 
@@ -41,7 +40,7 @@ def predict_validation(
     features = known.get("validation")
     if features is None:
         features = _extract(context, "validation", 0, lambda _: None)
-    return classify(head, features)
+    return context.classify(head, features)
 
 
 def predict_parts(
@@ -82,7 +81,7 @@ def _predictor(
     return Predictor(
         context.data.labels,
         lambda take, rows: context.extractor.extract(take, rows, on_batch_end),
-        partial(classify, head),
+        partial(context.classify, head),
         context.run.protocol.test_views,
     )
 

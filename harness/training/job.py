@@ -83,7 +83,8 @@ def execute(
         notes=result.notes,
         ledger=ledger,
     )
-    write_or_keep(job, partial(_write, result=result, outcome=outcome))
+    with device_lock.shared():  # Copying weights keeps a core busy for a second.
+        write_or_keep(job, partial(_write, result=result, outcome=outcome))
     return outcome
 
 

@@ -19,7 +19,7 @@ from harness.training.loop import BatchResults, Learner, PhaseName, TrainState
 from harness.training.losses import class_weights, loss_targets
 from harness.training.model import build_optimizer, equal_micro_batches
 from harness.training.throughput import count_parameters
-from harness.training.train_step import TrainStep, classify
+from harness.training.train_step import TrainStep
 
 ESTIMATION_SHARE = 0.15
 """Of the training images, on which BatchNorm statistics are estimated. It takes about 5 % of an
@@ -115,15 +115,17 @@ class NetworkLearner(Learner):
             self._batchnorm.estimate(images.take, self._estimation_batches)
         images, rows = self._context.device_images("validation")
         features = self._context.extractor.extract(images.take, rows)
-        return classify(self._head, features)
+        return self._context.classify(self._head, features)
 
     def get_weights(self) -> list[np.ndarray]:
-        self._step.sync_variables()
-        return [np.array(value) for value in self._model.get_weights()]  # JAX's are views.
+        with self._context.device_lock.shared():
+            self._step.sync_variables()
+            return [np.array(value) for value in self._model.get_weights()]  # JAX's are views.
 
     def set_weights(self, weights: list[np.ndarray]) -> None:
-        self._step.sync_variables()
-        self._model.set_weights(weights)
+        with self._context.device_lock.shared():
+            self._step.sync_variables()
+            self._model.set_weights(weights)
 
     def save_checkpoint(self, phase: PhaseName, state: TrainState) -> None:
         checkpoints = self._context.options.checkpoints
@@ -132,13 +134,14 @@ class NetworkLearner(Learner):
         size = 4 * count_parameters([*weights, *weights, *moments])
         if checkpoints is None or not checkpoints.due(state.history, size):
             return
-        self._step.sync_variables()
-        arrays = {f"model-{i}": to_numpy(v) for i, v in enumerate(weights)}
-        arrays |= {f"optimizer-{i}": to_numpy(v) for i, v in enumerate(moments)}
-        arrays["steps"] = to_numpy(self._step.optimizer.iterations)
-        if state.schedule.best_epoch != state.schedule.epoch:
-            arrays |= {f"best-{i}": value for i, value in enumerate(state.best_weights)}
-        checkpoints.save(phase, Checkpoint(state.schedule, state.history, arrays))
+        with self._context.device_lock.shared():
+            self._step.sync_variables()
+            arrays = {f"model-{i}": to_numpy(v) for i, v in enumerate(weights)}
+            arrays |= {f"optimizer-{i}": to_numpy(v) for i, v in enumerate(moments)}
+            arrays["steps"] = to_numpy(self._step.optimizer.iterations)
+            if state.schedule.best_epoch != state.schedule.epoch:
+                arrays |= {f"best-{i}": value for i, value in enumerate(state.best_weights)}
+            checkpoints.save(phase, Checkpoint(state.schedule, state.history, arrays))
 
     def load_checkpoint(self, phase: PhaseName) -> TrainState | None:
         checkpoints = self._context.options.checkpoints

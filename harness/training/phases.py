@@ -55,8 +55,8 @@ def train_head(context: RunContext, features: dict[str, np.ndarray], phase: Phas
     targets, on_epoch_end = context.validation_targets, context.callbacks.on_epoch_end
     with context.device_lock.shared():
         fitted = fit(learner, "frozen", phase, targets, seed, on_epoch_end)
-    head = _build_head(context, learner.standardizer)
-    head.set_weights(learner.keras_weights())
+        head = _build_head(context, learner.standardizer)
+        head.set_weights(learner.keras_weights())
     return PhaseResult(
         head,
         fitted.history,
@@ -76,15 +76,17 @@ def fine_tune(context: RunContext, head: keras.Model, phase: Phase) -> PhaseResu
 
 def train_from_scratch(context: RunContext, phase: Phase) -> PhaseResult:
     """The only phase of random weights: all layers are trained."""
-    head = _build_head(context, None)
-    unfreeze(context.network, 1.0, pretrained=False)
+    with context.device_lock.preparing():
+        head = _build_head(context, None)
+        unfreeze(context.network, 1.0, pretrained=False)
     return _train_network(context, "from scratch", phase, head)
 
 
 def _train_network(
     context: RunContext, name: PhaseName, phase: Phase, head: keras.Model
 ) -> PhaseResult:
-    learner = NetworkLearner(context, head, phase)
+    with context.device_lock.preparing():
+        learner = NetworkLearner(context, head, phase)
     context.prepare(learner.programs)
     context.callbacks.on_phase_begin(name, phase.epochs)
     targets, on_epoch_end = context.validation_targets, context.callbacks.on_epoch_end

@@ -101,7 +101,7 @@ def build_context(
     callbacks.on_phase_begin("build", 1)
     with device_lock.preparing():
         network = build(find(run.recipe), run.protocol.image_size, weights)
-    context = RunContext(run, data, network, device_lock, callbacks, options)
+        context = RunContext(run, data, network, device_lock, callbacks, options)
     context.build_seconds = device_lock.waits.clock() - start
     return context
 

@@ -82,6 +82,24 @@ def test_a_measurement_ends_after_enough_batches(
     np.testing.assert_allclose(features, expected, rtol=1e-5)
 
 
+def test_the_making_of_views_is_within_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an ensemble's rate too, which the same meter measures."""
+    from harness.training import throughput
+
+    now = [0.0]
+
+    def turned(batch: np.ndarray, view: int) -> np.ndarray:
+        now[0] += 1.0
+        return batch
+
+    monkeypatch.setattr(throughput, "apply_view", turned)
+    monkeypatch.setattr("harness.training.throughput.time.perf_counter", lambda: now[0])
+    meter = throughput.Meter(views=4)
+    lock: Any = Lock(own=True)
+    meter.measure(lambda batch: batch, [IMAGES[:5]] * 9, lambda size: IMAGES[:size], lock)
+    assert meter.seconds == [3.0] * throughput.MINIMUM_BATCHES
+
+
 def test_further_batch_sizes_are_measured_while_memory_allows(
     network: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
