@@ -67,6 +67,8 @@ def read_manifest(path: Path) -> Manifest:
     try:
         if path.stat().st_size > LARGEST_FILE_BYTES:
             raise DataError(f"{path}: too large for a manifest")
+        if not path.is_file():  # A pipe would be waited for.
+            raise DataError(f"{path}: not a regular file")
         return parse(path.read_text("utf-8-sig"), str(path))
     except FileNotFoundError:
         hint = "'wbc-bench data audit' writes one"

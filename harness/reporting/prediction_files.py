@@ -242,6 +242,8 @@ def _listed(path: Path, arrays: Mapping[str, np.ndarray], count: int) -> dict[st
 
 def _read_npy(path: Path) -> np.ndarray:
     """Without pickle, and without trusting the size that the header claims."""
+    if path.exists() and not path.is_file():  # A pipe would be waited for.
+        raise DataError(f"{path}: not a regular file")
     try:
         return np.array(np.load(path, allow_pickle=False, mmap_mode="r"))
     except npz.DAMAGE as error:

@@ -14,8 +14,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from harness.audit.manifest import read_manifest
 from harness.commands.settings import DataOptions, load_settings
 from harness.config import load
 from harness.data import sources
@@ -24,6 +26,7 @@ from harness.execution import address_space
 from harness.execution.child import failure_status
 from harness.execution.devices import Device
 from harness.execution.processes import WorkerProcess
+from harness.reporting.prediction_files import read_prediction_file
 from harness.storage import files
 from harness.storage.files import remove_leftovers
 from harness.storage.records import PREDICTIONS, Store
@@ -201,6 +204,11 @@ def test_devices_and_fifos_are_not_waited_for(tmp_path: Path) -> None:
             user_file(find("vgg16"), path)
         with pytest.raises(DataError, match="neither a file nor a folder"):
             sources.find(str(path), 96)
+        with pytest.raises(DataError, match="not a regular file"):
+            read_manifest(path)
+        np.save(tmp_path / "p.npy", np.eye(2, dtype=np.float32))
+        with pytest.raises(DataError, match="not a regular file"):
+            read_prediction_file(tmp_path / "p.npy", labels=path)
 
 
 def test_devices_are_written_to_and_pipes_replaced(tmp_path: Path) -> None:
