@@ -171,12 +171,14 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_path_exists(page: Path) -> None:
+    """And the test or function after ``::``."""
     roots = ("harness/", "zoo/", "tests/", "benchmarks/", "docs/", "results/")
     for span in SPAN.findall(prose(page)):
-        path = span.split()[0]
+        path, _, function = span.split()[0].partition("::")
         placeholder = re.search(r"\b(ID|NAME|MODULE|RECIPE|RULE)\b", path) or "*" in path
         if path.startswith(roots) and not path.startswith(LOCAL) and not placeholder:
             assert (ROOT / path).exists(), path
+            assert not function or f"def {function}(" in text_of(ROOT / path), span
 
 
 # --- single pages --------------------------------------------------------------------------------

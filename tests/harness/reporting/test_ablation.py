@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -41,11 +43,14 @@ def part(right: float, shift: int) -> Predictions:
     return Predictions(np.arange(COUNT), labels, probabilities.astype(np.float32))
 
 
-def study_of(*runs: tuple[Protocol, str, float, float]) -> tuple[Study, ...]:
+def study_of(
+    *runs: tuple[Protocol, str, float, float], seeds: Sequence[int] = ()
+) -> tuple[Study, ...]:
     """Runs of (protocol, recipe, accuracy on the test, on the shifted test)."""
     records, predictions = [], {}
-    for i, (protocol, recipe, clean, shifted) in enumerate(runs):
-        run = made_run(recipe).model_copy(update={"protocol": protocol})
+    seeds = seeds or [0] * len(runs)
+    for i, ((protocol, recipe, clean, shifted), seed) in enumerate(zip(runs, seeds, strict=True)):
+        run = made_run(recipe, seed).model_copy(update={"protocol": protocol})
         parts = {"validation": part(clean, i), "test": part(clean, i), "shifted": part(shifted, i)}
         evaluation = metrics.evaluate(parts, CLASSES)
         result = Finished(**dict(made_outcome()), **dict(evaluation))
@@ -120,6 +125,18 @@ def test_a_clear_change_is_significant_and_a_small_one_is_not() -> None:
     assert (compared, options, title) == (2, "augmented by mixup", "VGG16")
     assert difference == pytest.approx(0.15, abs=0.01)
     assert "Significant, of 2 changes: *augmented by mixup*: VGG16 +1" in markdown(study.boards)
+
+
+def test_scores_are_those_of_the_seeds_that_all_boards_have() -> None:
+    """Seed 0 is on one board alone; with it the change would be +20 points in place of 0."""
+    runs = [(PLAIN, "vgg16", 0.5, 0.5), (PLAIN, "vgg16", 0.9, 0.9), (MIXED, "vgg16", 0.9, 0.9)]
+    (study,) = study_of(*runs, seeds=[0, 1, 1])
+    ((plain,), (mixed,)) = (line.changes for line in lines(study, "test"))
+    assert plain is not None
+    assert mixed is not None
+    assert mixed.test is not None
+    assert mixed.macro_f1 - plain.macro_f1 == pytest.approx(mixed.test.difference)
+    assert mixed.test.difference == pytest.approx(0, abs=0.01)
 
 
 def test_the_p_of_many_changes_is_adjusted() -> None:
