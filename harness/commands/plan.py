@@ -20,7 +20,7 @@ from harness.schema.run import Run
 from harness.storage.download import Download
 from harness.sweep import estimates, planner
 from harness.sweep.planner import PlannedRun
-from harness.sweep.progress import clock
+from harness.sweep.progress import duration
 
 
 @dataclass(frozen=True)
@@ -118,12 +118,12 @@ def show_plan(request: Request) -> None:
     console.print(plan_table(plan, fitting), soft_wrap=True, markup=False)
     if fitting:
         seconds = [plan.seconds[planned.run.id] for planned in fitting]
-        total = clock(max(estimates.end_times(seconds, devices)))
+        total = duration(max(estimates.end_times(seconds, devices)))
         console.print(f"about {total} in all, if no phase stops early")
     print_missing_weights([plan], console)
     if len(fitting) < len(plan.pending):
         left_out = len(plan.pending) - len(fitting)
-        console.print(f"{left_out} left out, which do not fit {clock(budget or 0)}")
+        console.print(f"{left_out} left out, which do not fit {duration(budget or 0)}")
         if fitting:
             names = " ".join(dict.fromkeys(planned.recipe.name for planned in fitting))
             console.print(f"those that fit: wbc-bench run {names}", soft_wrap=True)
@@ -153,7 +153,7 @@ def plan_table(plan: Plan, fitting: Sequence[PlannedRun]) -> str:
                 "variant": planned.variant or "–",
                 "seed": planned.run.seed,
                 "weights": planned.run.weights.source,
-                "about": clock(plan.seconds[planned.run.id]),
+                "about": duration(plan.seconds[planned.run.id]),
                 "memory (MiB)": "?" if memory is None else f"{memory:,.0f}",
                 "disk (MiB)": f"{estimates.disk_mb(planned, plan.experiment.summary):,.0f}",
                 "note": planned.note

@@ -25,7 +25,7 @@ from harness.storage.files import write_atomically
 from harness.storage.records import Store
 from harness.sweep import estimates, planner
 from harness.sweep.downloads import Downloads
-from harness.sweep.progress import clock
+from harness.sweep.progress import duration
 from zoo.registry import find
 
 
@@ -222,5 +222,5 @@ def _show(plans: Sequence[Plan], console: Console) -> None:
             seconds += [plan.seconds[planned.run.id] for planned in plan.pending]
     print_missing_weights(plans, console)
     if seconds:
-        total = clock(max(estimates.end_times(seconds, len(settings.devices))))
+        total = duration(max(estimates.end_times(seconds, len(settings.devices))))
         console.print(f"about {total} in all, if no phase stops early")

@@ -198,6 +198,15 @@ def progress_view(
     return view(console, pending, seconds, machines, downloads)
 
 
+def duration(seconds: float) -> str:
+    """In its two largest units: ``55 s``, ``3 min 10 s``, ``8 h 2 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

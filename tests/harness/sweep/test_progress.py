@@ -9,7 +9,7 @@ from rich.console import Console
 
 from harness.schema.events import EpochEvent, MemoryEvent, PhaseEvent, StepEvent
 from harness.schema.records import Epoch
-from harness.sweep.progress import LiveView, ProgressView
+from harness.sweep.progress import LiveView, ProgressView, duration
 from harness.sweep.run_state import RunState
 from tests.harness.conftest import failed_record, made_planned, made_record
 from tests.harness.training.test_checkpoint import line
@@ -168,3 +168,11 @@ def test_the_time_left_is_known_from_the_start_and_by_what_finished(
     view.on_event(planned[2], PhaseEvent(name="start", steps=1))
     view.on_run_end(planned[2], made_record("lite0"), "finished")
     assert view.seconds_left() == 10, "20 s for 20 of the 30 that were estimated"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (59.6, "1 min 0 s"), (190, "3 min 10 s"), (28_920, "8 h 2 min")],
+)
+def test_durations_name_their_units(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
