@@ -69,8 +69,24 @@ def fit_rules(validation: Part, seed: int) -> dict[str, tuple[Callable, np.ndarr
     }
 
 
+def plain_stacking(validation: Part, test: Part) -> np.ndarray:
+    """Probabilities of a regression shrunk towards zero, with the weakest penalty of C to 0.1."""
+    from sklearn.linear_model import LogisticRegression
+
+    inputs = [
+        calibration.log_probabilities(p).transpose(1, 0, 2).reshape(p.shape[1], -1)
+        for p in (validation[0], test[0])
+    ]
+    mean, sd = inputs[0].mean(axis=0), inputs[0].std(axis=0)
+    fitted, new = ((columns - mean) / sd for columns in inputs)
+    model, predicted = LogisticRegression(C=0.1, max_iter=500), np.zeros((len(new), CLASSES))
+    predicted[:, np.unique(validation[1])] = model.fit(fitted, validation[1]).predict_proba(new)
+    return predicted
+
+
 def rules(images: int, repeats: int) -> None:
     """Scores and choice by the images of the fit, and by those that the fit has not seen."""
+    plain: list[tuple[float, float]] = []
     table: dict[str, list[tuple[float, ...]]] = {}
     chosen: dict[str, list[tuple[str, float, float]]] = {"fitted": [], "cross-fitted": []}
     for seed in range(repeats):
@@ -84,6 +100,8 @@ def rules(images: int, repeats: int) -> None:
             found[rule] = (scores, seen, unseen, truth)
             loss = calibration.log_loss(test[1], truth)
             table.setdefault(rule, []).append((*scores, loss))
+        zero = plain_stacking(validation, test)
+        plain.append((f1(zero, test[1]), calibration.log_loss(test[1], zero)))
         for i, way in enumerate(chosen):
             best = max(found, key=lambda rule, i=i: found[rule][0][i])  # type: ignore[misc]
             scores, *predicted = found[best]
@@ -102,6 +120,7 @@ def rules(images: int, repeats: int) -> None:
             f"  {rule:14s} {fitted:5.1f} {unseen:5.1f} {truth:5.1f}; {loss:.3f}; "
             f"claimed {claimed:+.1f}, true {true:+.1f}"
         )
+    print("  stacking shrunk towards zero: true {:.1f}; {:.3f}".format(*np.mean(plain, axis=0)))
     for way, choices in chosen.items():
         names, scores, errors = zip(*choices, strict=True)
         print(
