@@ -15,6 +15,7 @@ from harness.execution.devices import Device
 from harness.execution.processes import WorkerProcess, run_task
 from harness.schema.augmentation import EpochCacheSettings
 from harness.schema.run import Job
+from harness.training import explanation
 from tests.harness.conftest import made_run
 
 NAMES = ("json", "random", "typing", "pydantic", "numpy", "keras", "tensorflow", "harness")
@@ -56,7 +57,10 @@ def test_the_training_worker_does_not(executed: Path, tmp_path: Path) -> None:
     assert not executed.exists()
 
 
-@pytest.mark.parametrize("module", [embeddings.COMMAND_MODULE, throughput.COMMAND_MODULE])
+@pytest.mark.parametrize(
+    "module",
+    [embeddings.COMMAND_MODULE, throughput.COMMAND_MODULE, explanation.COMMAND_MODULE],
+)
 def test_other_workers_do_not(executed: Path, tmp_path: Path, module: str) -> None:
     _, reason = run_task(module, made_job(tmp_path), {}, lambda _: None)
     assert "ValidationError" in reason
