@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.execution import lock_holders, locks
+from harness.execution import devices, lock_holders, locks
 from harness.execution.lock_holders import Waits, describe_holder
 from harness.execution.locks import DeviceLock, LockOwner, RunLock, artefacts_lock, lock_folder
 from harness.storage.file_lock import FileLock
@@ -135,6 +135,28 @@ def test_a_workers_sweep_is_named(tmp_path: Path) -> None:
     with artefacts_lock(folder):
         assert describe_holder(folder / "artefacts.lock") == "another process"
         assert lock_holders._results_folder(os.getpid()) == tmp_path / "results"
+
+
+def test_a_stopped_process_of_a_dead_sweep_is_named(tmp_path: Path) -> None:
+    """With the command that ends it: nobody is there to let it go on."""
+    shell = f'{sys.executable} -c "$0" {tmp_path} exclusive 60 > {tmp_path}/out 2>&1 & echo $!'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = subprocess.run(
+        ["bash", "-c", shell, HOLDER], env=environment, capture_output=True, text=True, check=True
+    )
+    pid = int(started.stdout)
+    try:
+        while "acquired" not in (tmp_path / "out").read_text():
+            time.sleep(0.05)
+        if not lock_holders._adopts_orphans(int(devices.proc_field(f"{pid}/status", "PPid"))):
+            pytest.skip("orphans have another parent here")
+        os.kill(pid, signal.SIGSTOP)
+        expected = f"pid {pid}, which is stopped and whose sweep is dead: kill -9 {pid} ends it"
+        while describe_holder(tmp_path / "cpu.device.lock") == f"pid {pid}":
+            time.sleep(0.05)  # Until the signal has arrived.
+        assert describe_holder(tmp_path / "cpu.device.lock") == expected
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_a_measurement_goes_on_beside_others_after_a_limit(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
+import pytest
+from rich.console import Console
+
+from harness.execution.child import wait_reporter
 from harness.execution.locks import RunLock
 from harness.schema.events import EpochEvent, PhaseEvent
 from harness.storage.records import Store
+from harness.sweep.progress import PlainLog
 from harness.sweep.scheduler import sweep
 from harness.sweep.status import StatusCallback, report, running_runs
 from tests.harness.conftest import StandIn, failed_record, made_planned, made_record, save_finished
@@ -45,6 +51,26 @@ def test_a_run_under_way_shows_its_state(tmp_path: Path) -> None:
     assert "1 running" in pages[0]
     assert "fine-tuning, 0 of 20" in pages[0]
     assert running_runs(store, 0) == ()
+
+
+def test_whom_a_run_waits_for_is_in_the_view_the_log_and_the_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, pages = Store(tmp_path), list[str]()
+    output = io.StringIO()
+    planned, reason = made_planned("lite0"), "waiting for cpu, held by pid 7 (sweep in /other)"
+    view = PlainLog(Console(file=output, width=200), [planned], {})
+
+    class Waiting(StandIn):
+        def __call__(self, job, environment, report_event):  # type: ignore[no-untyped-def]
+            wait_reporter(report_event)(reason, 5.0)
+            pages.append(report(store, 0))
+            return super().__call__(job, environment, report_event)
+
+    sweep([planned], made_context(tmp_path), Waiting(), [view])
+    assert f"lite0: {reason}" in output.getvalue()
+    assert f"start: {reason}" in pages[0]
+    assert capsys.readouterr().err == f"{reason}\n", "a worker's stderr is its log"
 
 
 def test_an_epoch_is_shown_with_its_losses(tmp_path: Path) -> None:
