@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,8 @@ class EnsembleMembers:
         try:
             return read(path)
         except StoreError:
+            if not os.access(path, os.R_OK):  # It is whole, perhaps.
+                raise
             raise UserError(f"{path} is damaged; {remedy}") from None
 
 

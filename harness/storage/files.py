@@ -113,11 +113,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        if error.filename == str(temporary):
+        if str(error.filename) == str(temporary):
             error.filename = str(path)  # Of which the user knows.
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # A file system that can only be read says so here too.
+            temporary.unlink(missing_ok=True)
 
 
 def sync_file(path: Path) -> None:

@@ -69,6 +69,21 @@ def test_a_folder_that_may_not_be_written_is_like_a_full_disk(
     assert failure_status(OSError(number, "refused")) == "no access"
 
 
+def test_a_disk_that_can_only_be_read_is_said_of_the_file_that_was_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of the temporary file, which such a disk refuses to delete too."""
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(OSError, match="Read-only") as error:
+        files.write_atomically(tmp_path / "LEADERBOARD.md", b"")
+    assert error.value.filename == str(tmp_path / "LEADERBOARD.md")
+
+
 @pytest.mark.parametrize("when", ["before the worker writes", "before the record"])
 def test_a_run_that_ends_while_its_folder_is_gone_is_recorded_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
