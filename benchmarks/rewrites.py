@@ -34,7 +34,7 @@ import keras
 
 from harness.training.model import jit
 from zoo.batchnorm_folding import fold_batchnorm
-from zoo.factory import build
+from zoo.factory import build, flatten_layers
 from zoo.recipe import Recipe
 from zoo.registry import RECIPES, find
 
@@ -79,9 +79,21 @@ def distance(old: keras.Model, new: keras.Model, pixels: np.ndarray) -> float:
     return float(np.abs(features - expected).max() / np.abs(expected).max())
 
 
+def settle(network: keras.Model, pixels: np.ndarray) -> None:
+    """Give BatchNorm the statistics of these pixels.
+
+    With those that Keras begins with, a deep network with random weights amplifies rounding.
+    """
+    for layer in flatten_layers(network):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    network(pixels, training=True)
+
+
 def measure(recipe: Recipe, pixels: np.ndarray, rounds: int) -> None:
     keras.utils.set_random_seed(0)
     network = build(recipe, pixels.shape[1])
+    settle(network, pixels)
     folded = fold_batchnorm(network)
     if folded is not network:
         ratios = faster(forward(network, pixels), forward(folded, pixels), rounds)
