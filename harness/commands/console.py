@@ -12,7 +12,7 @@ from harness.commands.terminal import discard_output
 
 
 class _Console(Console):
-    """Raises BrokenPipeError where nobody reads it, instead of exiting."""
+    """Raises BrokenPipeError where its output is closed, instead of exiting."""
 
     def on_broken_pipe(self) -> None:
         discard_output()

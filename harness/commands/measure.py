@@ -27,10 +27,12 @@ def measure(recipes: Sequence[str], results: Path) -> Iterator[str]:
     where this measurement is disturbed too. Raises UserError.
     """
     store = Store(results)
-    for (task, backend), records in _tasks(store, recipes).items():
-        title = f"{find(task.recipes[0]).title} at {task.image_size} px"
-        yield f"{title}: {_replace(store, task, backend, records)}"
-    renew_costs(store)
+    try:
+        for (task, backend), records in _tasks(store, recipes).items():
+            title = f"{find(task.recipes[0]).title} at {task.image_size} px"
+            yield f"{title}: {_replace(store, task, backend, records)}"
+    finally:  # Also of an interrupted command: the rates that it has replaced count.
+        renew_costs(store)
 
 
 def _tasks(

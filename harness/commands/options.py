@@ -22,12 +22,12 @@ class Subcommands(click.Group):
     """A group that names the nearest subcommand when one is mistyped."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Raises UserError where nobody reads the output; click would exit without a word."""
+        """Raises UserError where the output is closed; click would exit without a word."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             discard_output()
-            raise UserError("nobody reads the output any more") from None
+            raise UserError("the output was closed") from None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):

@@ -65,7 +65,7 @@ def train(plan: Plan, console: Console) -> int:
             if not isinstance(error, BrokenPipeError):
                 raise
             raise UserError(
-                "nobody reads the output any more, so the sweep has ended; what finished is "
+                "the output was closed, so the sweep has ended; what finished is "
                 "recorded, and the same command goes on from here"
             ) from None
         leaderboard = write(plan)

@@ -78,7 +78,7 @@ def _prepare_output() -> None:
 
 
 def discard_output() -> None:
-    """Send stdout, which nobody reads, nowhere: what its buffer holds would fail at the end too."""
+    """Send stdout, which is closed, nowhere: what its buffer holds would fail at the end too."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -242,8 +242,8 @@ def _cost(members: EnsembleMembers, ensemble: Ensemble, weights: np.ndarray) -> 
 # --- verification --------------------------------------------------------------------------------
 
 
-REFIT_ERROR = 1e-4
-"""Of a probability: a regression's optimiser stops within this of the optimum."""
+VOTE_ERROR, REFIT_ERROR = 1e-6, 1e-4
+"""Of a probability: of votes; of stacking, whose optimiser stops within this of the optimum."""
 
 
 def fit_mismatch(members: EnsembleMembers, record: EnsembleRecord) -> str:
@@ -261,8 +261,9 @@ def fit_mismatch(members: EnsembleMembers, record: EnsembleRecord) -> str:
     if not _equal(recorded_shares, shares) or record.folds != fitted.folds:
         return f"its shares are {recorded_shares}, the rule fitted again gives {shares}"
     stored = members.store.predictions(record.ensemble)
+    tolerance = REFIT_ERROR if rule == "stacking" else VOTE_ERROR
     for part in filter(members.have, stored.keys() & set(PARTS)):
-        if np.abs(fitted.predict(part) - stored[part].probabilities).max() > REFIT_ERROR:
+        if np.abs(fitted.predict(part) - stored[part].probabilities).max() > tolerance:
             return f"the stored {part} predictions are not those of its rule fitted again"
     recorded = record.calibrated_members
     computed = _calibrated_members(members, rule, fitted.weights)
